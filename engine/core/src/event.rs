@@ -1,0 +1,103 @@
+//! What happens to a node, as the core is told.
+
+use crate::{FrameMeta, IndexRange, LogIndex, Message, NodeId, SessionId, Term, WriteId};
+
+/// A frame that arrived from a peer: its sealed header and the sender's wire stamp.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Append {
+    /// The sender's current term, as the leader that sends this (not the term of the entries).
+    pub leader_term: Term,
+    /// The sender's commit index when it stamped the frame.
+    pub commit: LogIndex,
+    /// The frame's sealed header.
+    pub frame: FrameMeta,
+    /// The range of the frame that the sender means, inside the frame.
+    pub range: IndexRange,
+}
+
+/// One thing that happened. Every event is handed over with the current [`crate::Time`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Time has passed; due at [`crate::Raft::deadline`], harmless at any other time.
+    Tick,
+    /// A session with a peer is open. Acknowledgements of its older sessions are void.
+    SessionUp {
+        /// The other side.
+        peer: NodeId,
+        /// The new session.
+        session: SessionId,
+    },
+    /// A session with a peer is gone.
+    SessionDown {
+        /// The other side.
+        peer: NodeId,
+        /// The session that ended.
+        session: SessionId,
+    },
+    /// A control message arrived.
+    Message {
+        /// The sender.
+        from: NodeId,
+        /// The session it came over.
+        session: SessionId,
+        /// The message.
+        message: Message,
+    },
+    /// A frame arrived. The core answers at once with [`crate::Effect::AppendFrame`] if any of it is to be written.
+    Append {
+        /// The sender.
+        from: NodeId,
+        /// The session it came over.
+        session: SessionId,
+        /// Header and stamp.
+        append: Append,
+    },
+    /// Leader: the node sealed a batch exactly as [`crate::Raft::next_frame`] (or [`crate::Effect::SealNoop`])
+    /// said. The core answers with [`crate::Effect::AppendFrame`] over the whole frame: the write it is to become.
+    Sealed {
+        /// The frame.
+        frame: FrameMeta,
+        /// Its size in memory, on disk and on the wire, in bytes.
+        bytes: u32,
+    },
+    /// Every log write up to and with this one is durable.
+    LogDurable {
+        /// The newest log write of the contiguous durable prefix.
+        write: WriteId,
+    },
+    /// This hard-state write is durable, in both copies.
+    HardStateDurable {
+        /// The write.
+        write: WriteId,
+    },
+    /// The answer to [`crate::Effect::SendFrames`]: frames up to `to` were handed to the transport.
+    FramesSent {
+        /// The receiver.
+        peer: NodeId,
+        /// The session they went into. An answer for an older session is ignored.
+        session: SessionId,
+        /// Last index handed over; one before the asked start if nothing could be sent now.
+        to: LogIndex,
+        /// Bytes handed over.
+        bytes: u64,
+        /// Frames handed over.
+        frames: u32,
+    },
+    /// The answer to [`crate::Effect::SendFrames`] when the log no longer holds the asked start.
+    FramesGone {
+        /// The receiver.
+        peer: NodeId,
+        /// The session.
+        session: SessionId,
+        /// First index that this node's log still holds.
+        first: LogIndex,
+    },
+    /// The answer to [`crate::Effect::LookupTerm`]: the term at `index`, `None` if the log does not hold it.
+    TermFound {
+        /// The index asked for.
+        index: LogIndex,
+        /// Its term.
+        term: Option<Term>,
+    },
+}
+

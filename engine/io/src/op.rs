@@ -1,0 +1,261 @@
+//! Operations, completions, and the one trait between Kontiki and the world.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use kontiki_core::Time;
+use kontiki_mem::{Block, BlockMut, PoolBuf, Span};
+
+use crate::{IoError, Name};
+
+/// The submitter's tag of an operation, given back with its completion. The top byte says whose it is
+/// (see `kontiki`'s `reactor`), the rest is the owner's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Token(pub u64);
+
+/// An open directory, file, listener or connection of one `Io`. Never reused while its close is outstanding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Handle(pub u32);
+
+/// Memory the world writes into. Unique while the operation is outstanding, given back with the completion.
+#[derive(Debug)]
+pub enum IoBuf {
+    /// Ring memory (registered where allowed).
+    Block(BlockMut),
+    /// Pool memory.
+    Pool(PoolBuf),
+}
+
+/// Memory the world reads from. Frozen or unique, held until the completion.
+#[derive(Debug)]
+pub enum IoData {
+    /// One or more neighbouring frozen blocks.
+    Span(Span),
+    /// The first `len` bytes of a pool buffer.
+    Pool(PoolBuf, usize),
+}
+
+/// Most pieces in one gathering send.
+pub const MAX_PIECES: usize = 32;
+
+/// One piece of a gathering send.
+#[derive(Debug)]
+pub enum Piece {
+    /// Bytes `from..to` of [`Gather::head`].
+    Head(u32, u32),
+    /// Bytes `from..to` of a frozen block.
+    Block(Block, u32, u32),
+}
+
+/// What a send takes: pieces in order, out of a small private buffer (stamps, control messages) and of shared blocks.
+#[derive(Debug)]
+pub struct Gather {
+    /// The private buffer.
+    pub head: PoolBuf,
+    /// What to send, in order; not empty.
+    pub pieces: heapless::Vec<Piece, MAX_PIECES>,
+}
+
+/// One operation.
+///
+/// Reads and receives may come back short (a read only at the end of the file, a receive at any length; zero is
+/// the end of the stream). Writes and sends are whole or failed: the backend continues short ones itself, and
+/// retries EINTR and EAGAIN itself. After a failed send the connection's state is undefined: close it.
+#[derive(Debug)]
+pub enum Op {
+    /// Opens a directory; with `create`, makes it and its parents first, and makes their entries durable.
+    OpenDir {
+        /// Where.
+        path: PathBuf,
+        /// Make it if it is missing.
+        create: bool,
+    },
+    /// Takes the exclusive lock file of a directory; held until its handle is closed. Fails with `Locked`.
+    Lock {
+        /// The directory.
+        dir: Handle,
+        /// The lock file.
+        name: Name,
+    },
+    /// Lists a directory's plain files with their lengths ([`Output::Listing`]). At start only: allocates.
+    List {
+        /// The directory.
+        dir: Handle,
+    },
+    /// Opens a file for reading and writing, past the page cache where the file system allows.
+    Open {
+        /// The directory.
+        dir: Handle,
+        /// The file.
+        name: Name,
+        /// Make it, failing with `Exists` if it is there.
+        create: bool,
+    },
+    /// Reserves space for a file's first `len` bytes and sets its length.
+    Allocate {
+        /// The file.
+        file: Handle,
+        /// Its length in bytes.
+        len: u64,
+    },
+    /// Reads up to `len` bytes at `offset` into the start of `buf` (all three multiples of the block size).
+    Read {
+        /// The file.
+        file: Handle,
+        /// Where in the file, in bytes.
+        offset: u64,
+        /// Into what.
+        buf: IoBuf,
+        /// How much.
+        len: usize,
+    },
+    /// Writes all of `data` at `offset`; `durable`: complete only when it would survive a power cut.
+    Write {
+        /// The file.
+        file: Handle,
+        /// Where in the file, in bytes.
+        offset: u64,
+        /// What.
+        data: IoData,
+        /// Whether completion means durability.
+        durable: bool,
+    },
+    /// Makes all earlier completed writes and the length of a file durable.
+    Sync {
+        /// The file.
+        file: Handle,
+    },
+    /// Renames a file within its directory, replacing `to`.
+    Rename {
+        /// The directory.
+        dir: Handle,
+        /// The name now.
+        from: Name,
+        /// The name then.
+        to: Name,
+    },
+    /// Removes a file.
+    Unlink {
+        /// The directory.
+        dir: Handle,
+        /// The file.
+        name: Name,
+    },
+    /// Makes the directory's entries durable.
+    SyncDir {
+        /// The directory.
+        dir: Handle,
+    },
+    /// Listens on an address ([`Output::Listening`]).
+    Listen {
+        /// The address; port zero asks for any.
+        addr: SocketAddr,
+    },
+    /// Waits for one connection ([`Output::Accepted`]).
+    Accept {
+        /// The listener.
+        listener: Handle,
+    },
+    /// Connects ([`Output::Opened`]); nodelay is set on every connection.
+    Connect {
+        /// Where to.
+        addr: SocketAddr,
+    },
+    /// Receives up to `len` bytes into `buf` at `at`. One outstanding per connection.
+    Recv {
+        /// The connection.
+        socket: Handle,
+        /// Into what.
+        buf: IoBuf,
+        /// Offset into `buf`, in bytes.
+        at: usize,
+        /// At most this many bytes.
+        len: usize,
+    },
+    /// Sends all pieces. One outstanding per connection.
+    Send {
+        /// The connection.
+        socket: Handle,
+        /// What.
+        gather: Gather,
+    },
+    /// Shuts a connection down both ways or cancels a listener's accept: outstanding operations on it complete soon (usually with `Canceled` or `Disconnected`).
+    Shutdown {
+        /// The connection or listener.
+        socket: Handle,
+    },
+    /// Closes a handle. Submit only when nothing else is outstanding on it.
+    Close {
+        /// The handle.
+        handle: Handle,
+    },
+}
+
+/// What a completed operation yields.
+#[derive(Debug)]
+pub enum Output {
+    /// Done.
+    Done,
+    /// Bytes read or received.
+    Bytes(usize),
+    /// A directory, a lock or a connection.
+    Opened(Handle),
+    /// A file and its length in bytes.
+    File(Handle, u64),
+    /// A directory's files and their lengths.
+    Listing(Vec<(Name, u64)>),
+    /// A listener and the address it is bound to.
+    Listening(Handle, SocketAddr),
+    /// A connection and its peer.
+    Accepted(Handle, SocketAddr),
+}
+
+/// One finished operation. Memory lent to `Read` and `Recv` comes back in `buf`; `Send`'s head buffer and
+/// written pool buffers go back to their pools, frozen blocks are released.
+#[derive(Debug)]
+pub struct Completion {
+    /// The submitter's tag.
+    pub token: Token,
+    /// What came of it.
+    pub result: Result<Output, IoError>,
+    /// The memory of a read or receive.
+    pub buf: Option<IoBuf>,
+}
+
+/// Rings the reactor's bell from any thread.
+pub trait Wake: Send + Sync {
+    /// Makes the current or next [`Io::turn`] return. Cheap when the reactor is awake.
+    fn wake(&self);
+}
+
+/// The world, as one reactor sees it. Implemented by the io_uring backend, the portable backend and the simulator.
+pub trait Io {
+    /// Monotonic time.
+    fn now(&self) -> Time;
+
+    /// Nanoseconds since the Unix epoch by the wall clock: for stamps that people read, never for decisions.
+    fn wall_ns(&self) -> u64;
+
+    /// Queues an operation. At most [`Io::capacity`] may be outstanding: one more is a bug of the caller and panics.
+    fn submit(&mut self, token: Token, op: Op);
+
+    /// Operations that may be outstanding at once.
+    fn capacity(&self) -> usize;
+
+    /// Hands everything queued to the world, waits until something completes, the bell rings or `until`
+    /// comes (`None`: does not wait at all), and appends what completed to `done`.
+    ///
+    /// # Errors
+    /// Only if the backend itself is broken (the ring cannot be entered); nothing of an operation.
+    fn turn(&mut self, until: Option<Time>, done: &mut Vec<Completion>) -> Result<(), IoError>;
+
+    /// A bell for other threads.
+    fn bell(&self) -> Arc<dyn Wake>;
+
+    /// A descriptor that is readable when `turn` would find something, for a foreign event loop.
+    fn poll_fd(&self) -> Option<std::os::fd::RawFd>;
+
+    /// Which backend this is and what its probe found, in one line.
+    fn describe(&self) -> String;
+}

@@ -1,0 +1,19 @@
+//! Kontiki's fixed memory: what reactor, callers, apply and kernel share.
+//!
+//! Everything is set aside at start. `unsafe` lives here (and in `kontiki-io`), behind types whose
+//! safe use cannot alias: a block of memory is either unique and writable or shared and frozen.
+
+mod batch;
+mod copy;
+mod pool;
+mod ring;
+mod tickets;
+
+pub use batch::{Batch, OpenBatch, Sealed, Slot};
+pub use copy::copied_bytes;
+pub use pool::{Pool, PoolBuf};
+pub use ring::{Block, BlockMut, Ring, RingError, Span};
+pub use tickets::{Outcome, Resolver, Ticket, TicketId, Tickets};
+
+/// Every block of memory and every write starts and ends on this boundary, in bytes: a constant of the format.
+pub const BLOCK_BYTES: usize = 4096;
