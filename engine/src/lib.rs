@@ -1,1 +1,31 @@
+//! Kontiki: an embeddable, durable, replicated log with your state machine on top.
+//!
+//! A product links this crate, implements [`StateMachine`], and starts a [`Node`] on each of one,
+//! three, five or more machines. What [`Node::propose`] takes is written and flushed on a majority of them before its
+//! [`Ticket`] resolves, and is applied by each of them in the same order.
+#![forbid(unsafe_code)]
 
+mod apply;
+mod config;
+mod error;
+mod handle;
+mod launch;
+pub mod limits;
+mod node;
+mod reactor;
+mod shared;
+mod state_machine;
+mod status;
+mod ticket;
+
+pub use config::{ApplyOn, Backend, Config, ConfigError, Medium, Member};
+pub use error::{Failure, LeaderHint, Lost, ProposeError, StartError};
+pub use handle::{Node, Proposer};
+pub use kontiki_core::{ClusterId, Incarnation, LogIndex, NodeId, Role, Term};
+pub use launch::Builder;
+pub use reactor::Reactor;
+pub use state_machine::{ApplyError, Entries, Entry, Replies, StateMachine};
+pub use status::{Counters, Latency, PeerStatus, Status};
+pub use ticket::{Applied, Ticket};
+
+pub use kontiki_net::client;

@@ -1,0 +1,323 @@
+//! What a replica is told at start: a plain struct, also readable from TOML, checked before anything runs.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits;
+
+/// One member of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Member {
+    /// Its id, unique in the cluster for ever, not zero.
+    pub id: u64,
+    /// Where it listens for peers and clients.
+    pub addr: SocketAddr,
+}
+
+/// What may happen to data at the end of the log on this medium when the power fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Medium {
+    /// What was flushed stays: drives with power-loss protection, or flash that keeps its promises.
+    /// An unreadable last frame was a torn write, and is dropped.
+    Safe,
+    /// What was flushed may be damaged by a later power cut: SD cards, cheap flash. An unreadable
+    /// last frame may have been acknowledged: the replica recovers it from its peers before it votes again.
+    #[default]
+    Lossy,
+}
+
+/// Which backend does the input and output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// io_uring where the kernel has it and permits it, else the portable one; the choice is logged.
+    #[default]
+    Auto,
+    /// io_uring, or fail to start.
+    Uring,
+    /// epoll and a thread for files.
+    Portable,
+}
+
+/// Where the state machine runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ApplyOn {
+    /// On the reactor's thread: no hand-over, the lowest latency. For state machines that take
+    /// microseconds; a slow one delays heartbeats.
+    Reactor,
+    /// On a thread of its own, behind a bounded queue: a slow one delays only its own replies.
+    #[default]
+    Thread,
+}
+
+/// Everything a replica is told. Field by field with defaults, see [`Config::new`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The cluster, drawn once and the same on every member: 32 hexadecimal digits.
+    #[serde(with = "hex128")]
+    pub cluster: u128,
+    /// This replica: the id of one of `members`.
+    pub id: u64,
+    /// All members, this one included: 1 to 9.
+    pub members: Vec<Member>,
+    /// Where to listen, if not at this member's own address (behind a translation of addresses, say).
+    pub listen: Option<SocketAddr>,
+    /// The data directory; made if missing. One process at a time.
+    pub dir: PathBuf,
+
+    /// Shortest election timeout, in milliseconds.
+    pub election_min_ms: u64,
+    /// Longest election timeout, in milliseconds; more than `election_min_ms`.
+    pub election_max_ms: u64,
+    /// Heartbeat interval, in milliseconds; at most a third of `election_min_ms`.
+    pub heartbeat_ms: u64,
+
+    /// Longest payload of an entry, in bytes.
+    pub max_entry_bytes: usize,
+    /// Longest frame (one batch), in bytes: a multiple of 4096 that holds at least one longest entry.
+    pub max_frame_bytes: usize,
+    /// Proposals in flight on this node before callers get `Busy`.
+    pub max_in_flight: usize,
+    /// Longest reply of the state machine, in bytes.
+    pub reply_bytes: usize,
+    /// Memory for frames in flight, in bytes: a power of two, at least eight frames.
+    pub ring_bytes: usize,
+    /// Sent to one follower and not acknowledged, in bytes.
+    pub window_bytes: u64,
+    /// Sent to one follower and not acknowledged, in frames.
+    pub window_frames: u32,
+    /// Connections of clients at once.
+    pub max_clients: usize,
+
+    /// Size of a log segment, in bytes: a multiple of 4096, more than four frames.
+    pub segment_bytes: u64,
+    /// Log kept behind what the state machine has made durable, for followers that were away, in bytes.
+    pub retention_bytes: u64,
+    /// Writes to the log in flight at once.
+    pub writes_in_flight: usize,
+    /// What the medium may do in a power cut.
+    pub medium: Medium,
+
+    /// Which backend does input and output.
+    pub backend: Backend,
+    /// Where the state machine runs.
+    pub apply_on: ApplyOn,
+    /// Seed of the election jitter; zero draws one from the clock, the id and the boot number.
+    pub seed: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            cluster: 0,
+            id: 0,
+            members: Vec::new(),
+            listen: None,
+            dir: PathBuf::new(),
+            election_min_ms: 150,
+            election_max_ms: 300,
+            heartbeat_ms: 40,
+            max_entry_bytes: 64 << 10,
+            max_frame_bytes: 256 << 10,
+            max_in_flight: 8192,
+            reply_bytes: 64,
+            ring_bytes: 8 << 20,
+            window_bytes: 4 << 20,
+            window_frames: 64,
+            max_clients: 32,
+            segment_bytes: 16 << 20,
+            retention_bytes: 256 << 20,
+            writes_in_flight: 2,
+            medium: Medium::default(),
+            backend: Backend::default(),
+            apply_on: ApplyOn::default(),
+            seed: 0,
+        }
+    }
+}
+
+/// A configuration value that cannot be: its name, what it is, and what it must be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// A value is out of range.
+    #[error("configuration: `{name}` is {value}: {must}")]
+    Value {
+        /// The key.
+        name: &'static str,
+        /// What was given.
+        value: String,
+        /// What it must be.
+        must: String,
+    },
+    /// The text is not TOML, a key is unknown, or a value has the wrong type.
+    #[error("configuration: {0}")]
+    Parse(String),
+    /// The file could not be read.
+    #[error("configuration file {path}: {reason}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+}
+
+impl Config {
+    /// A configuration with the defaults, for replica `id` of `members` in `dir`.
+    pub fn new(cluster: u128, id: u64, members: Vec<Member>, dir: impl Into<PathBuf>) -> Config {
+        Config { cluster, id, members, dir: dir.into(), ..Config::default() }
+    }
+
+    /// Reads TOML. Unknown keys are refused.
+    ///
+    /// # Errors
+    /// [`ConfigError::Parse`] with the place in the text, [`ConfigError::Value`] for a value out of range.
+    pub fn from_toml(text: &str) -> Result<Config, ConfigError> {
+        let config: Config = toml::from_str(text).map_err(|e| ConfigError::Parse(e.to_string().trim_end().to_owned()))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// This member's entry.
+    pub(crate) fn me(&self) -> Option<&Member> {
+        self.members.iter().find(|m| m.id == self.id)
+    }
+
+    /// Where this replica listens.
+    pub fn listen_addr(&self) -> Option<SocketAddr> {
+        self.listen.or_else(|| self.me().map(|m| m.addr))
+    }
+
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// The first value that cannot be, by name.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let bad = |name, value: String, must: &str| Err(ConfigError::Value { name, value, must: must.to_owned() });
+        if self.cluster == 0 {
+            return bad("cluster", "0".into(), "must be 32 hexadecimal digits, drawn once per cluster, the same on each member");
+        }
+        if self.members.is_empty() || self.members.len() > limits::MAX_VOTERS {
+            return bad("members", format!("{} members", self.members.len()), "must be 1 to 9 members");
+        }
+        for (i, m) in self.members.iter().enumerate() {
+            if m.id == 0 {
+                return bad("members", "a member with id 0".into(), "ids start at 1");
+            }
+            if self.members.iter().skip(i + 1).any(|n| n.id == m.id) {
+                return bad("members", format!("id {} twice", m.id), "each id may stand once");
+            }
+            if self.members.iter().skip(i + 1).any(|n| n.addr == m.addr && m.addr.port() != 0) {
+                return bad("members", format!("address {} twice", m.addr), "each address may stand once");
+            }
+        }
+        if self.me().is_none() {
+            return bad("id", self.id.to_string(), "must be the id of one of `members`");
+        }
+        if self.dir.as_os_str().is_empty() {
+            return bad("dir", "empty".into(), "must name the data directory");
+        }
+        let range = |name, value: u64, low: u64, high: u64| {
+            if (low..=high).contains(&value) { Ok(()) } else { Err(ConfigError::Value { name, value: value.to_string(), must: format!("must be {low} to {high}") }) }
+        };
+        range("heartbeat_ms", self.heartbeat_ms, 1, 60_000)?;
+        range("election_min_ms", self.election_min_ms, 3 * self.heartbeat_ms, 600_000)?;
+        range("election_max_ms", self.election_max_ms, self.election_min_ms + 1, 1_200_000)?;
+        let block = kontiki_mem::BLOCK_BYTES;
+        range("max_frame_bytes", self.max_frame_bytes as u64, limits::MIN_FRAME_BYTES as u64, limits::MAX_FRAME_BYTES as u64)?;
+        if !self.max_frame_bytes.is_multiple_of(block) {
+            return bad("max_frame_bytes", self.max_frame_bytes.to_string(), "must be a multiple of 4096");
+        }
+        let room = self.max_frame_bytes - kontiki_frame::BODY_OFFSET - kontiki_frame::ENTRY_LENGTH_BYTES - kontiki_frame::SESSION_PREFIX_BYTES;
+        range("max_entry_bytes", self.max_entry_bytes as u64, 1, room as u64)?;
+        range("max_in_flight", self.max_in_flight as u64, 1, 1 << 20)?;
+        range("reply_bytes", self.reply_bytes as u64, 0, limits::MAX_REPLY_BYTES as u64)?;
+        if !self.ring_bytes.is_power_of_two() || self.ring_bytes < 8 * self.max_frame_bytes || self.ring_bytes > 1 << 30 {
+            return bad("ring_bytes", self.ring_bytes.to_string(), "must be a power of two, at least eight times max_frame_bytes, at most 1 GiB");
+        }
+        range("window_bytes", self.window_bytes, self.max_frame_bytes as u64, self.ring_bytes as u64)?;
+        range("window_frames", self.window_frames.into(), 1, 256)?;
+        range("max_clients", self.max_clients as u64, 0, 1024)?;
+        range("segment_bytes", self.segment_bytes, 4 * self.max_frame_bytes as u64 + block as u64, 1 << 32)?;
+        if !self.segment_bytes.is_multiple_of(block as u64) {
+            return bad("segment_bytes", self.segment_bytes.to_string(), "must be a multiple of 4096");
+        }
+        range("writes_in_flight", self.writes_in_flight as u64, 1, 16)?;
+        Ok(())
+    }
+}
+
+/// The cluster id as people write it.
+mod hex128 {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(value: &u128, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&format!("{value:032x}"))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<u128, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
+        let digits = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let value = if digits { u128::from_str_radix(&text, 16).ok() } else { None };
+        value.ok_or_else(|| D::Error::custom("`cluster` must be 32 hexadecimal digits"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const GOOD: &str = r#"
+        cluster = "00000000000000000000000000000a11"
+        id = 1
+        dir = "/tmp/x"
+        members = [{ id = 1, addr = "127.0.0.1:7001" }, { id = 2, addr = "127.0.0.1:7002" }, { id = 3, addr = "127.0.0.1:7003" }]
+    "#;
+
+    #[test]
+    fn good_text_gives_the_defaults() {
+        let config = Config::from_toml(GOOD).unwrap();
+        assert_eq!(config.cluster, 0xa11);
+        assert_eq!(config.election_min_ms, 150);
+        assert_eq!(config.listen_addr().unwrap().port(), 7001);
+    }
+
+    #[test]
+    fn every_bad_value_is_named() {
+        for (line, name) in [
+            ("heartbeat_ms = 0", "heartbeat_ms"),
+            ("election_min_ms = 10", "election_min_ms"),
+            ("election_max_ms = 100", "election_max_ms"),
+            ("max_entry_bytes = 0", "max_entry_bytes"),
+            ("max_entry_bytes = 999999999", "max_entry_bytes"),
+            ("max_frame_bytes = 17000", "max_frame_bytes"),
+            ("ring_bytes = 1000000", "ring_bytes"),
+            ("segment_bytes = 4096", "segment_bytes"),
+            ("writes_in_flight = 0", "writes_in_flight"),
+            ("max_in_flight = 0", "max_in_flight"),
+            ("window_frames = 0", "window_frames"),
+            ("medium = 'wet'", "medium"),
+            ("colour = 1", "colour"),
+        ] {
+            let error = Config::from_toml(&format!("{line}\n{GOOD}")).unwrap_err().to_string();
+            assert!(error.contains(name), "{line}: {error}");
+        }
+        for (from, to, name) in [
+            ("id = 1\n", "id = 9\n", "`id`"),
+            ("id = 2, addr", "id = 1, addr", "members"),
+            ("127.0.0.1:7002", "127.0.0.1:7001", "members"),
+            ("00000000000000000000000000000a11", "a11", "cluster"),
+            ("id = 2, addr", "id = 2, port = 3, addr", "port"),
+        ] {
+            let error = Config::from_toml(&GOOD.replace(from, to)).unwrap_err().to_string();
+            assert!(error.contains(name), "{from} -> {to}: {error}");
+        }
+    }
+}

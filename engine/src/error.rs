@@ -1,0 +1,106 @@
+//! What can go wrong, as a user of the library meets it.
+
+use std::net::SocketAddr;
+
+use kontiki_core::NodeId;
+
+/// Where the leader is, as far as this node knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaderHint {
+    /// Its id.
+    pub id: NodeId,
+    /// Its address in the configuration.
+    pub addr: SocketAddr,
+}
+
+/// Why a proposal was not taken. Nothing was written: it is safe to propose again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// This node does not lead. Propose to `leader`, if it is known.
+    #[error("this node does not lead{}", hint(.leader))]
+    NotLeader {
+        /// The leader, once this node knows it.
+        leader: Option<LeaderHint>,
+    },
+    /// A bound is reached: proposals in flight, memory, or disk space. Wait for a ticket and try again.
+    #[error("too much in flight: wait for a ticket to resolve, then propose again")]
+    Busy,
+    /// The payload is over the configured limit.
+    #[error("entry of {bytes} bytes is over the limit of {limit} (max_entry_bytes)")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// `max_entry_bytes` of the configuration.
+        limit: usize,
+    },
+    /// The node has stopped: see [`Node::failure`](crate::Node::failure) for why.
+    #[error("the node has stopped")]
+    Stopped,
+}
+
+/// How a proposal that was taken ended, when it was not applied as far as this node can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Lost {
+    /// It is in no log and never will be: safe to propose again.
+    #[error("not applied, and never will be{}", hint(.leader))]
+    NotApplied {
+        /// Who leads now, if known.
+        leader: Option<LeaderHint>,
+    },
+    /// This node lost leadership (or stopped) before the outcome was known. It may be applied, or not.
+    #[error("the outcome is unknown: leadership was lost before the entry was known to be committed")]
+    Unknown,
+}
+
+fn hint(leader: &Option<LeaderHint>) -> String {
+    leader.map_or(String::new(), |l| format!("; node {} at {} does", l.id, l.addr))
+}
+
+/// Why a node could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A configuration value is out of range; the message names it.
+    #[error(transparent)]
+    Config(#[from] crate::ConfigError),
+    /// Memory for the frame ring could not be set aside.
+    #[error("memory: {0}")]
+    Memory(#[from] kontiki_mem::RingError),
+    /// No backend works here.
+    #[error("no input/output backend: {0}")]
+    Io(String),
+    /// The log could not be opened; nothing was changed that an operator would miss.
+    #[error(transparent)]
+    Log(#[from] kontiki_wal::WalError),
+    /// The address could not be listened on.
+    #[error("cannot listen on {addr}: {reason}")]
+    Listen {
+        /// `listen` of the configuration.
+        addr: SocketAddr,
+        /// What the system said.
+        reason: String,
+    },
+    /// A thread could not be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// Why a running node stopped. It acknowledged nothing that is not durable, and acknowledges nothing more.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Failure {
+    /// A write or flush failed: what the disk holds is uncertain until it is read again. Replace or repair
+    /// the medium, then restart the node.
+    #[error("the log is poisoned after a failed write or flush: {0}")]
+    Log(String),
+    /// The state machine refused an entry.
+    #[error(transparent)]
+    Apply(#[from] crate::ApplyError),
+    /// The state machine panicked.
+    #[error("the state machine panicked: {0}")]
+    ApplyPanic(String),
+    /// The backend itself broke.
+    #[error("input/output backend: {0}")]
+    Io(String),
+    /// The transport cannot go on.
+    #[error("transport: {0}")]
+    Net(String),
+}

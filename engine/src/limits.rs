@@ -1,0 +1,38 @@
+//! Every bound of the engine, in one place, and how they relate.
+//!
+//! What grows with load is bounded here or by a [`Config`](crate::Config) value that is checked
+//! against these. At a bound a caller gets `Busy`, a peer gets back-pressure; nothing grows.
+
+use kontiki_frame as frame;
+use kontiki_mem::BLOCK_BYTES;
+
+/// Smallest frame a configuration may set, in bytes.
+pub const MIN_FRAME_BYTES: usize = 16 << 10;
+/// Largest frame a configuration may set, in bytes.
+pub const MAX_FRAME_BYTES: usize = frame::MAX_FRAME_BYTES;
+/// Entries in one frame: what one side table of tickets holds.
+pub const MAX_FRAME_ENTRIES: usize = 16 << 10;
+/// Frames kept in memory for followers and apply, at most.
+pub const MAX_CACHED_FRAMES: usize = 1024;
+/// Blocks of the ring alive at once: each cached frame, the open batch, a receive in progress, and some
+/// that only a send or a write still holds.
+pub const MAX_RING_BLOCKS: usize = 2 * MAX_CACHED_FRAMES;
+/// Sealed batches of this leader whose tickets wait for commit and apply.
+pub const MAX_PENDING_BATCHES: usize = 512;
+/// Control messages that wait for a write to become durable: a few per peer.
+pub const MAX_DEFERRED_SENDS: usize = 256;
+/// Members of a cluster.
+pub const MAX_VOTERS: usize = 9;
+/// Buffers for reading old frames back: one per peer that catches up, one for apply, rounded up.
+pub const READ_BUFFERS: usize = 4;
+/// Frames handed to the apply stage and not applied yet.
+pub const MAX_APPLY_QUEUE: usize = 64;
+/// Operations outstanding at once: writes, reads, segment preparation, two connections a peer each way, clients.
+pub const IO_CAPACITY: usize = 512;
+/// Longest reply of a state machine that a configuration may allow, in bytes.
+pub const MAX_REPLY_BYTES: usize = 64 << 10;
+
+const _: () = assert!(MIN_FRAME_BYTES.is_multiple_of(BLOCK_BYTES) && MAX_FRAME_BYTES.is_multiple_of(BLOCK_BYTES));
+const _: () = assert!(frame::BLOCK_BYTES == BLOCK_BYTES);
+const _: () = assert!(MAX_PENDING_BATCHES <= MAX_CACHED_FRAMES);
+const _: () = assert!(MAX_RING_BLOCKS > MAX_CACHED_FRAMES + MAX_APPLY_QUEUE);

@@ -1,0 +1,264 @@
+//! What callers' threads and the reactor share: the open batch, the tickets, the bell, and what is published.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use kontiki_core::NodeId;
+use kontiki_io::Wake;
+use kontiki_mem::{OpenBatch, Outcome, Slot, Tickets};
+
+use crate::error::{Failure, LeaderHint, Lost, ProposeError};
+use crate::status::Status;
+use crate::ticket::{Applied, Ticket};
+
+/// How a node ended, or that it has not.
+#[derive(Clone, Debug)]
+pub(crate) enum Life {
+    Running,
+    /// Asked to stop, and did.
+    Stopped,
+    /// Stopped by itself.
+    Failed(Failure),
+}
+
+/// One per node.
+pub(crate) struct Shared {
+    pub(crate) batch: OpenBatch,
+    pub(crate) tickets: Tickets,
+    bell: Arc<dyn Wake>,
+    /// The reactor would seal a first entry at once: no write is in flight.
+    pub(crate) eager: AtomicBool,
+    /// Leader's id as last known, zero if unknown.
+    leader: AtomicU64,
+    members: Vec<(NodeId, SocketAddr)>,
+    max_entry_bytes: usize,
+    pub(crate) busy: AtomicU64,
+    stop: AtomicBool,
+    status_wanted: AtomicBool,
+    status: Mutex<Option<Status>>,
+    life: Mutex<Life>,
+    changed: Condvar,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("batch", &self.batch).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(batch: OpenBatch, tickets: Tickets, members: Vec<(NodeId, SocketAddr)>, max_entry_bytes: usize, bell: Arc<dyn Wake>) -> Shared {
+        Shared {
+            batch,
+            tickets,
+            bell,
+            eager: AtomicBool::new(false),
+            leader: AtomicU64::new(0),
+            members,
+            max_entry_bytes,
+            busy: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            status_wanted: AtomicBool::new(false),
+            status: Mutex::new(None),
+            life: Mutex::new(Life::Running),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Takes one proposal: a ticket, a copy into the open batch, and the bell if the reactor should seal it.
+    pub(crate) fn propose(self: &Arc<Self>, payload: &[u8]) -> Result<Ticket, ProposeError> {
+        self.propose_raw(payload).map(|t| Ticket::new(t, Arc::clone(self)))
+    }
+
+    pub(crate) fn propose_raw(&self, payload: &[u8]) -> Result<kontiki_mem::Ticket, ProposeError> {
+        self.check_size(payload)?;
+        let ticket = self.tickets.take().ok_or_else(|| self.refused())?;
+        match self.batch.propose(&[], payload, ticket.id()) {
+            Slot::Written { first, last_after_seal } => {
+                self.ring_for(first, last_after_seal);
+                Ok(ticket)
+            }
+            slot @ (Slot::Full | Slot::Closed) => {
+                ticket.cancel();
+                Err(self.not_written(slot))
+            }
+        }
+    }
+
+    /// Takes as many of `payloads` as there is room for now, in order, and appends their tickets.
+    pub(crate) fn propose_many(self: &Arc<Self>, payloads: &[&[u8]], tickets: &mut Vec<Ticket>) -> Result<usize, ProposeError> {
+        const RUN: usize = 64;
+        let mut taken = 0;
+        for run in payloads.chunks(RUN) {
+            let mut ids = [kontiki_mem::TicketId::default(); RUN];
+            let start = tickets.len();
+            for (payload, id) in run.iter().zip(ids.iter_mut()) {
+                if self.check_size(payload).is_err() {
+                    break;
+                }
+                let Some(ticket) = self.tickets.take() else { break };
+                *id = ticket.id();
+                tickets.push(Ticket::new(ticket, Arc::clone(self)));
+            }
+            let ready = tickets.len() - start;
+            let (written, slot) = match (run.get(..ready), ids.get(..ready)) {
+                (Some(run), Some(ids)) if ready > 0 => self.batch.propose_many(run, ids),
+                _ => (0, Slot::Full),
+            };
+            for ticket in tickets.drain(start + written..) {
+                ticket.cancel();
+            }
+            taken += written;
+            if let Slot::Written { first, last_after_seal } = slot {
+                self.ring_for(first, last_after_seal);
+            }
+            if written < run.len() {
+                if taken > 0 {
+                    if written == ready && ready < run.len() {
+                        return Ok(taken);
+                    }
+                    self.ring();
+                    return Ok(taken);
+                }
+                if let Some(payload) = run.first() {
+                    self.check_size(payload)?;
+                }
+                return Err(if ready == 0 { self.refused() } else { self.not_written(slot) });
+            }
+        }
+        Ok(taken)
+    }
+
+    fn check_size(&self, payload: &[u8]) -> Result<(), ProposeError> {
+        if payload.len() > self.max_entry_bytes {
+            return Err(ProposeError::TooLarge { bytes: payload.len(), limit: self.max_entry_bytes });
+        }
+        Ok(())
+    }
+
+    /// The reactor needs to know of the first entry only if it would seal it now; of the last writer of
+    /// a sealed batch always, since it waits for exactly that.
+    fn ring_for(&self, first: bool, last_after_seal: bool) {
+        // SeqCst, against the reactor's store: either we see that it is eager, or it sees our entry when it looks.
+        if last_after_seal || (first && self.eager.load(Ordering::SeqCst)) {
+            self.ring();
+        }
+    }
+
+    fn not_written(&self, slot: Slot) -> ProposeError {
+        match slot {
+            Slot::Closed if self.stopping() || !matches!(self.life(), Life::Running) => ProposeError::Stopped,
+            Slot::Closed => ProposeError::NotLeader { leader: self.leader() },
+            Slot::Full | Slot::Written { .. } => {
+                // A full batch can be sealed now, even behind a write in flight.
+                self.ring();
+                self.refused()
+            }
+        }
+    }
+
+    fn refused(&self) -> ProposeError {
+        if !matches!(self.life(), Life::Running) {
+            return ProposeError::Stopped;
+        }
+        if self.batch.is_closed() {
+            return ProposeError::NotLeader { leader: self.leader() };
+        }
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        ProposeError::Busy
+    }
+
+    pub(crate) fn ring(&self) {
+        self.bell.wake();
+    }
+
+    pub(crate) fn bell(&self) -> Arc<dyn Wake> {
+        Arc::clone(&self.bell)
+    }
+
+    pub(crate) fn outcome(&self, outcome: Outcome) -> Result<Applied, Lost> {
+        match outcome {
+            Outcome::Applied { index } => Ok(Applied { index: kontiki_core::LogIndex(index) }),
+            Outcome::NotApplied { hint } => Err(Lost::NotApplied { leader: self.hint(NodeId(hint)) }),
+            Outcome::Unknown => Err(Lost::Unknown),
+        }
+    }
+
+    pub(crate) fn set_leader(&self, leader: Option<NodeId>) {
+        self.leader.store(leader.map_or(0, |l| l.0), Ordering::Relaxed);
+    }
+
+    pub(crate) fn leader_id(&self) -> u64 {
+        self.leader.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn leader(&self) -> Option<LeaderHint> {
+        self.hint(NodeId(self.leader_id()))
+    }
+
+    fn hint(&self, id: NodeId) -> Option<LeaderHint> {
+        self.members.iter().find(|m| m.0 == id).map(|&(id, addr)| LeaderHint { id, addr })
+    }
+
+    /// Asks the reactor to stop.
+    pub(crate) fn ask_stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.ring();
+    }
+
+    pub(crate) fn stopping(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn life(&self) -> Life {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The reactor's last word: nobody waits on this node any more.
+    pub(crate) fn end(&self, life: Life) {
+        let mut now = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*now, Life::Running) {
+            *now = life;
+        }
+        drop(now);
+        self.batch.close();
+        self.tickets.abandon();
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn wait_end(&self) -> Life {
+        let mut life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        while matches!(*life, Life::Running) {
+            life = self.changed.wait(life).unwrap_or_else(PoisonError::into_inner);
+        }
+        life.clone()
+    }
+
+    /// A fresh status from the reactor; the last one published if the node has ended.
+    pub(crate) fn status(&self) -> Option<Status> {
+        let mut life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*life, Life::Running) {
+            self.status_wanted.store(true, Ordering::SeqCst);
+            self.ring();
+            while matches!(*life, Life::Running) && self.status_wanted.load(Ordering::SeqCst) {
+                life = self.changed.wait(life).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+        drop(life);
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn status_wanted(&self) -> bool {
+        self.status_wanted.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn publish(&self, status: Status) {
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
+        // Under the lock that waiters sleep with, so that none misses it.
+        let life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        self.status_wanted.store(false, Ordering::SeqCst);
+        drop(life);
+        self.changed.notify_all();
+    }
+}

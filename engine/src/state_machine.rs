@@ -1,0 +1,95 @@
+//! The one trait a product implements: what happens to committed entries.
+
+use kontiki_core::{LogIndex, Term};
+use kontiki_frame as frame;
+use kontiki_mem::{Outcome, Resolver, TicketId};
+
+/// One committed entry, in log order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// Its position in the replicated log. Grows by at least one from entry to entry: the engine's own
+    /// entries (a leader's no-op) take positions too, and are not shown.
+    pub index: LogIndex,
+    /// The term in which it was proposed.
+    pub term: Term,
+    /// Exactly the bytes proposed.
+    pub payload: &'a [u8],
+}
+
+/// A run of committed entries: an iterator that borrows the frame they arrived in. Nothing is copied.
+pub struct Entries<'a> {
+    pub(crate) inner: &'a mut dyn Iterator<Item = frame::Entry<'a>>,
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = Entry<'a>;
+
+    fn next(&mut self) -> Option<Entry<'a>> {
+        self.inner.next().map(|e| Entry { index: e.index, term: e.term, payload: e.payload })
+    }
+}
+
+impl std::fmt::Debug for Entries<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Entries")
+    }
+}
+
+/// Where the replies go: one per entry, in the order of the entries.
+///
+/// An entry that got no reply resolves with an empty one. On a replica that did not take the
+/// proposal itself a reply goes nowhere.
+#[derive(Debug)]
+pub struct Replies<'a> {
+    pub(crate) resolver: &'a mut Resolver,
+    pub(crate) tickets: &'a [TicketId],
+    pub(crate) first: LogIndex,
+    pub(crate) given: usize,
+    pub(crate) limit: usize,
+}
+
+impl Replies<'_> {
+    /// The reply to the next entry: at most `reply_bytes` of the configuration, longer ones are cut there.
+    pub fn push(&mut self, reply: &[u8]) {
+        if let Some(&ticket) = self.tickets.get(self.given) {
+            let index = self.first.0 + self.given as u64;
+            let reply = reply.get(..self.limit).unwrap_or(reply);
+            self.resolver.resolve(ticket, Outcome::Applied { index }, reply);
+        }
+        self.given += 1;
+    }
+}
+
+/// Why a state machine cannot go on. The node stops: a replica that skipped an entry is no replica.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("the state machine failed: {0}")]
+pub struct ApplyError(pub String);
+
+/// A deterministic state machine, replicated by the log (paper, section 2).
+///
+/// `apply` is called with every committed entry exactly once per life of the state, in log order, on
+/// each replica. By configuration it runs on the reactor's thread or on one of its own.
+pub trait StateMachine: Send + 'static {
+    /// Applies a run of entries and replies to each, in order.
+    ///
+    /// # Errors
+    /// An error stops this node; the entries after the failed one are applied by nobody here.
+    fn apply(&mut self, entries: Entries<'_>, replies: &mut Replies<'_>) -> Result<(), ApplyError>;
+
+    /// The last index already in the state when the node starts; zero for a state that starts empty.
+    ///
+    /// A state machine that persists itself names the index its state includes. It may lie beyond the
+    /// log of this node (a leader may apply on a majority of its followers before its own disk): the
+    /// node refetches and does not apply those entries again.
+    fn applied(&self) -> LogIndex {
+        LogIndex(0)
+    }
+
+    /// The index to which the state itself is durable, so that entries up to it need not be kept for a restart.
+    ///
+    /// A state machine in memory answers zero, the default: the whole log is kept, and is applied again
+    /// after a restart. Asked after each run of entries.
+    fn durable(&self) -> LogIndex {
+        LogIndex(0)
+    }
+}

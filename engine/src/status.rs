@@ -1,0 +1,185 @@
+//! What a replica says of itself: status, counters, latencies.
+
+use std::fmt;
+
+use kontiki_core::{Incarnation, LogIndex, NodeId, Role, Term};
+
+use crate::error::LeaderHint;
+
+/// One peer, as a leader sees it (a follower knows only whether it is connected).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// Its id.
+    pub id: NodeId,
+    /// Whether a session with it is open.
+    pub connected: bool,
+    /// Known durable there and equal to the leader's log.
+    pub matched: LogIndex,
+    /// Next index to be sent to it.
+    pub next: LogIndex,
+    /// Bytes sent to it and not acknowledged.
+    pub inflight_bytes: u64,
+    /// Whether the leader still looks for where the logs agree.
+    pub probing: bool,
+}
+
+/// Counts since start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Entries this node sealed as a leader.
+    pub entries_proposed: u64,
+    /// Entries applied.
+    pub entries_applied: u64,
+    /// Frames sealed as a leader.
+    pub frames_sealed: u64,
+    /// Frames received and written as a follower.
+    pub frames_received: u64,
+    /// Bytes written to the disk.
+    pub disk_bytes_written: u64,
+    /// Durable writes and flushes.
+    pub flushes: u64,
+    /// Bytes sent over the network.
+    pub net_bytes_sent: u64,
+    /// Times the kernel was entered for input and output.
+    pub enters: u64,
+    /// Turns of the reactor.
+    pub turns: u64,
+    /// Payload bytes copied in this process.
+    pub bytes_copied: u64,
+    /// Sessions opened with peers.
+    pub sessions: u64,
+    /// Connections, frames and messages refused.
+    pub refusals: u64,
+    /// Times this node became leader.
+    pub elections_won: u64,
+    /// Proposals refused with `Busy` because no memory or disk space was ready.
+    pub busy: u64,
+}
+
+/// A latency, as a histogram of powers of two. Nanoseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Latency {
+    /// `buckets[n]` counts durations of at least 2^n and less than 2^(n+1) nanoseconds.
+    pub buckets: [u64; 40],
+    /// The longest.
+    pub max_ns: u64,
+}
+
+impl Default for Latency {
+    fn default() -> Self {
+        Latency { buckets: [0; 40], max_ns: 0 }
+    }
+}
+
+impl Latency {
+    pub(crate) fn record(&mut self, ns: u64) {
+        let bucket = (63 - ns.max(1).leading_zeros() as usize).min(self.buckets.len() - 1);
+        if let Some(count) = self.buckets.get_mut(bucket) {
+            *count += 1;
+        }
+        self.max_ns = self.max_ns.max(ns);
+    }
+
+    /// How many were recorded.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// An upper bound of the quantile `q` (0 to 1), within a factor of two; zero if nothing was recorded.
+    pub fn quantile_ns(&self, q: f64) -> u64 {
+        let wanted = (self.count() as f64 * q).ceil() as u64;
+        let mut seen = 0;
+        for (n, count) in self.buckets.iter().enumerate() {
+            seen += count;
+            if seen >= wanted && seen > 0 {
+                return (1u64 << (n + 1)).min(self.max_ns);
+            }
+        }
+        0
+    }
+}
+
+/// What one replica knows of itself and its cluster. A copy, taken at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// This replica.
+    pub id: NodeId,
+    /// Its boot number.
+    pub incarnation: Incarnation,
+    /// Its role.
+    pub role: Role,
+    /// Its term.
+    pub term: Term,
+    /// The leader of that term, once known.
+    pub leader: Option<LeaderHint>,
+    /// Committed up to here, as far as this replica may apply.
+    pub commit: LogIndex,
+    /// Applied up to here.
+    pub applied: LogIndex,
+    /// First index its log holds.
+    pub first: LogIndex,
+    /// Last index of its log.
+    pub last: LogIndex,
+    /// Durable on this replica up to here.
+    pub durable: LogIndex,
+    /// Whether it lost acknowledged entries to its medium and refetches them; it does not vote until it has them.
+    pub recovering: bool,
+    /// Whether it refuses writes for lack of disk space.
+    pub disk_full: bool,
+    /// Peers.
+    pub peers: Vec<PeerStatus>,
+    /// Counts since start.
+    pub counters: Counters,
+    /// From a write's submission to its durability.
+    pub flush_latency: Latency,
+    /// From sealing a batch to its commit, on the leader.
+    pub commit_latency: Latency,
+    /// The backend and what its probe found.
+    pub backend: String,
+    /// What recovery found at start.
+    pub recovery: String,
+}
+
+/// TOML, so that people and programs can read it.
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let c = &self.counters;
+        writeln!(f, "id = {}\nincarnation = {}\nrole = \"{:?}\"\nterm = {}", self.id, self.incarnation, self.role, self.term)?;
+        if let Some(leader) = self.leader {
+            writeln!(f, "leader = {}\nleader_addr = \"{}\"", leader.id, leader.addr)?;
+        }
+        writeln!(f, "commit = {}\napplied = {}\nfirst = {}\nlast = {}\ndurable = {}", self.commit, self.applied, self.first, self.last, self.durable)?;
+        writeln!(f, "recovering = {}\ndisk_full = {}", self.recovering, self.disk_full)?;
+        writeln!(f, "backend = {:?}\nrecovery = {:?}", self.backend, self.recovery)?;
+        writeln!(f, "\n[counters]\nentries_proposed = {}\nentries_applied = {}", c.entries_proposed, c.entries_applied)?;
+        writeln!(f, "frames_sealed = {}\nframes_received = {}", c.frames_sealed, c.frames_received)?;
+        writeln!(f, "disk_bytes_written = {}\nflushes = {}\nnet_bytes_sent = {}", c.disk_bytes_written, c.flushes, c.net_bytes_sent)?;
+        writeln!(f, "enters = {}\nturns = {}\nbytes_copied = {}", c.enters, c.turns, c.bytes_copied)?;
+        writeln!(f, "sessions = {}\nrefusals = {}\nelections_won = {}\nbusy = {}", c.sessions, c.refusals, c.elections_won, c.busy)?;
+        for (name, l) in [("flush_latency", &self.flush_latency), ("commit_latency", &self.commit_latency)] {
+            writeln!(f, "\n[{name}]\ncount = {}\np50_us = {}\np99_us = {}\nmax_us = {}", l.count(), l.quantile_ns(0.5) / 1000, l.quantile_ns(0.99) / 1000, l.max_ns / 1000)?;
+        }
+        for p in &self.peers {
+            writeln!(f, "\n[[peers]]\nid = {}\nconnected = {}\nmatched = {}\nnext = {}\ninflight_bytes = {}\nprobing = {}", p.id, p.connected, p.matched, p.next, p.inflight_bytes, p.probing)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn quantiles_bound_what_was_recorded() {
+        let mut l = Latency::default();
+        assert_eq!(l.quantile_ns(0.5), 0);
+        for ns in [0, 1, 100, 1000, u64::MAX] {
+            l.record(ns);
+        }
+        assert_eq!(l.count(), 5);
+        assert!(l.quantile_ns(0.5) >= 100 && l.quantile_ns(0.5) <= 200);
+        assert_eq!(l.max_ns, u64::MAX);
+    }
+}

@@ -1,0 +1,73 @@
+//! A proposal's outcome to come, as the caller holds it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use kontiki_core::LogIndex;
+use kontiki_mem::Outcome;
+
+use crate::error::Lost;
+use crate::shared::Shared;
+
+/// The proposal was committed and applied on the node that took it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// Where it stands in the log.
+    pub index: LogIndex,
+}
+
+/// One proposal's outcome: resolves exactly once. Wait on it, poll it, or await it; no runtime is needed.
+///
+/// Dropping a ticket does not take the proposal back. A ticket counts against `max_in_flight` until it
+/// has resolved and is dropped.
+#[derive(Debug)]
+#[must_use = "a dropped ticket says nothing about its proposal"]
+pub struct Ticket {
+    inner: kontiki_mem::Ticket,
+    shared: Arc<Shared>,
+}
+
+impl Ticket {
+    pub(crate) fn new(inner: kontiki_mem::Ticket, shared: Arc<Shared>) -> Ticket {
+        Ticket { inner, shared }
+    }
+
+    pub(crate) fn cancel(self) {
+        self.inner.cancel();
+    }
+
+    /// The outcome, if it is known.
+    pub fn poll(&self) -> Option<Result<Applied, Lost>> {
+        self.inner.poll_outcome().map(|o| self.shared.outcome(o))
+    }
+
+    /// Blocks this thread until the outcome is known.
+    ///
+    /// # Errors
+    /// [`Lost`] if the entry was not applied, or nobody can tell.
+    pub fn wait(&self) -> Result<Applied, Lost> {
+        self.shared.outcome(self.inner.wait())
+    }
+
+    /// Blocks this thread until the outcome is known, at most for `limit`. `None`: not known yet.
+    pub fn wait_timeout(&self, limit: Duration) -> Option<Result<Applied, Lost>> {
+        self.inner.wait_timeout(limit).map(|o| self.shared.outcome(o))
+    }
+
+    /// The state machine's reply, once applied; empty before, and if there was none.
+    pub fn reply(&self) -> &[u8] {
+        self.inner.reply()
+    }
+}
+
+impl Future for Ticket {
+    type Output = Result<Applied, Lost>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let outcome: Poll<Outcome> = Pin::new(&mut self.inner).poll(cx);
+        outcome.map(|o| self.shared.outcome(o))
+    }
+}
