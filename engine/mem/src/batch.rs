@@ -26,32 +26,58 @@ pub enum Slot {
 
 /// A sealed batch, handed to the reactor: unique memory with `header_bytes` free at the front.
 #[derive(Debug)]
-pub struct Sealed { /// memory, exactly as opened
-    pub block: BlockMut, /// bytes of entries after the header
-    pub body_bytes: usize, pub count: u32 }
+pub struct Sealed {
+    /// memory, exactly as opened
+    pub block: BlockMut,
+    /// bytes of entries after the header
+    pub body_bytes: usize,
+    pub count: u32,
+}
 
 /// A batch's side table: ticket ids by ordinal. Fixed size, recycled through the OpenBatch.
 #[derive(Debug)]
 pub struct Batch {}
-impl Batch { pub fn tickets(&self) -> &[TicketId] { todo!() } }
+impl Batch {
+    pub fn tickets(&self) -> &[TicketId] {
+        todo!()
+    }
+}
 
 impl OpenBatch {
     /// `header_bytes` are left free at the front of each block; at most `max_entries` per batch; `side_tables` batches may be alive (sealed, not yet dropped) at once.
-    pub fn new(header_bytes: usize, max_entries: usize, side_tables: usize) -> OpenBatch { todo!() }
+    pub fn new(header_bytes: usize, max_entries: usize, side_tables: usize) -> OpenBatch {
+        todo!()
+    }
     /// Reactor: opens a batch over `block`. Gives the block back if a batch is open/unsealed or no side table is free.
-    pub fn open(&self, block: BlockMut) -> Result<(), BlockMut> { todo!() }
+    pub fn open(&self, block: BlockMut) -> Result<(), BlockMut> {
+        todo!()
+    }
     /// Any thread. `prefix` (0 or 16 bytes: session, sequence) goes before the payload; length field counts prefix + payload.
-    pub fn propose(&self, prefix: &[u8], payload: &[u8], ticket: TicketId) -> Slot { todo!() }
+    pub fn propose(&self, prefix: &[u8], payload: &[u8], ticket: TicketId) -> Slot {
+        todo!()
+    }
     /// Any thread: many entries in one reservation, as many as fit. Returns how many were written (a prefix of `payloads`) and the slot answer.
-    pub fn propose_many(&self, payloads: &[&[u8]], tickets: &[TicketId]) -> (usize, Slot) { todo!() }
+    pub fn propose_many(&self, payloads: &[&[u8]], tickets: &[TicketId]) -> (usize, Slot) {
+        todo!()
+    }
     /// Entries and bytes waiting in the open batch.
-    pub fn waiting(&self) -> (u32, usize) { todo!() }
+    pub fn waiting(&self) -> (u32, usize) {
+        todo!()
+    }
     /// Reactor: no newcomers from now on. False if nothing is open or it is empty.
-    pub fn seal(&self) -> bool { todo!() }
+    pub fn seal(&self) -> bool {
+        todo!()
+    }
     /// Reactor: the sealed batch, once its writers are done.
-    pub fn poll_sealed(&self) -> Option<(Sealed, Batch)> { todo!() }
+    pub fn poll_sealed(&self) -> Option<(Sealed, Batch)> {
+        todo!()
+    }
     /// Reactor: leadership lost: close to newcomers; what was in the open batch comes out through `poll_sealed` (to fail its tickets).
-    pub fn close(&self) { todo!() }
+    pub fn close(&self) {
+        todo!()
+    }
     /// True between close() and the next open().
-    pub fn is_closed(&self) -> bool { todo!() }
+    pub fn is_closed(&self) -> bool {
+        todo!()
+    }
 }

@@ -4,15 +4,24 @@
 //! safe use cannot alias: a block of memory is either unique and writable or shared and frozen.
 
 mod batch;
+mod block;
 mod copy;
+mod free_list;
+pub mod limits;
+mod memory;
 mod pool;
+mod references;
 mod ring;
+mod span;
+mod sync;
 mod tickets;
 
 pub use batch::{Batch, OpenBatch, Sealed, Slot};
-pub use copy::copied_bytes;
+pub use block::{Block, BlockMut};
+pub use copy::{copied_bytes, copy_payload};
 pub use pool::{Pool, PoolBuf};
-pub use ring::{Block, BlockMut, Ring, RingError, Span};
+pub use ring::{Ring, RingError};
+pub use span::Span;
 pub use tickets::{Outcome, Resolver, Ticket, TicketId, Tickets};
 
 /// Every block of memory and every write starts and ends on this boundary, in bytes: a constant of the format.

@@ -1,0 +1,81 @@
+//! A lock-free stack of free slot numbers: Treiber's stack over a fixed table, its head tagged against ABA.
+
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+
+/// No slot: the end of the list.
+const NONE: u32 = u32::MAX;
+/// The list was closed: nothing goes in or comes out any more.
+const CLOSED: u32 = u32::MAX - 1;
+/// Most slots of one list.
+pub(crate) const MAX_SLOTS: usize = CLOSED as usize;
+
+/// The free ones among slots `0..slots`. Never allocates after it was made; any thread may use it.
+#[derive(Debug)]
+pub(crate) struct FreeList {
+    /// `tag << 32 | top`. The tag counts changes, so that a compare-exchange which slept through 2^32 of them,
+    /// and no other, could be fooled.
+    head: AtomicU64,
+    next: Box<[AtomicU32]>,
+}
+
+fn word(tag: u32, top: u32) -> u64 {
+    u64::from(tag) << 32 | u64::from(top)
+}
+
+fn parts(word: u64) -> (u32, u32) {
+    ((word >> 32) as u32, word as u32)
+}
+
+impl FreeList {
+    /// All of `0..slots`, zero on top.
+    pub(crate) fn full(slots: usize) -> FreeList {
+        assert!(slots < MAX_SLOTS, "at most {MAX_SLOTS} slots");
+        let next = (1..=slots).map(|n| AtomicU32::new(if n == slots { NONE } else { n as u32 })).collect();
+        FreeList { head: AtomicU64::new(word(0, if slots == 0 { NONE } else { 0 })), next }
+    }
+
+    /// Takes a slot, if one is free.
+    pub(crate) fn pop(&self) -> Option<u32> {
+        let mut head = self.head.load(Ordering::Acquire);
+        loop {
+            let (tag, top) = parts(head);
+            // Also ends at NONE and CLOSED, which are past every table.
+            let next = self.next.get(top as usize)?.load(Ordering::Relaxed);
+            let new = word(tag.wrapping_add(1), next);
+            // Acquire: pairs with the push that put `top` there, so its former user is done with the slot.
+            match self.head.compare_exchange_weak(head, new, Ordering::Acquire, Ordering::Acquire) {
+                Ok(_) => return Some(top),
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    /// Puts a slot back. A slot must come from `pop` and come back once.
+    pub(crate) fn push(&self, slot: u32) {
+        let mut head = self.head.load(Ordering::Relaxed);
+        loop {
+            let (tag, top) = parts(head);
+            if top == CLOSED {
+                return;
+            }
+            self.next[slot as usize].store(top, Ordering::Relaxed);
+            let new = word(tag.wrapping_add(1), slot);
+            // Release: all that was done with the slot, and its `next`, come before it is found again.
+            match self.head.compare_exchange_weak(head, new, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    /// Closes the list for good: `pop` finds nothing from now on. Whatever was popped before is visible to the
+    /// caller as its `push` left it.
+    pub(crate) fn close(&self) {
+        self.head.swap(word(0, CLOSED), Ordering::AcqRel);
+    }
+
+    /// True once closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        parts(self.head.load(Ordering::Relaxed)).1 == CLOSED
+    }
+}

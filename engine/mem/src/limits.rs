@@ -1,0 +1,14 @@
+//! Every bound of this crate.
+
+use crate::BLOCK_BYTES;
+
+/// Smallest ring, in bytes: the largest page size of the machines we run on, so that a ring is whole pages.
+pub const MIN_RING_BYTES: usize = 1 << 16;
+/// Largest ring, in bytes: its two copies must fit a 32-bit address space beside everything else.
+pub const MAX_RING_BYTES: usize = 1 << 30;
+/// Most blocks of one ring at once.
+pub const MAX_RING_BLOCKS: usize = 1 << 20;
+
+const _: () = assert!(MIN_RING_BYTES.is_multiple_of(BLOCK_BYTES));
+const _: () = assert!(MIN_RING_BYTES.is_power_of_two() && MAX_RING_BYTES.is_power_of_two());
+const _: () = assert!(MAX_RING_BLOCKS < u32::MAX as usize);
