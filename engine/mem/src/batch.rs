@@ -1,83 +1,526 @@
-//! SIGNATURES ONLY. The open batch: where callers of any thread copy their proposals, once, straight into frame memory.
+//! The open batch: where callers of any thread copy their proposals, once, straight into frame memory.
 //!
-//! Callers: `OpenBatch::propose(payload, prefix)`: reserve room with one compare-exchange on a state word
-//! (used bytes, entry count, phase), write a 4-byte little-endian length, the optional session prefix and the payload, store the ticket id
-//! in the batch's side table at the entry's ordinal, then count themselves finished.
-//! Reactor: `open(BlockMut)` installs memory; `seal()` closes it for newcomers; `poll_sealed()` gives the memory back
-//! once all writers have finished (never blocks; the last writer of a sealed batch is told so that it can ring the reactor's bell).
-#![allow(missing_docs, unused_variables, clippy::todo)]
-use crate::{BlockMut, TicketId};
+//! ```text
+//!            open                     seal                    poll_sealed
+//! BlockMut --------> room for callers -----> writers finish --------------> Sealed + Batch
+//! ```
+//!
+//! A caller reserves room by one compare-exchange on a state word, writes its entry into what it reserved,
+//! notes its ticket in the side table at the entry's ordinal, and counts itself finished. The reactor seals by
+//! a compare-exchange on the same word, which fixes the count; when as many have finished, the memory is its own
+//! again. Nobody ever waits for anybody: the reactor polls, and the last writer of a sealed batch is told to ring.
+//!
+//! All that a caller needs in order to decide stands in the state word: phase, entry count, remaining room and
+//! lane. So it does not matter whether a word that compares equal is still the one it looked at, or that of a
+//! later batch in the same state: either way the reservation is good. Everything else about the batch is read
+//! after the reservation, which keeps the batch in place.
 
-/// Shared by all callers and the reactor (inside an Arc).
-#[derive(Debug)]
-pub struct OpenBatch {}
+use std::fmt;
+use std::sync::MutexGuard;
 
-/// What `propose` answers.
+use crate::copy::copy_payload;
+use crate::free_list::FreeList;
+use crate::memory::Memory;
+use crate::sync::{Arc, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering, PoisonError, Witness};
+use crate::{BlockMut, TicketId, limits};
+
+/// Bytes of an entry's length field, little-endian: what it counts follows it.
+const LENGTH_BYTES: usize = 4;
+
+/// What [`OpenBatch::propose`] answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Slot {
-    /// Copied. `first`: this was the first entry of the batch (ring the bell so that the reactor seals). `last_after_seal`: the batch was
-    /// sealed meanwhile and this was the last writer to finish (ring the bell).
-    Written { first: bool, last_after_seal: bool },
-    /// No batch is open, or this one has no room: try again after the reactor opened the next.
+    /// Copied.
+    Written {
+        /// This was the first entry of the batch: ring the bell, so that the reactor seals.
+        first: bool,
+        /// The batch was sealed meanwhile and this was the last writer to finish: ring the bell, so that the
+        /// reactor takes it.
+        last_after_seal: bool,
+    },
+    /// No batch is open, or this one has no room: try again after the reactor opened the next. An entry larger
+    /// than a whole batch never fits: its size is the caller's to check.
     Full,
     /// Not accepting (not leader).
     Closed,
 }
 
-/// A sealed batch, handed to the reactor: unique memory with `header_bytes` free at the front.
+/// A sealed batch, handed to the reactor: unique memory with the header's bytes free at the front.
 #[derive(Debug)]
 pub struct Sealed {
-    /// memory, exactly as opened
+    /// The memory, exactly as opened.
     pub block: BlockMut,
-    /// bytes of entries after the header
+    /// Bytes of entries after the header.
     pub body_bytes: usize,
+    /// Number of entries, at least 1.
     pub count: u32,
 }
 
-/// A batch's side table: ticket ids by ordinal. Fixed size, recycled through the OpenBatch.
-#[derive(Debug)]
-pub struct Batch {}
+/// A batch's side table: ticket ids by ordinal. Of fixed size; goes back to its [`OpenBatch`] on drop, from
+/// whatever thread.
+pub struct Batch {
+    tables: Arc<Tables>,
+    table: u32,
+    count: u32,
+}
+
 impl Batch {
+    /// The tickets of the batch's entries, in the entries' order.
     pub fn tickets(&self) -> &[TicketId] {
-        todo!()
+        // SAFETY: all writers of the batch have finished (`poll_sealed` saw so before it made this handle), and the
+        // table is not reused before this handle's drop.
+        unsafe { self.tables.read(self.table, self.count) }
     }
 }
 
+impl Drop for Batch {
+    fn drop(&mut self) {
+        self.tables.free.push(self.table);
+    }
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch").field("count", &self.count).finish_non_exhaustive()
+    }
+}
+
+/// Shared by all callers and the reactor. At most two batches are in it at once: of the two lanes, one may be
+/// open while the other, sealed, still waits for its writers; or both are sealed.
+#[derive(Debug)]
+pub struct OpenBatch {
+    word: Line<AtomicU64>,
+    lanes: [Line<Lane>; 2],
+    tables: Arc<Tables>,
+    /// The reactor's side. Locked per batch, never by a caller that proposes.
+    desk: Mutex<Desk>,
+    header_bytes: usize,
+    max_entries: u32,
+}
+
+/// Keeps what callers hammer on apart from what they only read.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Line<T>(T);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// No batch, not accepting.
+    Closed = 0,
+    /// No batch now; the next is to come.
+    Idle = 1,
+    /// Callers may reserve.
+    Open = 2,
+}
+
+/// The state word, unpacked: `phase (2) | lane (1) | count (29) | room (32)`.
+#[derive(Debug, Clone, Copy)]
+struct Word {
+    phase: Phase,
+    lane: usize,
+    /// Entries reserved so far.
+    count: u32,
+    /// Bytes of the body not reserved yet.
+    room: usize,
+}
+
+const COUNT_BITS: u32 = 29;
+const _: () = assert!(limits::MAX_BATCH_ENTRIES < 1 << COUNT_BITS);
+const _: () = assert!(limits::MAX_RING_BYTES as u64 <= u32::MAX as u64);
+
+impl Word {
+    const CLOSED: Word = Word { phase: Phase::Closed, lane: 0, count: 0, room: 0 };
+    const IDLE: Word = Word { phase: Phase::Idle, lane: 0, count: 0, room: 0 };
+
+    fn pack(self) -> u64 {
+        (self.phase as u64) << 62 | (self.lane as u64) << 61 | u64::from(self.count) << 32 | self.room as u64
+    }
+
+    fn unpack(word: u64) -> Word {
+        let phase = match word >> 62 {
+            0 => Phase::Closed,
+            1 => Phase::Idle,
+            _ => Phase::Open,
+        };
+        Word { phase, lane: (word >> 61 & 1) as usize, count: (word >> 32) as u32 & ((1 << COUNT_BITS) - 1), room: word as u32 as usize }
+    }
+}
+
+/// What writers need to know of their batch, after they reserved.
+#[derive(Debug)]
+struct Lane {
+    /// Where the body starts.
+    body: AtomicPtr<u8>,
+    /// Size of the body.
+    capacity: AtomicUsize,
+    table: AtomicU32,
+    /// `sealed (1) | entries reserved, once sealed (31) | entries finished (32)`.
+    finished: Line<AtomicU64>,
+    memory: Witness,
+}
+
+const SEALED: u64 = 1 << 63;
+
+/// True if a lane's `finished` says: sealed, and all writers are done.
+fn complete(finished: u64) -> bool {
+    finished & SEALED != 0 && (finished & !SEALED) >> 32 == finished & u64::from(u32::MAX)
+}
+
+/// The reactor's view of the two lanes.
+#[derive(Debug)]
+struct Desk {
+    held: [Option<Held>; 2],
+    /// The lane whose batch comes out next.
+    oldest: usize,
+}
+
+#[derive(Debug)]
+struct Held {
+    block: BlockMut,
+    table: u32,
+    capacity: usize,
+    /// Entries and bytes, once sealed.
+    sealed: Option<(u32, usize)>,
+}
+
+/// Room that a caller reserved.
+struct Reservation {
+    lane: usize,
+    /// Room that was left before it.
+    room: usize,
+    bytes: usize,
+    ordinal: u32,
+    entries: u32,
+}
+
 impl OpenBatch {
-    /// `header_bytes` are left free at the front of each block; at most `max_entries` per batch; `side_tables` batches may be alive (sealed, not yet dropped) at once.
+    /// `header_bytes` are left free at the front of each block; at most `max_entries` per batch; `side_tables`
+    /// batches may be alive (open, or sealed and not yet dropped) at once. Closed at first.
+    ///
+    /// # Panics
+    /// If a number is zero or over its bound in [`limits`], or all side tables together exceed the address space.
     pub fn new(header_bytes: usize, max_entries: usize, side_tables: usize) -> OpenBatch {
-        todo!()
+        assert!(
+            (1..=limits::MAX_BATCH_ENTRIES).contains(&max_entries),
+            "{max_entries} entries in a batch: must be 1 to {}",
+            limits::MAX_BATCH_ENTRIES
+        );
+        let lane = || {
+            Line(Lane {
+                body: AtomicPtr::new(std::ptr::null_mut()),
+                capacity: AtomicUsize::new(0),
+                table: AtomicU32::new(0),
+                finished: Line(AtomicU64::new(0)),
+                memory: Witness::default(),
+            })
+        };
+        OpenBatch {
+            word: Line(AtomicU64::new(Word::CLOSED.pack())),
+            lanes: [lane(), lane()],
+            tables: Arc::new(Tables::new(max_entries, side_tables)),
+            desk: Mutex::new(Desk { held: [None, None], oldest: 0 }),
+            header_bytes,
+            max_entries: max_entries as u32,
+        }
     }
-    /// Reactor: opens a batch over `block`. Gives the block back if a batch is open/unsealed or no side table is free.
-    pub fn open(&self, block: BlockMut) -> Result<(), BlockMut> {
-        todo!()
+
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    /// Any thread. `prefix` (0 or 16 bytes: session, sequence) goes before the payload; length field counts prefix + payload.
+
+    /// Reactor: opens a batch over `block`. Its body is what the block has after the header's bytes.
+    ///
+    /// # Errors
+    /// Gives the block back if a batch is open, both lanes are sealed and not polled, or no side table is free.
+    ///
+    /// # Panics
+    /// If the block has no room for the header.
+    pub fn open(&self, mut block: BlockMut) -> Result<(), BlockMut> {
+        let Some(capacity) = block.len().checked_sub(self.header_bytes) else {
+            panic!("a block of {} bytes holds no header of {}", block.len(), self.header_bytes);
+        };
+        let mut desk = self.desk();
+        let lane = match &desk.held {
+            [None, _] if desk.oldest == 0 => 0,
+            [_, None] if desk.oldest == 1 => 1,
+            _ => desk.oldest ^ 1,
+        };
+        let is_open = Word::unpack(self.word.0.load(Ordering::Relaxed)).phase == Phase::Open;
+        if is_open || desk.held[lane].is_some() {
+            return Err(block);
+        }
+        let Some(table) = self.tables.free.pop() else { return Err(block) };
+        self.tables.witness[table as usize].exclusive();
+
+        let here = &self.lanes[lane].0;
+        here.memory.exclusive();
+        // Relaxed: published by the word below. Nobody reads them now, all writers of this lane's last batch
+        // have finished.
+        // In bounds: the capacity was computed from the block's length; one past the end at most.
+        let body = block.as_mut_ptr().wrapping_add(self.header_bytes);
+        here.body.store(body, Ordering::Relaxed);
+        here.capacity.store(capacity, Ordering::Relaxed);
+        here.table.store(table, Ordering::Relaxed);
+        here.finished.0.store(0, Ordering::Relaxed);
+        desk.held[lane] = Some(Held { block, table, capacity, sealed: None });
+        // Release: pairs with the Acquire of each reservation. A plain store: no caller changes the word while no
+        // batch is open, and the reactor's changes are under the desk's lock.
+        let word = Word { phase: Phase::Open, lane, count: 0, room: capacity };
+        self.word.0.store(word.pack(), Ordering::Release);
+        Ok(())
+    }
+
+    /// Any thread: writes one entry. `prefix` (none, or 16 bytes: session, sequence) goes before the payload;
+    /// the length field counts prefix and payload. Lock-free, allocates nothing.
     pub fn propose(&self, prefix: &[u8], payload: &[u8], ticket: TicketId) -> Slot {
-        todo!()
+        let need = LENGTH_BYTES + prefix.len() + payload.len();
+        let reserved = self.reserve(|room, _| if need <= room { (need, 1) } else { (0, 0) });
+        let reservation = match reserved {
+            Ok(reservation) => reservation,
+            Err(slot) => return slot,
+        };
+        let (room, table) = self.reserved(&reservation);
+        write_entry(room, prefix, payload);
+        // SAFETY: the ordinal is this reservation's.
+        unsafe { self.tables.write(table, reservation.ordinal, ticket) };
+        self.finish(&reservation)
     }
-    /// Any thread: many entries in one reservation, as many as fit. Returns how many were written (a prefix of `payloads`) and the slot answer.
+
+    /// Any thread: writes many entries in one reservation, as many as fit; each has its ticket in `tickets`.
+    /// Returns how many were written (a prefix of `payloads`), and what became of them; `Full` or `Closed` only
+    /// if none was. Lock-free, allocates nothing.
+    ///
+    /// # Panics
+    /// If there are fewer tickets than payloads.
     pub fn propose_many(&self, payloads: &[&[u8]], tickets: &[TicketId]) -> (usize, Slot) {
-        todo!()
+        assert!(payloads.len() <= tickets.len(), "every payload has a ticket");
+        if payloads.is_empty() {
+            return (0, Slot::Written { first: false, last_after_seal: false });
+        }
+        let reserved = self.reserve(|room, most| {
+            let (mut bytes, mut entries) = (0, 0);
+            for payload in payloads.iter().take(most as usize) {
+                let need = LENGTH_BYTES + payload.len();
+                if need > room - bytes {
+                    break;
+                }
+                bytes += need;
+                entries += 1;
+            }
+            (bytes, entries)
+        });
+        let reservation = match reserved {
+            Ok(reservation) => reservation,
+            Err(slot) => return (0, slot),
+        };
+        let written = reservation.entries as usize;
+        let (mut room, table) = self.reserved(&reservation);
+        for (ordinal, (payload, ticket)) in (reservation.ordinal..).zip(payloads.iter().zip(tickets).take(written)) {
+            room = write_entry(room, &[], payload);
+            // SAFETY: the ordinal is one of this reservation's.
+            unsafe { self.tables.write(table, ordinal, *ticket) };
+        }
+        (written, self.finish(&reservation))
     }
+
+    /// Reserves what `fit` says, which is given the room in bytes and the entries that may still come, and
+    /// answers with bytes and entries to take; none if it does not fit.
+    #[inline]
+    fn reserve(&self, fit: impl Fn(usize, u32) -> (usize, u32)) -> Result<Reservation, Slot> {
+        let mut now = self.word.0.load(Ordering::Relaxed);
+        loop {
+            let word = Word::unpack(now);
+            match word.phase {
+                Phase::Closed => return Err(Slot::Closed),
+                Phase::Idle => return Err(Slot::Full),
+                Phase::Open => {}
+            }
+            let most = self.max_entries - word.count;
+            let (bytes, entries) = if most > 0 { fit(word.room, most) } else { (0, 0) };
+            if entries == 0 {
+                return Err(Slot::Full);
+            }
+            let next = Word { count: word.count + entries, room: word.room - bytes, ..word }.pack();
+            // Acquire: pairs with the store that opened the batch (the reservations between are read-modify-writes).
+            match self.word.0.compare_exchange_weak(now, next, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => {
+                    let Word { lane, room, count: ordinal, .. } = word;
+                    return Ok(Reservation { lane, room, bytes, ordinal, entries });
+                }
+                Err(changed) => now = changed,
+            }
+        }
+    }
+
+    /// The memory that `reservation` is about, and the number of its side table. Called once for each.
+    #[inline]
+    #[allow(clippy::mut_from_ref)] // The reservation is what makes it exclusive.
+    fn reserved(&self, reservation: &Reservation) -> (&mut [u8], u32) {
+        let lane = &self.lanes[reservation.lane].0;
+        lane.memory.shared();
+        let capacity = lane.capacity.load(Ordering::Relaxed);
+        assert!(reservation.bytes <= reservation.room && reservation.room <= capacity);
+        // SAFETY: the batch of this lane stays until our entries are counted finished, so `body` is the start of
+        // `capacity` bytes of a block that the desk holds and nobody touches but by reservation. Reservations are
+        // disjoint: each takes its bytes off the room in one atomic step. The slice is derived from the block's raw
+        // base, so it invalidates no other writer's.
+        let room = unsafe {
+            let start = lane.body.load(Ordering::Relaxed).add(capacity - reservation.room);
+            std::slice::from_raw_parts_mut(start, reservation.bytes)
+        };
+        (room, lane.table.load(Ordering::Relaxed))
+    }
+
+    /// The reserved entries are written. Nothing of the lane is touched after this.
+    #[inline]
+    fn finish(&self, reservation: &Reservation) -> Slot {
+        let entries = u64::from(reservation.entries);
+        // Release: what was written comes before the count that `poll_sealed` acquires.
+        let before = self.lanes[reservation.lane].0.finished.0.fetch_add(entries, Ordering::Release);
+        Slot::Written { first: reservation.ordinal == 0, last_after_seal: complete(before + entries) }
+    }
+
     /// Entries and bytes waiting in the open batch.
     pub fn waiting(&self) -> (u32, usize) {
-        todo!()
+        let desk = self.desk();
+        let word = Word::unpack(self.word.0.load(Ordering::Relaxed));
+        match (&desk.held[word.lane], word.phase) {
+            (Some(held), Phase::Open) => (word.count, held.capacity - word.room),
+            _ => (0, 0),
+        }
     }
-    /// Reactor: no newcomers from now on. False if nothing is open or it is empty.
+
+    /// Reactor: no newcomers from now on. False if nothing is open or it is empty (then it stays open).
     pub fn seal(&self) -> bool {
-        todo!()
+        let mut desk = self.desk();
+        let mut now = self.word.0.load(Ordering::Relaxed);
+        loop {
+            let word = Word::unpack(now);
+            if word.phase != Phase::Open || word.count == 0 {
+                return false;
+            }
+            let idle = Word::IDLE.pack();
+            match self.word.0.compare_exchange_weak(now, idle, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => {
+                    self.sealed(&mut desk, word);
+                    return true;
+                }
+                Err(changed) => now = changed,
+            }
+        }
     }
-    /// Reactor: the sealed batch, once its writers are done.
+
+    /// The batch whose last word was `word` takes no more reservations.
+    fn sealed(&self, desk: &mut Desk, word: Word) {
+        let Some(held) = &mut desk.held[word.lane] else { unreachable!("an open batch has memory") };
+        held.sealed = Some((word.count, held.capacity - word.room));
+        // Relaxed: it publishes nothing, and as a read-modify-write it keeps what writers released.
+        let target = SEALED | u64::from(word.count) << 32;
+        self.lanes[word.lane].0.finished.0.fetch_add(target, Ordering::Relaxed);
+    }
+
+    /// Reactor: the oldest sealed batch, once its writers are done.
     pub fn poll_sealed(&self) -> Option<(Sealed, Batch)> {
-        todo!()
+        let mut desk = self.desk();
+        let lane = desk.oldest;
+        let (count, body_bytes) = desk.held[lane].as_ref()?.sealed?;
+        // Acquire: pairs with each writer's `finish`.
+        if !complete(self.lanes[lane].0.finished.0.load(Ordering::Acquire)) {
+            return None;
+        }
+        self.lanes[lane].0.memory.exclusive();
+        let Held { block, table, .. } = desk.held[lane].take()?;
+        desk.oldest ^= 1;
+        let batch = Batch { tables: self.tables.clone(), table, count };
+        Some((Sealed { block, body_bytes, count }, batch))
     }
-    /// Reactor: leadership lost: close to newcomers; what was in the open batch comes out through `poll_sealed` (to fail its tickets).
+
+    /// Reactor: leadership lost: closed to newcomers. What was in the open batch comes out through
+    /// [`OpenBatch::poll_sealed`] (to fail its tickets); memory of an empty one is dropped.
     pub fn close(&self) {
-        todo!()
+        let mut desk = self.desk();
+        // Relaxed: as in `seal`.
+        let word = Word::unpack(self.word.0.swap(Word::CLOSED.pack(), Ordering::Relaxed));
+        if word.phase != Phase::Open {
+            return;
+        }
+        if word.count > 0 {
+            self.sealed(&mut desk, word);
+        } else if let Some(held) = desk.held[word.lane].take() {
+            self.tables.free.push(held.table);
+        }
     }
-    /// True between close() and the next open().
+
+    /// True between `close` and the next `open`, and before the first.
     pub fn is_closed(&self) -> bool {
-        todo!()
+        Word::unpack(self.word.0.load(Ordering::Relaxed)).phase == Phase::Closed
+    }
+}
+
+/// Writes one entry at the start of `room`; what is left of it.
+#[inline]
+fn write_entry<'a>(room: &'a mut [u8], prefix: &[u8], payload: &[u8]) -> &'a mut [u8] {
+    let counted = prefix.len() + payload.len();
+    let (entry, rest) = room.split_at_mut(LENGTH_BYTES + counted);
+    let (length, body) = entry.split_at_mut(LENGTH_BYTES);
+    // Lossless: the entry fits a batch, whose room fits 32 bits.
+    length.copy_from_slice(&(counted as u32).to_le_bytes());
+    let (before, body) = body.split_at_mut(prefix.len());
+    before.copy_from_slice(prefix);
+    copy_payload(body, payload);
+    rest
+}
+
+/// All side tables, in one region: ticket ids by table and ordinal.
+#[derive(Debug)]
+struct Tables {
+    memory: Memory,
+    entries: usize,
+    free: FreeList,
+    witness: Box<[Witness]>,
+}
+
+impl Tables {
+    fn new(entries: usize, tables: usize) -> Tables {
+        assert!(tables > 0, "a batch needs a side table");
+        let Some(bytes) = entries.checked_mul(tables).and_then(|all| all.checked_mul(size_of::<TicketId>())) else {
+            panic!("{tables} side tables of {entries} entries exceed the address space");
+        };
+        Tables {
+            memory: Memory::heap(bytes),
+            entries,
+            free: FreeList::full(tables),
+            witness: (0..tables).map(|_| Witness::default()).collect(),
+        }
+    }
+
+    fn at(&self, table: u32, ordinal: u32) -> *mut TicketId {
+        assert!((ordinal as usize) < self.entries, "ordinal outside a side table");
+        let place = table as usize * self.entries + ordinal as usize;
+        self.memory.at(place * size_of::<TicketId>()).cast()
+    }
+
+    /// Notes one ticket.
+    ///
+    /// # Safety
+    /// The table is that of a batch in which the caller reserved `ordinal` and has not finished.
+    #[inline]
+    unsafe fn write(&self, table: u32, ordinal: u32, ticket: TicketId) {
+        self.witness[table as usize].shared();
+        // SAFETY: in bounds and aligned (`at`; the region is aligned to a block); nobody else accesses this ordinal
+        // before the caller finished.
+        unsafe { self.at(table, ordinal).write(ticket) }
+    }
+
+    /// The first `count` tickets.
+    ///
+    /// # Safety
+    /// All writers have finished, and the table is not reused while the slice lives.
+    unsafe fn read(&self, table: u32, count: u32) -> &[TicketId] {
+        self.witness[table as usize].shared();
+        assert!(count as usize <= self.entries, "more tickets than a side table has");
+        // SAFETY: in bounds by the assertion, aligned, initialised (zeroed when made, any bits are a `TicketId`),
+        // and not written by the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.at(table, 0), count as usize) }
     }
 }

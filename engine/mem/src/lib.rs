@@ -9,6 +9,7 @@ mod copy;
 mod free_list;
 pub mod limits;
 mod memory;
+mod park;
 mod pool;
 mod references;
 mod ring;

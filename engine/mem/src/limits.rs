@@ -12,3 +12,5 @@ pub const MAX_RING_BLOCKS: usize = 1 << 20;
 const _: () = assert!(MIN_RING_BYTES.is_multiple_of(BLOCK_BYTES));
 const _: () = assert!(MIN_RING_BYTES.is_power_of_two() && MAX_RING_BYTES.is_power_of_two());
 const _: () = assert!(MAX_RING_BLOCKS < u32::MAX as usize);
+/// Most entries of one batch.
+pub const MAX_BATCH_ENTRIES: usize = 1 << 24;

@@ -1,88 +1,442 @@
-//! SIGNATURES ONLY. The ticket slab: one slot per proposal in flight, taken by a caller, resolved exactly once by the engine.
-//! Lock-free free list; per-slot state word with a generation, so a stale id never resolves a newer ticket. No allocation after new.
-//! Waiting: thread park (a thread-local Waker made once per thread) or a Future. A dropped Ticket frees its slot once resolved.
-#![allow(missing_docs, unused_variables, clippy::todo)]
-use std::{
-    future::Future,
-    pin::Pin,
-    task::{Context, Poll},
-    time::Duration,
-};
+//! The ticket slab: one slot per proposal in flight, taken by a caller, resolved exactly once by the engine.
+//!
+//! A slot's state is one atomic word: a generation, and flags that are only ever set.
+//!
+//! ```text
+//! free ----take----> owned ----claim, settle----> DONE ----drop----> free, next generation
+//!                      \----drop (DROPPED)----> claim, settle ----> free, next generation
+//! ```
+//!
+//! Whoever sets the second of `DONE` and `DROPPED` frees the slot. A ticket's id names slot and generation, so a
+//! stale id never resolves a newer ticket. A free slot is ready to be resolved already: taking it is taking its
+//! number off the free list, no more. (An id that nobody was given yet must not be made up.)
 
+use std::cell::Cell;
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::MutexGuard;
+use std::task::{Context, Poll, Waker};
+#[cfg(not(loom))]
+use std::time::{Duration, Instant};
+
+use crate::copy::copy_payload;
+use crate::free_list::FreeList;
+use crate::memory::Memory;
+use crate::park;
+use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, Ordering, PoisonError, Witness};
+
+/// Names one ticket, for ever: `generation << 32 | slot`. The default names none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct TicketId(pub u64); // generation << 32 | slot
+#[repr(transparent)]
+pub struct TicketId(pub u64);
+
+impl TicketId {
+    fn new(generation: u32, slot: u32) -> TicketId {
+        TicketId(u64::from(generation) << 32 | u64::from(slot))
+    }
+
+    fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    fn slot(self) -> u32 {
+        self.0 as u32
+    }
+}
 
 /// How a proposal ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Applied at `index`; the reply's first `reply_len` bytes are in the slot.
-    Applied { index: u64 },
-    /// Definitely not applied, never will be. `hint`: leader's id, or zero.
-    NotApplied { hint: u64 },
+    /// Applied; the reply is in the ticket.
+    Applied {
+        /// The entry's log index.
+        index: u64,
+    },
+    /// Definitely not applied, never will be.
+    NotApplied {
+        /// The leader's id, or zero.
+        hint: u64,
+    },
     /// Leadership or the node was lost before the outcome was known.
     Unknown,
 }
 
+/// The flags of a slot's state; the generation is above them. Zero: free, or owned and unresolved.
+mod flag {
+    /// Someone is about to write the outcome, and nobody else will.
+    pub(super) const CLAIMED: u64 = 1;
+    /// The outcome and reply stand.
+    pub(super) const DONE: u64 = 2;
+    /// A waker was left.
+    pub(super) const WAITING: u64 = 4;
+    /// The ticket was dropped.
+    pub(super) const DROPPED: u64 = 8;
+}
+
+/// A line of its own, so that neighbours' callers do not disturb each other.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Slot {
+    /// `generation << 32 | flags`.
+    state: AtomicU64,
+    /// The outcome's kind and the reply's length: `kind << 32 | length`. Published by `DONE`.
+    kind: AtomicU64,
+    /// The outcome's number. Published by `DONE`.
+    value: AtomicU64,
+    waker: Mutex<Option<Waker>>,
+    reply: Witness,
+}
+
+impl Slot {
+    fn waker(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Slab {
+    slots: Box<[Slot]>,
+    replies: Memory,
+    reply_bytes: usize,
+    reply_stride: usize,
+    free: FreeList,
+    taken: AtomicUsize,
+}
+
+impl Slab {
+    /// The right to settle `id`. False if it is stale, or someone else has it.
+    fn claim(&self, id: TicketId) -> bool {
+        let Some(slot) = self.slots.get(id.slot() as usize) else { return false };
+        let mut state = slot.state.load(Ordering::Relaxed);
+        loop {
+            if state >> 32 != u64::from(id.generation()) || state & flag::CLAIMED != 0 {
+                return false;
+            }
+            let claimed = state | flag::CLAIMED;
+            // Acquire: pairs with the store in `free`: the last owner is done reading the reply.
+            match slot.state.compare_exchange_weak(state, claimed, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(now) => state = now,
+            }
+        }
+    }
+
+    /// Resolves `id`, if it is still to be resolved. Whoever waits for it is to be woken by the caller.
+    pub(crate) fn resolve(&self, id: TicketId, outcome: Outcome, reply: &[u8]) -> (bool, Option<Waker>) {
+        assert!(reply.len() <= self.reply_bytes, "a reply of {} bytes: tickets have room for {}", reply.len(), self.reply_bytes);
+        if !self.claim(id) {
+            return (false, None);
+        }
+        let slot = &self.slots[id.slot() as usize];
+        let (kind, value) = match outcome {
+            Outcome::Unknown => (0, 0),
+            Outcome::Applied { index } => (1, index),
+            Outcome::NotApplied { hint } => (2, hint),
+        };
+        if !reply.is_empty() {
+            slot.reply.exclusive();
+            // SAFETY: the claim is ours alone and `DONE` is not set, so no owner of this generation reads the
+            // reply yet; the last generation's owner is gone. Other slots' replies are other ranges.
+            let room = unsafe { self.replies.slice_mut(id.slot() as usize * self.reply_stride, reply.len()) };
+            copy_payload(room, reply);
+        }
+        slot.kind.store(kind << 32 | reply.len() as u64, Ordering::Relaxed);
+        slot.value.store(value, Ordering::Relaxed);
+        // Release: outcome and reply come first. Acquire: the owner's drop, or its waker, came before.
+        let before = slot.state.fetch_or(flag::DONE, Ordering::AcqRel);
+        if before & flag::DROPPED != 0 {
+            self.free(id, before);
+            return (true, None);
+        }
+        // The owner may be gone by now and the slot be someone else's: then this takes the newcomer's waker, who is
+        // woken for nothing, finds nothing, and leaves its waker again. A waker that is taken is always woken.
+        let waker = if before & flag::WAITING != 0 { slot.waker().take() } else { None };
+        (true, waker)
+    }
+
+    /// Puts a slot back that is both done and dropped.
+    fn free(&self, id: TicketId, flags: u64) {
+        let slot = &self.slots[id.slot() as usize];
+        if flags & flag::WAITING != 0 {
+            let left = slot.waker().take();
+            drop(left);
+        }
+        // Never zero, so that the default id names none.
+        let generation = id.generation().wrapping_add(1).max(1);
+        // Release: pairs with the next `claim`. A plain store: nobody else has a right to this slot.
+        slot.state.store(u64::from(generation) << 32, Ordering::Release);
+        self.taken.fetch_sub(1, Ordering::Relaxed);
+        self.free.push(id.slot());
+    }
+
+    fn outcome(&self, slot: u32) -> Option<(Outcome, usize)> {
+        let slot = &self.slots[slot as usize];
+        // Acquire: pairs with `DONE`'s Release.
+        if slot.state.load(Ordering::Acquire) & flag::DONE == 0 {
+            return None;
+        }
+        let (kind, value) = (slot.kind.load(Ordering::Relaxed), slot.value.load(Ordering::Relaxed));
+        let outcome = match kind >> 32 {
+            1 => Outcome::Applied { index: value },
+            2 => Outcome::NotApplied { hint: value },
+            _ => Outcome::Unknown,
+        };
+        Some((outcome, kind as u32 as usize))
+    }
+}
+
 /// Handle to the slab; clone freely.
 #[derive(Debug, Clone)]
-pub struct Tickets {}
+pub struct Tickets {
+    slab: Arc<Slab>,
+}
+
 impl Tickets {
+    /// `slots` tickets at once, each with room for a reply of `reply_bytes`.
+    ///
+    /// # Panics
+    /// If all replies together exceed the address space, or there are 2^32 slots or more.
     pub fn new(slots: usize, reply_bytes: usize) -> Tickets {
-        todo!()
+        let reply_stride = reply_bytes.next_multiple_of(align_of::<Slot>());
+        let Some(bytes) = reply_stride.checked_mul(slots) else {
+            panic!("{slots} replies of {reply_bytes} bytes exceed the address space");
+        };
+        let slot = |_| Slot {
+            state: AtomicU64::new(1 << 32),
+            kind: AtomicU64::new(0),
+            value: AtomicU64::new(0),
+            waker: Mutex::new(None),
+            reply: Witness::default(),
+        };
+        let slab = Slab {
+            slots: (0..slots).map(slot).collect(),
+            replies: Memory::heap(bytes),
+            reply_bytes,
+            reply_stride,
+            free: FreeList::full(slots),
+            taken: AtomicUsize::new(0),
+        };
+        Tickets { slab: Arc::new(slab) }
     }
-    /// Takes a slot; None at the bound (Busy).
+
+    /// Takes a slot; `None` at the bound (Busy), or after [`Tickets::abandon`]. Never allocates, never blocks.
     pub fn take(&self) -> Option<Ticket> {
-        todo!()
+        let slot = self.slab.free.pop()?;
+        self.slab.taken.fetch_add(1, Ordering::Relaxed);
+        // Relaxed: `pop` acquired what `free` stored before it pushed the slot.
+        let generation = (self.slab.slots[slot as usize].state.load(Ordering::Relaxed) >> 32) as u32;
+        Some(Ticket { slab: self.slab.clone(), id: TicketId::new(generation, slot), not_sync: PhantomData })
     }
+
+    /// Tickets taken whose slot is not free again; out of date at once.
     pub fn in_flight(&self) -> usize {
-        todo!()
+        self.slab.taken.load(Ordering::Relaxed)
     }
-    /// The engine's side: one user at a time (the thread that resolves).
+
+    /// The engine's side: one for each thread that resolves.
     pub fn resolver(&self) -> Resolver {
-        todo!()
+        Resolver { slab: self.slab.clone(), wakers: Vec::with_capacity(WAKERS) }
     }
+
+    /// Most bytes of a reply.
     pub fn reply_bytes(&self) -> usize {
-        todo!()
+        self.slab.reply_bytes
+    }
+
+    /// The engine is gone: no ticket will be taken any more, and every one that is unresolved ends as
+    /// [`Outcome::Unknown`] now, its waiter woken. For good.
+    pub fn abandon(&self) {
+        self.slab.free.close();
+        // Whatever was taken was taken before the close, and is seen here as it was then or later. Slots that are
+        // free are settled too; nobody will ever take them.
+        let mut resolver = self.resolver();
+        for (slot, state) in self.slab.slots.iter().enumerate() {
+            let generation = (state.state.load(Ordering::Relaxed) >> 32) as u32;
+            resolver.resolve(TicketId::new(generation, slot as u32), Outcome::Unknown, &[]);
+        }
+    }
+
+    /// True after [`Tickets::abandon`].
+    pub fn is_abandoned(&self) -> bool {
+        self.slab.free.is_closed()
     }
 }
-/// Resolves tickets; wakes each waiting caller once per batch (wakers are gathered in a fixed table and fired by `flush`).
-#[derive(Debug)]
-pub struct Resolver {}
+
+/// How many different wakers a resolver gathers before it fires them.
+const WAKERS: usize = 64;
+
+/// Resolves tickets. Wakes each waiting caller once per batch: wakers are gathered in a table of fixed size,
+/// equal ones once, and fired by [`Resolver::flush`], when the table is full, and on drop.
+pub struct Resolver {
+    slab: Arc<Slab>,
+    /// Never grows over `WAKERS`.
+    wakers: Vec<Waker>,
+}
+
 impl Resolver {
-    /// False if the id is stale or already resolved. `reply` must be at most reply_bytes.
+    /// Resolves a ticket. False if the id is stale or already resolved. Cheap if nobody waits.
+    ///
+    /// # Panics
+    /// If `reply` is longer than [`Tickets::reply_bytes`].
     pub fn resolve(&mut self, id: TicketId, outcome: Outcome, reply: &[u8]) -> bool {
-        todo!()
+        let (resolved, waker) = self.slab.resolve(id, outcome, reply);
+        if let Some(waker) = waker {
+            self.gather(waker);
+        }
+        resolved
     }
-    pub fn flush(&mut self) {}
+
+    fn gather(&mut self, waker: Waker) {
+        if self.wakers.iter().any(|known| known.will_wake(&waker)) {
+            return;
+        }
+        if self.wakers.len() == WAKERS {
+            self.flush();
+        }
+        self.wakers.push(waker);
+    }
+
+    /// Wakes all whose tickets were resolved since the last flush.
+    pub fn flush(&mut self) {
+        self.wakers.drain(..).for_each(Waker::wake);
+    }
 }
-/// One proposal's outcome to come.
-#[derive(Debug)]
-pub struct Ticket {}
+
+impl Drop for Resolver {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resolver").field("wakers", &self.wakers.len()).finish_non_exhaustive()
+    }
+}
+
+/// One proposal's outcome to come: wait for it, poll it, or await it. One thread at a time uses it (`Send`, not
+/// `Sync`), since it holds the waker of one. Dropping it unresolved gives the slot back once it is resolved.
+pub struct Ticket {
+    slab: Arc<Slab>,
+    id: TicketId,
+    not_sync: PhantomData<Cell<()>>,
+}
+
 impl Ticket {
+    fn slot(&self) -> &Slot {
+        &self.slab.slots[self.id.slot() as usize]
+    }
+
+    /// The ticket's name, for the engine to resolve it by.
     pub fn id(&self) -> TicketId {
-        todo!()
+        self.id
     }
-    /// Gives back a ticket whose proposal was never written (so nobody will resolve it).
-    pub fn cancel(self) {}
-    /// None while unresolved.
+
+    /// Gives back a ticket whose proposal was never written (so that nobody will resolve it).
+    pub fn cancel(self) {
+        if self.slab.claim(self.id) {
+            // Relaxed: nothing was written; the drop that follows frees the slot.
+            self.slot().state.fetch_or(flag::DONE, Ordering::Relaxed);
+        }
+    }
+
+    /// The outcome; `None` while unresolved.
     pub fn poll_outcome(&self) -> Option<Outcome> {
-        todo!()
+        self.slab.outcome(self.id.slot()).map(|(outcome, _)| outcome)
     }
-    /// Blocks the thread until resolved.
+
+    /// The outcome, or else leaves `waker` to be woken by it.
+    fn poll_or_leave(&self, waker: &Waker) -> Option<Outcome> {
+        if let Some(outcome) = self.poll_outcome() {
+            return Some(outcome);
+        }
+        let slot = self.slot();
+        let mut place = slot.waker();
+        let known = place.as_ref().is_some_and(|left| left.will_wake(waker));
+        let replaced = if known { None } else { place.replace(waker.clone()) };
+        drop(place);
+        // Outside the lock: a waker's drop is foreign code.
+        drop(replaced);
+        // Release: a resolver that sees the flag finds the waker. Acquire: or else its outcome is seen here.
+        slot.state.fetch_or(flag::WAITING, Ordering::AcqRel);
+        self.poll_outcome()
+    }
+
+    /// Blocks the thread until resolved. Allocates on a thread's first wait, never after.
     pub fn wait(&self) -> Outcome {
-        todo!()
+        if let Some(outcome) = self.poll_outcome() {
+            return outcome;
+        }
+        park::with_waker(|waker| {
+            loop {
+                if let Some(outcome) = self.poll_or_leave(waker) {
+                    return outcome;
+                }
+                park::park();
+            }
+        })
     }
+
+    /// Blocks the thread until resolved, but for `limit` at most; `None` if it is unresolved then.
+    #[cfg(not(loom))]
     pub fn wait_timeout(&self, limit: Duration) -> Option<Outcome> {
-        todo!()
+        if let Some(outcome) = self.poll_outcome() {
+            return Some(outcome);
+        }
+        let Some(deadline) = Instant::now().checked_add(limit) else { return Some(self.wait()) };
+        park::with_waker(|waker| {
+            loop {
+                if let Some(outcome) = self.poll_or_leave(waker) {
+                    return Some(outcome);
+                }
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return None;
+                }
+                std::thread::park_timeout(left);
+            }
+        })
     }
+
     /// The reply's bytes; empty until applied.
     pub fn reply(&self) -> &[u8] {
-        todo!()
+        let len = match self.slab.outcome(self.id.slot()) {
+            None | Some((_, 0)) => return &[],
+            Some((_, len)) => len,
+        };
+        self.slot().reply.shared();
+        // SAFETY: `DONE` is set, so the reply is written and will not be again before the slot is free, which this
+        // ticket prevents as long as it lives.
+        unsafe { self.slab.replies.slice(self.id.slot() as usize * self.slab.reply_stride, len) }
     }
 }
+
 impl Future for Ticket {
     type Output = Outcome;
+
+    /// Once ready, ready for ever.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
-        todo!()
+        match self.poll_or_leave(cx.waker()) {
+            Some(outcome) => Poll::Ready(outcome),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        // Release: what was read of the reply comes before the slot's reuse. Acquire: so does the resolver's part.
+        let before = self.slot().state.fetch_or(flag::DROPPED, Ordering::AcqRel);
+        if before & flag::DONE != 0 {
+            self.slab.free(self.id, before);
+        }
+    }
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket").field("id", &self.id).field("outcome", &self.poll_outcome()).finish()
     }
 }
