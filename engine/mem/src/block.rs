@@ -239,6 +239,18 @@ impl Block {
         unsafe { self.range(self.len) }
     }
 
+    /// A handle to `len` bytes from `from` on, which keeps the whole block's memory.
+    ///
+    /// # Panics
+    /// If the block has no such bytes.
+    pub fn slice(&self, from: usize, len: usize) -> Block {
+        assert!(from.checked_add(len).is_some_and(|end| end <= self.len), "a slice of {len} from {from} in a block of {}", self.len);
+        let mut part = self.clone();
+        part.start += from as u64;
+        part.len = len;
+        part
+    }
+
     /// True if it lies in a ring (registered memory) rather than in a pool.
     pub fn in_ring(&self) -> bool {
         matches!(self.home, Home::Ring(_))
