@@ -1,1 +1,34 @@
+//! Kontiki's simulated world: hosts with disks, clocks and a network between them, from one seed.
+//!
+//! [`Sim`] is the world, [`SimIo`] what one process sees of it: an implementation of [`kontiki_io::Io`] under which the
+//! whole engine runs unchanged. It is single-threaded and deterministic: the same seed and the same calls give
+//! the same [`Sim::trace_hash`], on every build of the same source.
+//!
+//! [`Recording`] goes around any `Io`, this one or a real one, and shows every submission and completion to an observer.
 
+mod conditions;
+mod disk;
+mod host;
+mod inode;
+pub mod limits;
+mod network;
+mod op_class;
+mod random;
+mod recording;
+mod sim;
+mod sim_io;
+mod sockets;
+mod storage;
+mod trace;
+mod traffic;
+mod world;
+
+pub use conditions::{Conditions, Delay, DiskConditions, MICROSECOND, MILLISECOND, NetworkConditions, ProcessorConditions, SECOND};
+pub use disk::{Disk, Unflushed};
+pub use host::{Host, Injection};
+pub use op_class::{OpClass, handle_of};
+pub use random::{Odds, Random};
+pub use recording::{Observer, Recording};
+pub use sim::Sim;
+pub use sim_io::SimIo;
+pub use trace::{Counts, Occurrence, hash_bytes};

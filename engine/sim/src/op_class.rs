@@ -1,0 +1,102 @@
+//! Operations by kind: what faults are aimed at and what recordings are sorted by.
+
+use kontiki_io::{Handle, Op};
+
+/// The kind of an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs, reason = "each is the operation of its name, documented there")]
+pub enum OpClass {
+    OpenDir,
+    Lock,
+    List,
+    Open,
+    Allocate,
+    Read,
+    Write,
+    Sync,
+    Rename,
+    Unlink,
+    SyncDir,
+    Listen,
+    Accept,
+    Connect,
+    Recv,
+    Send,
+    Shutdown,
+    Close,
+}
+
+impl OpClass {
+    /// The kind of `op`.
+    pub fn of(op: &Op) -> OpClass {
+        match op {
+            Op::OpenDir { .. } => OpClass::OpenDir,
+            Op::Lock { .. } => OpClass::Lock,
+            Op::List { .. } => OpClass::List,
+            Op::Open { .. } => OpClass::Open,
+            Op::Allocate { .. } => OpClass::Allocate,
+            Op::Read { .. } => OpClass::Read,
+            Op::Write { .. } => OpClass::Write,
+            Op::Sync { .. } => OpClass::Sync,
+            Op::Rename { .. } => OpClass::Rename,
+            Op::Unlink { .. } => OpClass::Unlink,
+            Op::SyncDir { .. } => OpClass::SyncDir,
+            Op::Listen { .. } => OpClass::Listen,
+            Op::Accept { .. } => OpClass::Accept,
+            Op::Connect { .. } => OpClass::Connect,
+            Op::Recv { .. } => OpClass::Recv,
+            Op::Send { .. } => OpClass::Send,
+            Op::Shutdown { .. } => OpClass::Shutdown,
+            Op::Close { .. } => OpClass::Close,
+        }
+    }
+
+    /// Its name, in lower case.
+    pub const fn name(self) -> &'static str {
+        match self {
+            OpClass::OpenDir => "open-dir",
+            OpClass::Lock => "lock",
+            OpClass::List => "list",
+            OpClass::Open => "open",
+            OpClass::Allocate => "allocate",
+            OpClass::Read => "read",
+            OpClass::Write => "write",
+            OpClass::Sync => "sync",
+            OpClass::Rename => "rename",
+            OpClass::Unlink => "unlink",
+            OpClass::SyncDir => "sync-dir",
+            OpClass::Listen => "listen",
+            OpClass::Accept => "accept",
+            OpClass::Connect => "connect",
+            OpClass::Recv => "recv",
+            OpClass::Send => "send",
+            OpClass::Shutdown => "shutdown",
+            OpClass::Close => "close",
+        }
+    }
+
+    /// Whether it concerns the disk (the rest concern the network, or a handle of either kind).
+    pub const fn is_storage(self) -> bool {
+        !matches!(
+            self,
+            OpClass::Listen | OpClass::Accept | OpClass::Connect | OpClass::Recv | OpClass::Send | OpClass::Shutdown | OpClass::Close
+        )
+    }
+}
+
+/// The handle an operation works on, if it works on one.
+pub fn handle_of(op: &Op) -> Option<Handle> {
+    match op {
+        Op::OpenDir { .. } | Op::Listen { .. } | Op::Connect { .. } => None,
+        Op::Lock { dir, .. }
+        | Op::List { dir }
+        | Op::Open { dir, .. }
+        | Op::Rename { dir, .. }
+        | Op::Unlink { dir, .. }
+        | Op::SyncDir { dir } => Some(*dir),
+        Op::Allocate { file, .. } | Op::Read { file, .. } | Op::Write { file, .. } | Op::Sync { file } => Some(*file),
+        Op::Accept { listener } => Some(*listener),
+        Op::Recv { socket, .. } | Op::Send { socket, .. } | Op::Shutdown { socket } => Some(*socket),
+        Op::Close { handle } => Some(*handle),
+    }
+}

@@ -1,0 +1,407 @@
+//! The hand on the world: hosts, processes, faults and time, for whoever drives a simulation.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use kontiki_core::Time;
+use kontiki_io::Wake;
+
+use crate::conditions::{Conditions, DiskConditions};
+use crate::disk::{Disk, Unflushed};
+use crate::host::{Clock, Host, Injection, Process};
+use crate::network::host_ip;
+use crate::op_class::OpClass;
+use crate::sim_io::SimIo;
+use crate::trace::{Counts, Occurrence};
+use crate::world::{Happening, World};
+
+/// A simulated world. Cheap to clone: every clone is a hand on the same world.
+///
+/// A driver boots a process on each host, gives its [`SimIo`] to a reactor, and then, for as long as it likes, asks
+/// [`Sim::next`] whose turn it is and turns that reactor once. Everything follows from the seed and the driver's calls.
+///
+/// ```
+/// use kontiki_io::{Io, Op, Output, Token};
+/// use kontiki_sim::{Conditions, Sim};
+///
+/// let sim = Sim::new(7, Conditions::calm());
+/// let host = sim.add_host();
+/// let mut io = sim.boot(host);
+/// io.submit(Token(1), Op::OpenDir { path: "/data".into(), create: true });
+/// let mut done = Vec::new();
+/// while done.is_empty() {
+///     let turning = sim.next(kontiki_core::Time(1_000_000_000)).expect("the process has something to do");
+///     assert_eq!(turning, host);
+///     io.turn(Some(kontiki_core::Time(u64::MAX)), &mut done).expect("the process is alive");
+/// }
+/// assert!(matches!(done[0].result, Ok(Output::Opened(_))));
+/// ```
+#[derive(Clone)]
+pub struct Sim(Rc<RefCell<World>>);
+
+impl std::fmt::Debug for Sim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let world = self.0.borrow();
+        write!(f, "Sim(seed {}, {} ns, trace {:016x})", world.seed, world.now_ns, world.trace.hash())
+    }
+}
+
+impl Sim {
+    /// A world without hosts, at time zero.
+    pub fn new(seed: u64, conditions: Conditions) -> Sim {
+        Sim(Rc::new(RefCell::new(World::new(seed, conditions))))
+    }
+
+    /// One more host: powered, with an empty disk and no process.
+    pub fn add_host(&self) -> Host {
+        self.0.borrow_mut().add_host()
+    }
+
+    /// Starts a process on a host, switching it on first if need be.
+    ///
+    /// # Panics
+    /// If one is running there.
+    pub fn boot(&self, host: Host) -> SimIo {
+        let boot = self.0.borrow_mut().boot(host.0);
+        SimIo::new(Rc::clone(&self.0), host.0, boot)
+    }
+
+    /// Moves time to the next turn that a process is due and says whose, not past `limit` (world time). `None`: nobody
+    /// is due by then, and it is `limit` now. The driver must turn that process's reactor, or end the process.
+    pub fn next(&self, limit: Time) -> Option<Host> {
+        self.0.borrow_mut().next(limit.0)
+    }
+
+    /// World time: what a perfect clock would read.
+    pub fn now(&self) -> Time {
+        Time(self.0.borrow().now_ns)
+    }
+
+    /// The address of a port of a host.
+    pub fn address(&self, host: Host, port: u16) -> SocketAddr {
+        SocketAddr::new(host_ip(host.0), port)
+    }
+
+    /// Kills a process (SIGKILL): what it had under way happens, happens in part or not at all; the page cache is kept;
+    /// its connections are closed or reset by the kernel. Nothing if none is running. Its `SimIo` is dead from now on.
+    pub fn crash(&self, host: Host) {
+        let mut world = self.0.borrow_mut();
+        if world.hosts[host.0].running {
+            world.counts.add("crash");
+            world.end_process(host.0, "crash");
+        }
+    }
+
+    /// Cuts a host's power: of what was not flushed each sector, length and directory entry reached the medium or not,
+    /// drawn one by one. Its peers are told nothing. [`Sim::boot`] switches it on again.
+    pub fn power_cut(&self, host: Host) {
+        let mut world = self.0.borrow_mut();
+        // Mostly a mixture, sometimes all or nothing.
+        let (all, none) = (world.random.below(8) == 0, world.random.below(8) == 0);
+        let mut chance = world.hosts[host.0].disk_random.clone();
+        world.power_cut(host.0, &mut |_| all || (!none && chance.coin()));
+        world.hosts[host.0].disk_random = chance;
+    }
+
+    /// Cuts a host's power, with the caller choosing what is kept.
+    pub fn power_cut_with(&self, host: Host, mut kept: impl FnMut(Unflushed) -> bool) {
+        self.0.borrow_mut().power_cut(host.0, &mut kept);
+    }
+
+    /// A copy of a host's disk as a power cut would meet it now, with the writes under way counted as unflushed: what a
+    /// crash-point enumeration cuts in every way it can think of, and installs into worlds of their own.
+    pub fn disk_for_cut(&self, host: Host) -> Disk {
+        self.0.borrow_mut().disk_for_cut(host.0)
+    }
+
+    /// Replaces a host's disk.
+    ///
+    /// # Panics
+    /// If a process is running there.
+    pub fn install_disk(&self, host: Host, disk: Disk) {
+        let mut world = self.0.borrow_mut();
+        assert!(!world.hosts[host.0].running, "the disk of host {} is in use", host.0);
+        world.hosts[host.0].disk = disk;
+    }
+
+    /// Lets a caller look at or change a host's disk: capacity, bits flipped at rest.
+    pub fn with_disk<T>(&self, host: Host, change: impl FnOnce(&mut Disk) -> T) -> T {
+        let mut world = self.0.borrow_mut();
+        let result = change(&mut world.hosts[host.0].disk);
+        world.record(host.0, "disk touched", 0, 0, 0);
+        result
+    }
+
+    /// Changes the conditions of one host's disk.
+    pub fn set_disk_conditions(&self, host: Host, conditions: DiskConditions) {
+        let mut world = self.0.borrow_mut();
+        world.hosts[host.0].disk.set_capacity(conditions.capacity_bytes);
+        world.hosts[host.0].disk_conditions = conditions;
+    }
+
+    /// Changes the conditions of everything but the disks.
+    pub fn set_conditions(&self, change: impl FnOnce(&mut Conditions)) {
+        change(&mut self.0.borrow_mut().conditions);
+    }
+
+    /// Stops a process (SIGSTOP): it gets no turns; the kernel goes on receiving for it.
+    pub fn pause(&self, host: Host) {
+        let mut world = self.0.borrow_mut();
+        world.hosts[host.0].paused = true;
+        world.counts.add("pause");
+        world.record(host.0, "pause", 0, 0, 0);
+    }
+
+    /// Lets a stopped process go on.
+    pub fn resume(&self, host: Host) {
+        let mut world = self.0.borrow_mut();
+        world.hosts[host.0].paused = false;
+        world.record(host.0, "resume", 0, 0, 0);
+    }
+
+    /// Nothing gets from one host to another, until [`Sim::unblock`] or [`Sim::heal`].
+    pub fn block(&self, from: Host, to: Host) {
+        let mut world = self.0.borrow_mut();
+        world.network.links[from.0][to.0].blocked = true;
+        world.record(from.0, "block", to.0 as u64, 0, 0);
+    }
+
+    /// Opens the way from one host to another.
+    pub fn unblock(&self, from: Host, to: Host) {
+        let mut world = self.0.borrow_mut();
+        world.network.links[from.0][to.0].blocked = false;
+        world.record(from.0, "unblock", to.0 as u64, 0, 0);
+        world.unstall();
+    }
+
+    /// Cuts two groups of hosts off from each other, both ways.
+    pub fn partition(&self, one: &[Host], other: &[Host]) {
+        self.0.borrow_mut().counts.add("partition");
+        for (&a, &b) in one.iter().flat_map(|a| other.iter().map(move |b| (a, b))) {
+            self.block(a, b);
+            self.block(b, a);
+        }
+    }
+
+    /// Opens every way.
+    pub fn heal(&self) {
+        let mut world = self.0.borrow_mut();
+        for link in world.network.links.iter_mut().flatten() {
+            *link = Default::default();
+        }
+        world.record(0, "heal", 0, 0, 0);
+        world.unstall();
+    }
+
+    /// Everything on the way from one host to another takes this much longer.
+    pub fn slow(&self, from: Host, to: Host, extra_ns: u64) {
+        self.0.borrow_mut().network.links[from.0][to.0].extra_ns = extra_ns;
+    }
+
+    /// Moves a host's wall clock.
+    pub fn jump_wall_clock(&self, host: Host, by_ns: i64) {
+        let mut world = self.0.borrow_mut();
+        world.counts.add("wall clock jump");
+        let clock = &mut world.hosts[host.0].clock;
+        clock.wall_offset_ns = clock.wall_offset_ns.saturating_add(by_ns);
+    }
+
+    /// Lets some operations of a host fail; see [`Injection`].
+    pub fn inject(&self, host: Host, injection: Injection) {
+        self.0.borrow_mut().hosts[host.0].injections.push(injection);
+    }
+
+    /// Operations of this kind on this host do not take effect, and do not complete, until [`Sim::release`].
+    pub fn hold(&self, host: Host, class: OpClass) {
+        self.0.borrow_mut().hosts[host.0].held.push(class);
+    }
+
+    /// What was held back of this kind takes effect now.
+    pub fn release(&self, host: Host, class: OpClass) {
+        self.0.borrow_mut().release(host.0, class);
+    }
+
+    /// Whether a process is running on a host.
+    pub fn is_running(&self, host: Host) -> bool {
+        self.0.borrow().hosts[host.0].running
+    }
+
+    /// Operations of a host's process that it has not seen completed: the memory lent to the world.
+    pub fn outstanding(&self, host: Host) -> usize {
+        self.0.borrow().hosts[host.0].process.outstanding()
+    }
+
+    /// Handles that a host's process has open.
+    pub fn open_handles(&self, host: Host) -> usize {
+        self.0.borrow().hosts[host.0].process.handles.len()
+    }
+
+    /// Connections that some host still knows of.
+    pub fn connections(&self) -> usize {
+        self.0.borrow().network.connections.len()
+    }
+
+    /// Hash of everything that happened so far.
+    pub fn trace_hash(&self) -> u64 {
+        self.0.borrow().trace.hash()
+    }
+
+    /// How many things happened so far.
+    pub fn trace_length(&self) -> u64 {
+        self.0.borrow().trace.length()
+    }
+
+    /// The last things that happened, as many as the conditions say to keep.
+    pub fn trace_tail(&self) -> Vec<Occurrence> {
+        self.0.borrow().trace.tail()
+    }
+
+    /// Adds a driver's own doing to the trace.
+    pub fn mark(&self, host: Host, what: &'static str, a: u64, b: u64) {
+        self.0.borrow_mut().record(host.0, what, a, b, 0);
+    }
+
+    /// What was injected and met so far, by kind.
+    pub fn counts(&self) -> Counts {
+        self.0.borrow().counts.clone()
+    }
+}
+
+impl World {
+    fn boot(&mut self, host: usize) -> u64 {
+        let now_ns = self.now_ns;
+        let was_powered = self.hosts[host].powered;
+        let state = &mut self.hosts[host];
+        assert!(!state.running, "a process is running on host {host}: crash it, cut its power, or drop its SimIo first");
+        if !was_powered {
+            // Monotonic clocks start anew with the machine.
+            let start_ns = state.disk_random.below(60_000_000_000);
+            let wall_offset_ns = state.clock.wall_offset_ns;
+            state.clock = Clock::new(now_ns, start_ns, state.clock.drift_ppm());
+            state.clock.wall_offset_ns = wall_offset_ns;
+        }
+        state.powered = true;
+        state.running = true;
+        state.paused = false;
+        state.boot += 1;
+        state.process = Process { wake_at_ns: Some(now_ns), ..Process::default() };
+        let boot = state.boot;
+        self.record(host, "boot", boot, u64::from(was_powered), 0);
+        if !was_powered {
+            self.unstall();
+        }
+        boot
+    }
+
+    /// The process is gone, the kernel lives.
+    pub(crate) fn end_process(&mut self, host: usize, how: &'static str) {
+        self.record(host, how, self.hosts[host].boot, 0, 0);
+        self.abandon(host, false);
+        let boot = self.hosts[host].boot;
+        for (connection, side) in self.network.sides_of(host, boot) {
+            let abort = self.random.coin();
+            self.close_side(connection, side, abort);
+        }
+        let listeners = self.network.listeners.iter();
+        let own: Vec<u64> = listeners.filter(|(_, listener)| listener.host == host).map(|(&id, _)| id).collect();
+        for id in own {
+            self.close_listener(id);
+        }
+        self.wipe(host);
+    }
+
+    fn power_cut(&mut self, host: usize, kept: &mut dyn FnMut(Unflushed) -> bool) {
+        self.record(host, "power cut", self.hosts[host].boot, 0, 0);
+        self.counts.add("power cut");
+        let writes = self.writes_under_way(host);
+        self.abandon(host, true);
+        let state = &mut self.hosts[host];
+        let mut choices = 0u64;
+        let mut losses = 0u64;
+        state.disk.cut(&mut |choice| {
+            let keep = kept(choice);
+            choices += 1;
+            losses += u64::from(!keep);
+            keep
+        });
+        let group = state.disk_conditions.erase_group_bytes;
+        if group > 0 {
+            for (file, offset, _) in writes {
+                let from = offset / group * group;
+                if from < offset && state.disk_random.coin() {
+                    let random = &mut state.disk_random;
+                    state.disk.garble(file, from, offset - from, &mut || random.bits());
+                    self.counts.add("erase group garbled");
+                }
+            }
+        }
+        let boot = self.hosts[host].boot;
+        for (connection, side) in self.network.sides_of(host, boot) {
+            self.lose_side(connection, side);
+        }
+        self.network.listeners.retain(|_, listener| listener.host != host);
+        self.wipe(host);
+        self.hosts[host].powered = false;
+        self.record(host, "lost", choices, losses, 0);
+        self.counts.add_many("unflushed and lost", losses);
+    }
+
+    /// What the process had under way on the disk.
+    fn abandon(&mut self, host: usize, everything: bool) {
+        for mut pending in std::mem::take(&mut self.hosts[host].process.operations).into_values() {
+            self.abandon_storage(host, &mut pending, everything);
+        }
+    }
+
+    /// All that the kernel kept for the process; the memory lent with its operations is given up here.
+    fn wipe(&mut self, host: usize) {
+        self.network.attempts.retain(|_, attempt| attempt.host != host);
+        let state = &mut self.hosts[host];
+        state.process = Process::default();
+        state.running = false;
+        state.paused = false;
+        state.held.clear();
+        state.withheld.clear();
+        state.disk.collect();
+    }
+
+    fn disk_for_cut(&mut self, host: usize) -> Disk {
+        let mut copy = self.hosts[host].disk.clone();
+        std::mem::swap(&mut copy, &mut self.hosts[host].disk);
+        // What is under way is done to the disk that stands in the world meanwhile, and that disk is then taken out.
+        let random = self.hosts[host].disk_random.clone();
+        let mut operations = std::mem::take(&mut self.hosts[host].process.operations);
+        let handles = self.hosts[host].process.next_handle;
+        for pending in operations.values_mut() {
+            self.abandon_storage(host, pending, true);
+        }
+        let state = &mut self.hosts[host];
+        state.process.operations = operations;
+        state.process.handles.retain(|&handle, _| handle <= handles);
+        state.process.next_handle = handles;
+        state.disk_random = random;
+        std::mem::replace(&mut state.disk, copy)
+    }
+
+    fn release(&mut self, host: usize, class: OpClass) {
+        let boot = self.hosts[host].boot;
+        let state = &mut self.hosts[host];
+        state.held.retain(|&held| held != class);
+        let process = &state.process;
+        let (freed, kept): (Vec<u64>, Vec<u64>) = std::mem::take(&mut state.withheld)
+            .into_iter()
+            .partition(|operation| process.operations.get(operation).is_some_and(|pending| pending.class == class));
+        state.withheld = kept;
+        for operation in freed {
+            self.schedule(0, Happening::End { host, boot, operation });
+        }
+    }
+}
+
+impl Sim {
+    /// Rings the bell of a host's process, as a caller in another thread would.
+    pub fn ring(&self, host: Host) {
+        self.0.borrow().hosts[host.0].process.bell.wake();
+    }
+}

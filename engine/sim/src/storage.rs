@@ -1,0 +1,236 @@
+//! Operations on files: how long they take, when they take effect, and what goes wrong with them.
+
+use kontiki_io::{Handle, IoBuf, IoData, IoErrorKind, Op, Output};
+use kontiki_mem::BLOCK_BYTES;
+
+use crate::conditions::SECOND;
+use crate::disk::FileId;
+use crate::host::{Pending, Resource};
+use crate::op_class::OpClass;
+use crate::trace::hash_bytes;
+use crate::world::World;
+
+type Ended = Result<Output, IoErrorKind>;
+
+pub(crate) fn data_bytes(data: &IoData) -> &[u8] {
+    match data {
+        IoData::Span(span) => span.bytes(),
+        IoData::Pool(pool, len) => pool.bytes().get(..*len).unwrap_or_else(|| {
+            panic!("a write of {len} bytes out of a pool buffer of {}", pool.len());
+        }),
+    }
+}
+
+pub(crate) fn buffer_bytes(buf: &mut IoBuf) -> &mut [u8] {
+    match buf {
+        IoBuf::Block(block) => block.bytes_mut(),
+        IoBuf::Pool(pool) => pool.bytes_mut(),
+    }
+}
+
+fn assert_aligned(class: OpClass, offset: u64, len: usize) {
+    assert!(
+        offset.is_multiple_of(BLOCK_BYTES as u64) && len.is_multiple_of(BLOCK_BYTES) && len > 0,
+        "{class:?} of {len} bytes at {offset}: not multiples of {BLOCK_BYTES}"
+    );
+}
+
+impl World {
+    pub(crate) fn start_storage(&mut self, host: usize, operation: u64) {
+        let state = &mut self.hosts[host];
+        let Some(pending) = state.process.operations.get_mut(&operation) else { return };
+        let conditions = &state.disk_conditions;
+        let random = &mut state.disk_random;
+        let moving = |bytes: usize| (bytes as u64).saturating_mul(SECOND) / conditions.bytes_per_s.max(1);
+        pending.covers = state.disk.clock();
+        let after_ns = match &pending.op {
+            Op::Read { offset, len, .. } => {
+                assert_aligned(pending.class, *offset, *len);
+                conditions.transfer.draw(random) + moving(*len)
+            }
+            Op::Write { offset, data, durable, .. } => {
+                let len = data_bytes(data).len();
+                assert_aligned(pending.class, *offset, len);
+                let flush = if *durable { conditions.flush.draw(random) } else { 0 };
+                conditions.transfer.draw(random) + moving(len) + flush
+            }
+            Op::Sync { .. } | Op::SyncDir { .. } => conditions.flush.draw(random),
+            _ => conditions.metadata.draw(random),
+        };
+        self.end_after(host, operation, after_ns);
+    }
+
+    /// The operation takes effect now, or fails.
+    pub(crate) fn end_storage(&mut self, host: usize, mut pending: Pending, injected: Option<IoErrorKind>) {
+        let failed = injected.or_else(|| self.drawn_error(host, pending.class));
+        let result = match failed {
+            Some(kind) => {
+                self.fail_storage(host, &pending);
+                Err(kind)
+            }
+            None => self.carry_out(host, &mut pending),
+        };
+        self.finish(host, pending, result);
+    }
+
+    fn drawn_error(&mut self, host: usize, class: OpClass) -> Option<IoErrorKind> {
+        let state = &mut self.hosts[host];
+        let (odds, what) = match class {
+            OpClass::Read => (state.disk_conditions.read_error, "read error"),
+            OpClass::Write => (state.disk_conditions.write_error, "write error"),
+            OpClass::Sync | OpClass::SyncDir => (state.disk_conditions.flush_error, "flush error"),
+            _ => return None,
+        };
+        state.disk_random.happens(odds).then(|| {
+            self.counts.add(what);
+            IoErrorKind::Device
+        })
+    }
+
+    fn file(&self, host: usize, file: Handle) -> Option<FileId> {
+        match self.hosts[host].process.resource(file) {
+            Resource::File(id) => Some(*id),
+            _ => None,
+        }
+    }
+
+    fn carry_out(&mut self, host: usize, pending: &mut Pending) -> Ended {
+        let covers = pending.covers;
+        match &mut pending.op {
+            Op::OpenDir { path, create } => {
+                let state = &mut self.hosts[host];
+                state.disk.open_directory(path, *create)?;
+                Ok(Output::Opened(state.process.add_handle(Resource::Directory(path.clone()))))
+            }
+            Op::Read { file, offset, buf, len } => self.read(host, *file, *offset, buf, *len),
+            Op::Write { file, offset, data, durable } => {
+                let Some(id) = self.file(host, *file) else { return Err(IoErrorKind::NotFound) };
+                let bytes = data_bytes(data);
+                self.hosts[host].disk.write(id, *offset, bytes, *durable, &mut |_| true)?;
+                self.record(host, "written", *offset, bytes.len() as u64, hash_bytes(bytes));
+                Ok(Output::Done)
+            }
+            Op::Allocate { file, len } => {
+                let Some(id) = self.file(host, *file) else { return Err(IoErrorKind::NotFound) };
+                self.hosts[host].disk.allocate(id, *len)?;
+                Ok(Output::Done)
+            }
+            Op::Sync { file } => {
+                let Some(id) = self.file(host, *file) else { return Err(IoErrorKind::NotFound) };
+                self.hosts[host].disk.sync(id, covers)?;
+                Ok(Output::Done)
+            }
+            other => self.carry_out_in_directory(host, other, covers),
+        }
+    }
+
+    fn read(&mut self, host: usize, file: Handle, offset: u64, buf: &mut IoBuf, len: usize) -> Ended {
+        let Some(id) = self.file(host, file) else { return Err(IoErrorKind::NotFound) };
+        let state = &mut self.hosts[host];
+        if state.disk_random.happens(state.disk_conditions.rot) {
+            let at = offset + state.disk_random.below(len as u64);
+            if state.disk.flip_in(id, at, state.disk_random.below(8) as u8) {
+                self.counts.add("rot");
+                self.record(host, "rot", at, 0, 0);
+            }
+        }
+        let there = buffer_bytes(buf);
+        assert!(len <= there.len(), "a read of {len} bytes into a buffer of {}", there.len());
+        let read = self.hosts[host].disk.read(id, offset, &mut there[..len])?;
+        Ok(Output::Bytes(read))
+    }
+
+    fn carry_out_in_directory(&mut self, host: usize, op: &Op, covers: u64) -> Ended {
+        let (Op::Lock { dir, .. }
+        | Op::List { dir }
+        | Op::Open { dir, .. }
+        | Op::Rename { dir, .. }
+        | Op::Unlink { dir, .. }
+        | Op::SyncDir { dir }) = op
+        else {
+            unreachable!("{:?} is no operation on a directory", OpClass::of(op));
+        };
+        let state = &mut self.hosts[host];
+        let Resource::Directory(path) = state.process.resource(*dir).clone() else { return Err(IoErrorKind::NotFound) };
+        match op {
+            Op::Lock { name, .. } => {
+                let lock = (path.clone(), name.clone());
+                if state.process.locks.contains(&lock) {
+                    return Err(IoErrorKind::Locked);
+                }
+                if state.disk.find(&path, name).is_none() {
+                    state.disk.open(&path, name, true)?;
+                }
+                state.process.locks.push(lock);
+                Ok(Output::Opened(state.process.add_handle(Resource::Lock(path, name.clone()))))
+            }
+            Op::List { .. } => {
+                let mut found = state.disk.list(&path)?;
+                // No file system promises an order.
+                state.disk_random.shuffle(&mut found);
+                Ok(Output::Listing(found))
+            }
+            Op::Open { name, create, .. } => {
+                let (id, length) = state.disk.open(&path, name, *create)?;
+                Ok(Output::File(state.process.add_handle(Resource::File(id)), length))
+            }
+            Op::Rename { from, to, .. } => state.disk.rename(&path, from, to).map(|()| Output::Done),
+            Op::Unlink { name, .. } => state.disk.unlink(&path, name).map(|()| Output::Done),
+            _ => state.disk.sync_directory(&path, covers).map(|()| Output::Done),
+        }
+    }
+
+    /// What a failed operation leaves behind: any part of a write, and a flush that will not be made good.
+    fn fail_storage(&mut self, host: usize, pending: &Pending) {
+        match &pending.op {
+            Op::Write { file, offset, data, .. } => {
+                if let Some(id) = self.file(host, *file) {
+                    let state = &mut self.hosts[host];
+                    let (disk, random) = (&mut state.disk, &mut state.disk_random);
+                    // It may not even fit: then nothing was written.
+                    let _ = disk.write(id, *offset, data_bytes(data), false, &mut |_| random.coin());
+                }
+            }
+            Op::Sync { file } => {
+                if let Some(id) = self.file(host, *file) {
+                    let state = &mut self.hosts[host];
+                    let (disk, random) = (&mut state.disk, &mut state.disk_random);
+                    // The file is open, so it is there.
+                    let _ = disk.fail_sync(id, &mut || random.coin());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The process died in the middle of this operation. It happens, happens in part, or does not: on the caches, as after
+    /// a completion without a flush; a power cut then decides over each sector and entry.
+    pub(crate) fn abandon_storage(&mut self, host: usize, pending: &mut Pending, everything: bool) {
+        if !pending.started || !pending.class.is_storage() {
+            return;
+        }
+        if let Op::Write { file, offset, data, .. } = &pending.op {
+            let Some(id) = self.file(host, *file) else { return };
+            let state = &mut self.hosts[host];
+            let (disk, random) = (&mut state.disk, &mut state.disk_random);
+            let (whole, none) = (everything || random.coin(), random.coin());
+            // A full disk: then nothing was written.
+            let _ = disk.write(id, *offset, data_bytes(data), false, &mut |_| whole || (!none && random.coin()));
+        } else if matches!(pending.class, OpClass::Open | OpClass::Rename | OpClass::Unlink | OpClass::Allocate)
+            && (everything || self.hosts[host].disk_random.coin())
+        {
+            // Its answer has nobody left to hear it.
+            let _ = self.carry_out(host, pending);
+        }
+    }
+
+    /// Writes under way on a host, as (file, offset, bytes).
+    pub(crate) fn writes_under_way(&self, host: usize) -> Vec<(FileId, u64, u64)> {
+        let operations = self.hosts[host].process.operations.values();
+        let writes = operations.filter(|pending| pending.started).filter_map(|pending| match &pending.op {
+            Op::Write { file, offset, data, .. } => Some((self.file(host, *file)?, *offset, data_bytes(data).len() as u64)),
+            _ => None,
+        });
+        writes.collect()
+    }
+}
