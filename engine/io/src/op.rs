@@ -7,7 +7,7 @@ use std::sync::Arc;
 use kontiki_core::Time;
 use kontiki_mem::{Block, BlockMut, PoolBuf, Span};
 
-use crate::{IoError, Name};
+use crate::{IoError, IoStats, Name};
 
 /// The submitter's tag of an operation, given back with its completion. The top byte says whose it is
 /// (see `kontiki`'s `reactor`), the rest is the owner's.
@@ -258,4 +258,9 @@ pub trait Io {
 
     /// Which backend this is and what its probe found, in one line.
     fn describe(&self) -> String;
+
+    /// What was done so far; all zeros where nobody counts.
+    fn stats(&self) -> IoStats {
+        IoStats::default()
+    }
 }

@@ -1,0 +1,104 @@
+//! The system's error numbers, by the classes that Kontiki tells apart.
+
+use crate::{IoError, IoErrorKind};
+
+/// What was being done: the same number means different things to a connect and to a transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum During {
+    /// A file, directory or listener operation.
+    Other,
+    /// A connection being made.
+    Connect,
+}
+
+impl IoError {
+    /// The failure that system error number `errno` stands for, outside of connecting.
+    pub fn from_errno(errno: i32) -> IoError {
+        classify(errno, During::Other)
+    }
+
+    /// The lock file is held by another.
+    pub(crate) const fn locked() -> IoError {
+        IoError { kind: IoErrorKind::Locked, errno: libc::EWOULDBLOCK }
+    }
+
+    /// Ended by a close or a shutdown of our own.
+    pub(crate) const fn canceled() -> IoError {
+        IoError { kind: IoErrorKind::Canceled, errno: libc::ECANCELED }
+    }
+}
+
+/// The class of `errno`. `Device` is whatever has no class of its own.
+pub(crate) fn classify(errno: i32, during: During) -> IoError {
+    let kind = match errno {
+        libc::ENOENT => IoErrorKind::NotFound,
+        libc::EEXIST => IoErrorKind::Exists,
+        libc::EACCES | libc::EPERM | libc::EROFS => IoErrorKind::Permission,
+        libc::ENOSPC | libc::EDQUOT | libc::EFBIG => IoErrorKind::Full,
+        libc::EADDRINUSE => IoErrorKind::AddressInUse,
+        libc::ECONNREFUSED
+        | libc::ENETUNREACH
+        | libc::EHOSTUNREACH
+        | libc::ENETDOWN
+        | libc::EHOSTDOWN
+        | libc::EADDRNOTAVAIL
+        | libc::EAFNOSUPPORT => IoErrorKind::Refused,
+        libc::ECONNRESET | libc::ECONNABORTED | libc::EPIPE | libc::ENOTCONN | libc::ESHUTDOWN | libc::ETIMEDOUT => match during {
+            During::Connect => IoErrorKind::Refused,
+            During::Other => IoErrorKind::Disconnected,
+        },
+        libc::ECANCELED => IoErrorKind::Canceled,
+        _ => IoErrorKind::Device,
+    };
+    IoError { kind, errno }
+}
+
+/// Whether the operation was merely interrupted, or could not be done at once, and is simply done again.
+pub(crate) const fn is_transient(errno: i32) -> bool {
+    // EWOULDBLOCK is EAGAIN on Linux.
+    errno == libc::EINTR || errno == libc::EAGAIN
+}
+
+/// Whether an accept failed because of the one connection it would have given, not of the listener (accept(2)).
+pub(crate) const fn is_lost_accept(errno: i32) -> bool {
+    matches!(
+        errno,
+        libc::ECONNABORTED
+            | libc::EPROTO
+            | libc::ENOPROTOOPT
+            | libc::EHOSTDOWN
+            | libc::EHOSTUNREACH
+            | libc::ENETDOWN
+            | libc::ENETUNREACH
+            | libc::EOPNOTSUPP
+    )
+}
+
+/// The number of a failed call of the standard library; EIO if it has none.
+pub(crate) fn number(error: &std::io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(libc::EIO)
+}
+
+/// The number that the last failed libc call of this thread left.
+pub(crate) fn last() -> i32 {
+    number(&std::io::Error::last_os_error())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_means_what_was_being_done() {
+        assert_eq!(classify(libc::ETIMEDOUT, During::Connect).kind, IoErrorKind::Refused);
+        assert_eq!(classify(libc::ETIMEDOUT, During::Other).kind, IoErrorKind::Disconnected);
+        assert_eq!(classify(libc::ENOSPC, During::Other).kind, IoErrorKind::Full);
+        assert_eq!(classify(libc::EIO, During::Other).kind, IoErrorKind::Device);
+        assert_eq!(IoError::from_errno(libc::EROFS).kind, IoErrorKind::Permission);
+    }
+
+    #[test]
+    fn the_number_is_kept_for_the_operator() {
+        assert_eq!(IoError::from_errno(libc::EMFILE), IoError { kind: IoErrorKind::Device, errno: libc::EMFILE });
+    }
+}

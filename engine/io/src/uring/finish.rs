@@ -1,0 +1,329 @@
+//! From a completion entry to a completion, or to the next part of an operation that came up short.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use kontiki_mem::BLOCK_BYTES;
+
+use super::Uring;
+use super::slots::Work;
+use super::start::owned;
+use crate::errno::{During, classify, is_lost_accept, is_transient};
+use crate::files::{self, DataFile, Dir};
+use crate::handles::Object;
+use crate::sockets;
+use crate::worker::{Finished, Task, Yield, bytes};
+use crate::{Completion, IoBuf, IoError, Output};
+
+/// What a completion entry belongs to, as the entry's user data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tag {
+    /// A part of the operation in a slot: the operation itself, or the flush linked to a write.
+    Part { slot: u32, part: u8 },
+    /// The read of the bell.
+    Bell,
+    /// The timeout of a waiting turn.
+    Timeout,
+    /// A cancellation, at the end.
+    Cancel,
+}
+
+impl Tag {
+    pub(super) const fn pack(self) -> u64 {
+        match self {
+            Tag::Part { slot, part } => (part as u64) << 32 | slot as u64,
+            Tag::Bell => 1 << 56,
+            Tag::Timeout => 2 << 56,
+            Tag::Cancel => 3 << 56,
+        }
+    }
+
+    pub(super) const fn unpack(data: u64) -> Tag {
+        match data >> 56 {
+            0 => Tag::Part { slot: data as u32, part: (data >> 32) as u8 },
+            1 => Tag::Bell,
+            2 => Tag::Timeout,
+            _ => Tag::Cancel,
+        }
+    }
+}
+
+/// How a part of an operation ended.
+enum Ended {
+    /// The operation is over.
+    Over(Result<Output, IoError>, Option<IoBuf>),
+    /// Another part is under way.
+    Goes,
+}
+
+impl Ended {
+    fn failed(errno: i32) -> Ended {
+        Ended::Over(Err(classify(errno, During::Other)), None)
+    }
+}
+
+impl Uring {
+    /// Takes one completion entry of a slot.
+    pub(super) fn finish(&mut self, index: u32, part: u8, result: i32, done: &mut Vec<Completion>) {
+        let slot = self.slots.get(index);
+        assert!(slot.owed > 0, "completion for slot {index}, which awaits none");
+        slot.owed -= 1;
+        slot.results[usize::from(part & 1)] = result;
+        if slot.owed > 0 {
+            return;
+        }
+        let results = slot.results;
+        let work = std::mem::replace(&mut slot.work, Work::Free);
+        if let Ended::Over(result, buf) = self.end(index, work, results) {
+            let completion = self.release(index, result, buf);
+            done.push(completion);
+        }
+    }
+
+    fn end(&mut self, slot: u32, work: Work, results: [i32; 2]) -> Ended {
+        let result = results[0];
+        // An operation that did nothing and says "again" goes again, unless everything is coming to an end.
+        let again = result < 0 && is_transient(-result) && !self.draining;
+        match work {
+            Work::Read { file, fixed, buf, offset, len, done } => {
+                if again {
+                    self.push_read(slot, file, fixed, buf, offset, len, done);
+                    return Ended::Goes;
+                }
+                self.end_read(slot, file, fixed, buf, offset, len, done, result)
+            }
+            Work::Write { file, fixed, data, offset, done, durable, linked } => {
+                if again {
+                    self.push_write(slot, file, fixed, data, offset, done, durable);
+                    return Ended::Goes;
+                }
+                // Refused as such, before anything was written.
+                if durable && !linked && matches!(-result, libc::EOPNOTSUPP) {
+                    tracing::warn!("this file system takes no RWF_DSYNC: a flush follows each durable write");
+                    file.dsync.store(false, Ordering::Relaxed);
+                    self.push_write(slot, file, fixed, data, offset, done, durable);
+                    return Ended::Goes;
+                }
+                if result <= 0 {
+                    // A disk that takes nothing and gives no reason is broken.
+                    return Ended::failed(if result == 0 { libc::EIO } else { -result });
+                }
+                let total = bytes(&data).len();
+                let done = done + result as usize;
+                if done < total {
+                    if self.draining {
+                        return Ended::Over(Err(IoError::canceled()), None);
+                    }
+                    self.stats.continued += 1;
+                    self.push_write(slot, file, fixed, data, offset, done, durable);
+                    return Ended::Goes;
+                }
+                if linked && results[1] < 0 {
+                    return Ended::failed(-results[1]);
+                }
+                self.stats.bytes_written += total as u64;
+                self.stats.flushes += u64::from(durable);
+                self.stats.flush_calls += u64::from(durable);
+                Ended::Over(Ok(Output::Done), None)
+            }
+            Work::Recv { fd, buf, at, len } => {
+                if again {
+                    self.push_recv(slot, fd, buf, at, len);
+                    return Ended::Goes;
+                }
+                let result = match result {
+                    // The end of a stream that we shut down ourselves is no news from the peer.
+                    ..=0 if self.is_shut(slot) => Err(IoError::canceled()),
+                    0.. => Ok(Output::Bytes(result as usize)),
+                    _ => Err(classify(-result, During::Other)),
+                };
+                if let Ok(Output::Bytes(count)) = &result {
+                    self.stats.bytes_received += *count as u64;
+                }
+                Ended::Over(result, Some(buf))
+            }
+            Work::Send { fd, gather, done, total } => {
+                if result <= 0 && !again {
+                    let shut = self.is_shut(slot);
+                    let error =
+                        if shut { IoError::canceled() } else { classify(if result == 0 { libc::EPIPE } else { -result }, During::Other) };
+                    return Ended::Over(Err(error), None);
+                }
+                let done = done + result.max(0) as usize;
+                if done < total {
+                    if self.draining {
+                        return Ended::Over(Err(IoError::canceled()), None);
+                    }
+                    self.stats.continued += 1;
+                    self.push_send(slot, fd, gather, done, total);
+                    return Ended::Goes;
+                }
+                self.stats.bytes_sent += total as u64;
+                Ended::Over(Ok(Output::Done), None)
+            }
+            Work::Accept { fd } => {
+                if result >= 0 {
+                    return self.accepted(slot, result);
+                }
+                if (again || is_lost_accept(-result)) && !self.is_shut(slot) && !self.draining {
+                    self.push_accept(slot, fd);
+                    return Ended::Goes;
+                }
+                if self.is_shut(slot) { Ended::Over(Err(IoError::canceled()), None) } else { Ended::failed(-result) }
+            }
+            Work::Connect { socket, addr_len } => {
+                if again {
+                    self.push_connect(slot, socket, addr_len);
+                    return Ended::Goes;
+                }
+                // Interrupted and asked again, it may have come about in between.
+                if result < 0 && -result != libc::EISCONN {
+                    return Ended::Over(Err(classify(-result, During::Connect)), None);
+                }
+                self.hand_out(Object::Connection(socket), Output::Opened)
+            }
+            Work::Open { dir, create, direct } => {
+                if again {
+                    self.push_open(slot, dir, create, direct);
+                    return Ended::Goes;
+                }
+                if -result == libc::EINVAL && direct && !self.draining {
+                    tracing::info!("this file system has no direct access: files go through the page cache");
+                    self.push_open(slot, dir, create, false);
+                    return Ended::Goes;
+                }
+                if result < 0 {
+                    return Ended::failed(-result);
+                }
+                let file = File::from(owned(result));
+                match files::length(&file) {
+                    Ok(len) => self.file_opened(&dir, file, direct, len),
+                    Err(errno) => Ended::failed(errno),
+                }
+            }
+            Work::Allocate { file, len } => {
+                if matches!(-result, libc::EOPNOTSUPP | libc::ENOSYS) || again {
+                    // Reserving by writing zeros takes long: not on this thread.
+                    return match self.to_worker(slot, None, Task::Allocate { file, len, map: false }) {
+                        Ok(()) => Ended::Goes,
+                        Err(errno) => Ended::failed(errno),
+                    };
+                }
+                let result = if result < 0 { Err(-result) } else { files::trim(&file.file, len) };
+                match result {
+                    Ok(()) => Ended::Over(Ok(Output::Done), None),
+                    Err(errno) => Ended::failed(errno),
+                }
+            }
+            Work::Sync { .. } => self.flushed(if result < 0 { Err(-result) } else { Ok(()) }),
+            Work::SyncDir { .. } => self.flushed(files::dir_synced(if result < 0 { Err(-result) } else { Ok(()) })),
+            Work::Rename { .. } | Work::Unlink { .. } => {
+                if result < 0 {
+                    Ended::failed(-result)
+                } else {
+                    Ended::Over(Ok(Output::Done), None)
+                }
+            }
+            // Found and cancelled, or already over: both is what was asked for.
+            Work::Cancel { .. } => Ended::Over(Ok(Output::Done), None),
+            Work::Free | Work::Worker { .. } => unreachable!("slot {slot} has nothing in the kernel"),
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn end_read(
+        &mut self,
+        slot: u32,
+        file: Arc<DataFile>,
+        fixed: Option<u32>,
+        buf: IoBuf,
+        offset: u64,
+        len: usize,
+        done: usize,
+        result: i32,
+    ) -> Ended {
+        if result < 0 {
+            return Ended::Over(Err(classify(-result, During::Other)), Some(buf));
+        }
+        let done = done + result as usize;
+        // Nothing more, or the last part of a block: the end of the file.
+        if done < len && result > 0 && done.is_multiple_of(BLOCK_BYTES) && !self.draining {
+            self.push_read(slot, file, fixed, buf, offset, len, done);
+            return Ended::Goes;
+        }
+        self.stats.bytes_read += done as u64;
+        Ended::Over(Ok(Output::Bytes(done)), Some(buf))
+    }
+
+    fn accepted(&mut self, slot: u32, fd: i32) -> Ended {
+        let socket = owned(fd);
+        let peer = self.slots.addr(slot);
+        match sockets::tune(socket.as_raw_fd()) {
+            Ok(()) => self.hand_out(Object::Connection(socket), |handle| Output::Accepted(handle, peer)),
+            Err(errno) => Ended::failed(errno),
+        }
+    }
+
+    fn hand_out(&mut self, object: Object, output: impl FnOnce(crate::Handle) -> Output) -> Ended {
+        match self.handles.insert(object) {
+            Some(handle) => Ended::Over(Ok(output(handle)), None),
+            None => Ended::failed(libc::EMFILE),
+        }
+    }
+
+    fn file_opened(&mut self, dir: &Dir, file: File, direct: bool, len: u64) -> Ended {
+        let fd = file.as_raw_fd();
+        let file = Arc::new(DataFile::new(file, direct, dir.honours_dsync && self.features.dsync));
+        let Some(handle) = self.handles.insert(Object::File(Arc::clone(&file))) else {
+            return Ended::failed(libc::EMFILE);
+        };
+        file.set_registered(self.register_file(handle, fd));
+        Ended::Over(Ok(Output::File(handle, len)), None)
+    }
+
+    fn flushed(&mut self, result: Result<(), i32>) -> Ended {
+        match result {
+            Ok(()) => {
+                self.stats.flushes += 1;
+                self.stats.flush_calls += 1;
+                Ended::Over(Ok(Output::Done), None)
+            }
+            Err(errno) => Ended::failed(errno),
+        }
+    }
+
+    fn is_shut(&mut self, slot: u32) -> bool {
+        let handle = self.slots.get(slot).handle;
+        handle.is_some_and(|handle| self.handles.is_shut(handle))
+    }
+
+    /// Takes a job back from the file worker.
+    pub(super) fn finish_worker(&mut self, finished: Finished) {
+        let slot = finished.slot;
+        let work = std::mem::replace(&mut self.slots.get(slot).work, Work::Free);
+        let ended = match (finished.result, work) {
+            (Err(errno), _) => Ended::failed(errno),
+            (Ok(Yield::Opened(file, direct, len)), Work::Worker { dir: Some(dir) }) => self.file_opened(&dir, file, direct, len),
+            (Ok(Yield::Opened(..)), _) => unreachable!("an open keeps its directory"),
+            (Ok(_), _) => Ended::Over(Ok(Output::Done), None),
+        };
+        if let Ended::Over(result, buf) = ended {
+            self.conclude(slot, result, buf.or(finished.buf));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_survives_the_kernel() {
+        let tags = [Tag::Part { slot: 0, part: 0 }, Tag::Part { slot: u32::MAX, part: 1 }, Tag::Bell, Tag::Timeout, Tag::Cancel];
+        for tag in tags {
+            assert_eq!(Tag::unpack(tag.pack()), tag);
+        }
+    }
+}

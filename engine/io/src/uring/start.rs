@@ -1,0 +1,431 @@
+//! From an operation to submission entries. What does not go through the ring is done here and now.
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+use io_uring::types::{Fd, Fixed, FsyncFlags};
+use io_uring::{opcode, squeue};
+use kontiki_mem::BLOCK_BYTES;
+
+use super::Uring;
+use super::finish::Tag;
+use super::slots::{Layout, Work, pieces};
+use crate::errno::{During, classify};
+use crate::files::{self, DataFile, Dir};
+use crate::handles::{Handles, Object};
+use crate::limits::MAX_TRANSFER_BYTES;
+use crate::sockets::{self, Blocking};
+use crate::worker::{Task, Worker, bytes};
+use crate::{Completion, Handle, IoBuf, IoData, IoError, Op, Output, Token};
+
+/// `$make` with the file by its place in the registered table, or by its descriptor.
+macro_rules! on_file {
+    ($file:expr, $fixed:expr, |$fd:ident| $make:expr) => {
+        match $fixed {
+            Some(index) => {
+                let $fd = Fixed(index);
+                $make
+            }
+            None => {
+                let $fd = Fd($file.file.as_raw_fd());
+                $make
+            }
+        }
+    };
+}
+
+/// Where a read or receive puts its bytes.
+pub(super) fn place(buf: &mut IoBuf) -> (*mut u8, usize) {
+    match buf {
+        IoBuf::Block(block) => (block.as_mut_ptr(), block.len()),
+        IoBuf::Pool(pool) => (pool.as_mut_ptr(), pool.len()),
+    }
+}
+
+impl Uring {
+    pub(super) fn start(&mut self, token: Token, op: Op) {
+        let handle = handle_of(&op);
+        let slot = self.slots.take(token, handle);
+        if let Some(handle) = handle {
+            self.handles.begin(handle);
+        }
+        let mut lent = None;
+        if let Err(errno) = self.begin(slot, op, &mut lent) {
+            self.conclude(slot, Err(classify(errno, During::Other)), lent);
+        }
+    }
+
+    /// Starts the operation in its slot. On an error nothing was started; memory to give back is in `lent`.
+    fn begin(&mut self, slot: u32, op: Op, lent: &mut Option<IoBuf>) -> Result<(), i32> {
+        match op {
+            Op::OpenDir { path, create } => {
+                let dir = files::open_dir(&path, create)?;
+                self.opened(slot, Object::Dir(Arc::new(dir)), Output::Opened)
+            }
+            Op::Lock { dir, name } => {
+                let dir = self.handles.dir(dir)?;
+                match files::lock(&dir.file, &name) {
+                    Ok(file) => self.opened(slot, Object::Lock(file), Output::Opened),
+                    Err(libc::EWOULDBLOCK) => {
+                        self.conclude(slot, Err(IoError::locked()), None);
+                        Ok(())
+                    }
+                    Err(errno) => Err(errno),
+                }
+            }
+            Op::List { dir } => {
+                let files = files::list(&self.handles.dir(dir)?.file)?;
+                self.conclude(slot, Ok(Output::Listing(files)), None);
+                Ok(())
+            }
+            Op::Open { dir, name, create } => {
+                let dir = self.handles.dir(dir)?;
+                if !self.features.open {
+                    let direct = self.features.direct;
+                    return self.to_worker(slot, Some(Arc::clone(&dir)), Task::Open { dir, name, create, direct });
+                }
+                self.slots.set_name(slot, 0, &name);
+                self.push_open(slot, dir, create, self.features.direct);
+                Ok(())
+            }
+            Op::Allocate { file, len } => {
+                let file = self.handles.file(file)?;
+                if !self.features.allocate || len == 0 {
+                    return self.to_worker(slot, None, Task::Allocate { file, len, map: false });
+                }
+                let entry = opcode::Fallocate::new(Fd(file.file.as_raw_fd()), len).build();
+                self.queue(slot, Work::Allocate { file, len }, entry);
+                Ok(())
+            }
+            Op::Read { file: handle, offset, buf, len } => {
+                let file = match self.handles.file(handle) {
+                    Ok(file) => file,
+                    Err(errno) => {
+                        *lent = Some(buf);
+                        return Err(errno);
+                    }
+                };
+                let fixed = self.fixed(handle);
+                self.push_read(slot, file, fixed, buf, offset, len, 0);
+                Ok(())
+            }
+            Op::Write { file: handle, offset, data, durable } => {
+                let file = self.handles.file(handle)?;
+                let fixed = self.fixed(handle);
+                self.push_write(slot, file, fixed, data, offset, 0, durable);
+                Ok(())
+            }
+            Op::Sync { file } => {
+                let file = self.handles.file(file)?;
+                let entry = opcode::Fsync::new(Fd(file.file.as_raw_fd())).build();
+                self.queue(slot, Work::Sync { file }, entry);
+                Ok(())
+            }
+            Op::SyncDir { dir } => {
+                let dir = self.handles.dir(dir)?;
+                let entry = opcode::Fsync::new(Fd(dir.file.as_raw_fd())).build();
+                self.queue(slot, Work::SyncDir { dir }, entry);
+                Ok(())
+            }
+            Op::Rename { dir, from, to } => {
+                let dir = self.handles.dir(dir)?;
+                if !self.features.rename {
+                    return self.to_worker(slot, None, Task::Rename { dir, from, to });
+                }
+                let at = Fd(dir.file.as_raw_fd());
+                let (from, to) = (self.slots.set_name(slot, 0, &from), self.slots.set_name(slot, 1, &to));
+                self.queue(slot, Work::Rename { dir }, opcode::RenameAt::new(at, from, at, to).build());
+                Ok(())
+            }
+            Op::Unlink { dir, name } => {
+                let dir = self.handles.dir(dir)?;
+                if !self.features.unlink {
+                    return self.to_worker(slot, None, Task::Unlink { dir, name });
+                }
+                let name = self.slots.set_name(slot, 0, &name);
+                let entry = opcode::UnlinkAt::new(Fd(dir.file.as_raw_fd()), name).build();
+                self.queue(slot, Work::Unlink { dir }, entry);
+                Ok(())
+            }
+            Op::Listen { addr } => {
+                let (fd, bound) = sockets::listen(addr, Blocking::Yes)?;
+                self.opened(slot, Object::Listener(fd), |handle| Output::Listening(handle, bound))
+            }
+            Op::Accept { listener } => {
+                let (fd, open) = self.handles.listener(listener)?;
+                if open.shut {
+                    return Err(libc::ECANCELED);
+                }
+                assert!(open.reader.is_none(), "a second accept outstanding on {listener:?}");
+                open.reader = Some(slot);
+                self.push_accept(slot, fd);
+                Ok(())
+            }
+            Op::Connect { addr } => {
+                let socket = match sockets::make_connection(addr, Blocking::Yes) {
+                    Ok(socket) => socket,
+                    Err(errno) => {
+                        self.conclude(slot, Err(classify(errno, During::Connect)), None);
+                        return Ok(());
+                    }
+                };
+                let addr_len = self.slots.set_addr(slot, addr);
+                self.push_connect(slot, socket, addr_len);
+                Ok(())
+            }
+            Op::Recv { socket, buf, at, len } => {
+                let fd = match self.handles.connection(socket) {
+                    Ok((_, open)) if open.shut => Err(libc::ECANCELED),
+                    Ok((fd, open)) => {
+                        assert!(open.reader.is_none(), "a second receive outstanding on {socket:?}");
+                        open.reader = Some(slot);
+                        Ok(fd)
+                    }
+                    Err(errno) => Err(errno),
+                };
+                match fd {
+                    Ok(fd) => {
+                        self.push_recv(slot, fd, buf, at, len);
+                        Ok(())
+                    }
+                    Err(errno) => {
+                        *lent = Some(buf);
+                        Err(errno)
+                    }
+                }
+            }
+            Op::Send { socket, gather } => {
+                let (fd, open) = self.handles.connection(socket)?;
+                if open.shut {
+                    return Err(libc::ECANCELED);
+                }
+                assert!(open.writer.is_none(), "a second send outstanding on {socket:?}");
+                open.writer = Some(slot);
+                let total = pieces(&gather).map(<[u8]>::len).sum();
+                assert!(total > 0, "a send of nothing");
+                self.push_send(slot, fd, gather, 0, total);
+                Ok(())
+            }
+            Op::Shutdown { socket } => self.shut_down(slot, socket),
+            Op::Close { handle } => {
+                // This close counts too.
+                let busy = self.handles.get(handle).ok_or(libc::EBADF)?.busy;
+                assert!(busy == 1, "close of {handle:?} with {} operations outstanding", busy - 1);
+                if self.fixed(handle).is_some() {
+                    self.register_file(handle, -1);
+                }
+                self.handles.remove(handle);
+                self.conclude(slot, Ok(Output::Done), None);
+                Ok(())
+            }
+        }
+    }
+
+    fn shut_down(&mut self, slot: u32, handle: Handle) -> Result<(), i32> {
+        let open = self.handles.get(handle).ok_or(libc::EBADF)?;
+        let accept = match &open.object {
+            Object::Connection(fd) => {
+                sockets::shutdown(fd.as_raw_fd());
+                None
+            }
+            Object::Listener(_) => open.reader,
+            _ => return Err(libc::ENOTSOCK),
+        };
+        open.shut = true;
+        match accept {
+            Some(target) => {
+                let entry = opcode::AsyncCancel::new(Tag::Part { slot: target, part: 0 }.pack()).build();
+                self.queue(slot, Work::Cancel { target }, entry);
+            }
+            None => self.conclude(slot, Ok(Output::Done), None),
+        }
+        Ok(())
+    }
+
+    /// Installs an object and completes with what `output` makes of its handle.
+    pub(super) fn opened(&mut self, slot: u32, object: Object, output: impl FnOnce(Handle) -> Output) -> Result<(), i32> {
+        let handle = self.handles.insert(object).ok_or(libc::EMFILE)?;
+        self.conclude(slot, Ok(output(handle)), None);
+        Ok(())
+    }
+
+    /// Hands a job to the file worker, starting it with the first.
+    pub(super) fn to_worker(&mut self, slot: u32, dir: Option<Arc<Dir>>, task: Task) -> Result<(), i32> {
+        let worker = match self.worker.take() {
+            Some(worker) => worker,
+            None => Worker::start(self.slots.capacity(), Arc::clone(&self.bell))?,
+        };
+        self.slots.get(slot).work = Work::Worker { dir };
+        worker.submit(slot, task);
+        self.worker = Some(worker);
+        Ok(())
+    }
+
+    /// A completion that did not come from the ring.
+    pub(super) fn conclude(&mut self, slot: u32, result: Result<Output, IoError>, buf: Option<IoBuf>) {
+        let completion = self.release(slot, result, buf);
+        self.ready.push_back(completion);
+    }
+
+    /// Frees the slot, and with it whatever memory it still holds.
+    pub(super) fn release(&mut self, slot: u32, result: Result<Output, IoError>, buf: Option<IoBuf>) -> Completion {
+        let (token, handle) = self.slots.release(slot);
+        if let Some(handle) = handle {
+            self.handles.end(handle, slot);
+        }
+        Completion { token, result, buf }
+    }
+
+    /// The file's place in the registered table, if it has one.
+    fn fixed(&mut self, handle: Handle) -> Option<u32> {
+        let registered = match &self.handles.get(handle)?.object {
+            Object::File(file) => file.registered(),
+            _ => false,
+        };
+        registered.then_some(Handles::index(handle) as u32)
+    }
+
+    /// Only files are registered: their operations are short. On kernels before 6.13 an entry that was taken out is
+    /// held until operations that began before are over, and a receive may take for ever.
+    pub(super) fn register_file(&mut self, handle: Handle, fd: RawFd) -> bool {
+        self.enable();
+        let index = Handles::index(handle) as u32;
+        self.features.files && self.ring.submitter().register_files_update(index, &[fd]).is_ok()
+    }
+
+    /// Queues the one entry of an operation.
+    fn queue(&mut self, slot: u32, work: Work, entry: squeue::Entry) {
+        let place = self.slots.get(slot);
+        place.work = work;
+        place.owed = 1;
+        self.push(&[entry.user_data(Tag::Part { slot, part: 0 }.pack())]);
+    }
+
+    pub(super) fn push_open(&mut self, slot: u32, dir: Arc<Dir>, create: bool, direct: bool) {
+        let flags = if direct || !self.features.direct { files::open_flags(create, direct) } else { files::buffered_flags(create) };
+        let name = self.slots.name(slot, 0);
+        let entry = opcode::OpenAt::new(Fd(dir.file.as_raw_fd()), name).flags(flags).mode(files::FILE_MODE).build();
+        self.queue(slot, Work::Open { dir, create, direct }, entry);
+    }
+
+    pub(super) fn push_read(
+        &mut self,
+        slot: u32,
+        file: Arc<DataFile>,
+        fixed: Option<u32>,
+        mut buf: IoBuf,
+        offset: u64,
+        len: usize,
+        done: usize,
+    ) {
+        let (start, room) = place(&mut buf);
+        assert!(len <= room, "read of {len} bytes into a buffer of {room}");
+        assert!(
+            len.is_multiple_of(BLOCK_BYTES) && offset.is_multiple_of(BLOCK_BYTES as u64),
+            "read of {len} bytes at {offset}: both must be multiples of {BLOCK_BYTES}"
+        );
+        // In bounds: `done` never exceeds `len`.
+        let from = start.wrapping_add(done);
+        let left = (len - done).min(MAX_TRANSFER_BYTES);
+        let at = offset + done as u64;
+        let entry = match self.registered(from, left) {
+            Some(index) => on_file!(file, fixed, |fd| opcode::ReadFixed::new(fd, from, left as u32, index).offset(at).build()),
+            None => on_file!(file, fixed, |fd| opcode::Read::new(fd, from, left as u32).offset(at).build()),
+        };
+        self.queue(slot, Work::Read { file, fixed, buf, offset, len, done }, entry);
+    }
+
+    pub(super) fn push_write(
+        &mut self,
+        slot: u32,
+        file: Arc<DataFile>,
+        fixed: Option<u32>,
+        data: IoData,
+        offset: u64,
+        done: usize,
+        durable: bool,
+    ) {
+        let all = bytes(&data);
+        assert!(
+            !all.is_empty() && all.len().is_multiple_of(BLOCK_BYTES) && offset.is_multiple_of(BLOCK_BYTES as u64),
+            "write of {} bytes at {offset}: both must be multiples of {BLOCK_BYTES}",
+            all.len()
+        );
+        let left = &all[done..];
+        let (from, len) = (left.as_ptr(), left.len().min(MAX_TRANSFER_BYTES));
+        let at = offset + done as u64;
+        let linked = durable && !file.dsync();
+        let flags = if durable && !linked { libc::RWF_DSYNC } else { 0 };
+        let entry = match self.registered(from, len) {
+            Some(index) => {
+                on_file!(file, fixed, |fd| opcode::WriteFixed::new(fd, from, len as u32, index).offset(at).rw_flags(flags).build())
+            }
+            None => on_file!(file, fixed, |fd| opcode::Write::new(fd, from, len as u32).offset(at).rw_flags(flags).build()),
+        };
+        let flush = on_file!(file, fixed, |fd| opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build());
+        let entry = entry.user_data(Tag::Part { slot, part: 0 }.pack());
+        let place = self.slots.get(slot);
+        place.work = Work::Write { file, fixed, data, offset, done, durable, linked };
+        if linked {
+            place.owed = 2;
+            // The flush begins when the write has ended; a write that fails or comes up short cancels it.
+            self.push(&[entry.flags(squeue::Flags::IO_LINK), flush.user_data(Tag::Part { slot, part: 1 }.pack())]);
+        } else {
+            place.owed = 1;
+            self.push(&[entry]);
+        }
+    }
+
+    pub(super) fn push_accept(&mut self, slot: u32, fd: RawFd) {
+        let (addr, len) = self.slots.accept_addr(slot);
+        let entry = opcode::Accept::new(Fd(fd), addr, len).flags(Blocking::Yes.flag()).build();
+        self.queue(slot, Work::Accept { fd }, entry);
+    }
+
+    pub(super) fn push_connect(&mut self, slot: u32, socket: OwnedFd, addr_len: libc::socklen_t) {
+        let addr = self.slots.addr_place(slot);
+        let entry = opcode::Connect::new(Fd(socket.as_raw_fd()), addr, addr_len).build();
+        self.queue(slot, Work::Connect { socket, addr_len }, entry);
+    }
+
+    pub(super) fn push_recv(&mut self, slot: u32, fd: RawFd, mut buf: IoBuf, at: usize, len: usize) {
+        let (start, room) = place(&mut buf);
+        assert!(len > 0 && at.checked_add(len).is_some_and(|end| end <= room), "receive of {len} bytes at {at} into a buffer of {room}");
+        let len32 = len.min(MAX_TRANSFER_BYTES) as u32;
+        let entry = opcode::Recv::new(Fd(fd), start.wrapping_add(at), len32).build();
+        self.queue(slot, Work::Recv { fd, buf, at, len }, entry);
+    }
+
+    pub(super) fn push_send(&mut self, slot: u32, fd: RawFd, gather: crate::Gather, done: usize, total: usize) {
+        // The kernel goes on with a short send by itself where it can (5.19).
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        let entry = match self.slots.set_pieces(slot, &gather, done) {
+            Layout::One(from, len) => opcode::Send::new(Fd(fd), from, len.min(MAX_TRANSFER_BYTES) as u32).flags(flags).build(),
+            Layout::Many(message) => opcode::SendMsg::new(Fd(fd), message).flags(flags as u32).build(),
+        };
+        self.queue(slot, Work::Send { fd, gather, done, total }, entry);
+    }
+}
+
+/// What an operation is counted on.
+pub(crate) fn handle_of(op: &Op) -> Option<Handle> {
+    match op {
+        Op::OpenDir { .. } | Op::Listen { .. } | Op::Connect { .. } => None,
+        Op::Lock { dir, .. }
+        | Op::List { dir }
+        | Op::Open { dir, .. }
+        | Op::Rename { dir, .. }
+        | Op::Unlink { dir, .. }
+        | Op::SyncDir { dir } => Some(*dir),
+        Op::Allocate { file, .. } | Op::Read { file, .. } | Op::Write { file, .. } | Op::Sync { file } => Some(*file),
+        Op::Accept { listener } => Some(*listener),
+        Op::Recv { socket, .. } | Op::Send { socket, .. } | Op::Shutdown { socket } => Some(*socket),
+        Op::Close { handle } => Some(*handle),
+    }
+}
+
+/// Takes ownership of a descriptor that the kernel just gave in a completion.
+pub(super) fn owned(fd: i32) -> OwnedFd {
+    // SAFETY: the completion of an open or accept carries a new descriptor that nobody else owns.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
