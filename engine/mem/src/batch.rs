@@ -16,12 +16,11 @@
 //! after the reservation, which keeps the batch in place.
 
 use std::fmt;
-use std::sync::MutexGuard;
 
 use crate::copy::copy_payload;
 use crate::free_list::FreeList;
 use crate::memory::Memory;
-use crate::sync::{Arc, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering, PoisonError, Witness};
+use crate::sync::{Arc, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, PoisonError, Witness};
 use crate::{BlockMut, TicketId, limits};
 
 /// Bytes of an entry's length field, little-endian: what it counts follows it.
@@ -240,11 +239,8 @@ impl OpenBatch {
             panic!("a block of {} bytes holds no header of {}", block.len(), self.header_bytes);
         };
         let mut desk = self.desk();
-        let lane = match &desk.held {
-            [None, _] if desk.oldest == 0 => 0,
-            [_, None] if desk.oldest == 1 => 1,
-            _ => desk.oldest ^ 1,
-        };
+        // Nothing is held after nothing: if the oldest lane is empty, both are.
+        let lane = if desk.held[desk.oldest].is_none() { desk.oldest } else { desk.oldest ^ 1 };
         let is_open = Word::unpack(self.word.0.load(Ordering::Relaxed)).phase == Phase::Open;
         if is_open || desk.held[lane].is_some() {
             return Err(block);

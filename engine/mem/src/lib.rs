@@ -2,12 +2,25 @@
 //!
 //! Everything is set aside at start. `unsafe` lives here (and in `kontiki-io`), behind types whose
 //! safe use cannot alias: a block of memory is either unique and writable or shared and frozen.
+//!
+//! # Proofs
+//!
+//! - `cargo test -p kontiki-mem`: units, a model of the ring, stress of what threads share, and a counting
+//!   allocator.
+//! - `RUSTFLAGS="--cfg loom" cargo test -p kontiki-mem --release --lib loom`: every interleaving of small cases
+//!   of the same, orderings included.
+//! - `cargo +nightly miri test -p kontiki-mem`: the aliasing rules. There is no `mmap` under Miri; rings then stand
+//!   on plain memory.
+//! - `RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address cargo test -p kontiki-mem --lib --tests --target
+//!   x86_64-unknown-linux-gnu`: the bounds, and use after free.
 
 mod batch;
 mod block;
 mod copy;
 mod free_list;
 pub mod limits;
+#[cfg(all(test, loom))]
+mod loom_models;
 mod memory;
 mod park;
 mod pool;

@@ -2,12 +2,11 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::MutexGuard;
 
 use crate::block::{BlockMut, NO_SLOT};
 use crate::memory::{MIRRORED, Memory};
 use crate::references::References;
-use crate::sync::{Arc, Mutex, PoisonError};
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::{BLOCK_BYTES, limits};
 
 /// Why a ring could not be made.

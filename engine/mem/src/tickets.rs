@@ -16,7 +16,6 @@ use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
-use std::sync::MutexGuard;
 use std::task::{Context, Poll, Waker};
 #[cfg(not(loom))]
 use std::time::{Duration, Instant};
@@ -25,7 +24,7 @@ use crate::copy::copy_payload;
 use crate::free_list::FreeList;
 use crate::memory::Memory;
 use crate::park;
-use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, Ordering, PoisonError, Witness};
+use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, PoisonError, Witness};
 
 /// Names one ticket, for ever: `generation << 32 | slot`. The default names none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

@@ -1,0 +1,322 @@
+//! Every interleaving of small cases of what threads share. Run with
+//! `RUSTFLAGS="--cfg loom" cargo test -p kontiki-mem --release --lib loom`.
+#![allow(clippy::unwrap_used)]
+
+use loom::sync::{Arc, Notify};
+use loom::thread;
+
+use crate::free_list::FreeList;
+use crate::{BLOCK_BYTES, OpenBatch, Outcome, Pool, Ring, Slot, TicketId, Tickets, limits};
+
+fn ring(blocks: usize) -> Ring {
+    Ring::new(limits::MIN_RING_BYTES, blocks).unwrap()
+}
+
+/// Runs all interleavings with at most three forced switches: enough for every two-step race.
+fn model(f: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(f);
+}
+
+#[test]
+fn free_list_gives_each_slot_to_one() {
+    model(|| {
+        let list = Arc::new(FreeList::full(2));
+        let work = |list: &FreeList| {
+            let first = list.pop();
+            let second = list.pop();
+            assert!(first.is_none() || first != second);
+            first.into_iter().chain(second).for_each(|slot| list.push(slot));
+        };
+        let other = list.clone();
+        let thread = thread::spawn(move || work(&other));
+        work(&list);
+        thread.join().unwrap();
+        let mut all = [list.pop().unwrap(), list.pop().unwrap()];
+        all.sort_unstable();
+        assert_eq!((all, list.pop()), ([0, 1], None));
+    });
+}
+
+#[test]
+fn ring_reuses_a_block_only_after_its_readers() {
+    model(|| {
+        let mut ring = ring(2);
+        let mut block = ring.reserve(ring.capacity()).unwrap();
+        block.bytes_mut()[0] = 7;
+        let block = block.freeze();
+        let copy = block.clone();
+        let reader = thread::spawn(move || {
+            assert_eq!(copy.clone().bytes()[0], 7);
+            assert_eq!(copy.bytes()[0], 7);
+        });
+        drop(block);
+        // Whenever the ring finds room, writing it races with nobody.
+        if let Some(mut again) = ring.reserve(BLOCK_BYTES) {
+            again.bytes_mut()[0] = 9;
+        }
+        reader.join().unwrap();
+        assert!(ring.reserve(ring.capacity()).is_some());
+    });
+}
+
+#[test]
+fn ring_splits_and_truncates_beside_its_owner() {
+    model(|| {
+        let mut ring = ring(3);
+        let mut block = ring.reserve(4 * BLOCK_BYTES).unwrap();
+        let holder = thread::spawn(move || {
+            block.bytes_mut()[0] = 1;
+            let mut front = block.split_to(BLOCK_BYTES).unwrap();
+            block.truncate(BLOCK_BYTES);
+            front.bytes_mut()[0] = 2;
+            block.bytes_mut()[0] = 3;
+            drop(front);
+            assert_eq!(block.bytes()[0], 3);
+        });
+        if let Some(mut mine) = ring.reserve(BLOCK_BYTES) {
+            mine.bytes_mut()[0] = 4;
+            assert_eq!(mine.bytes()[0], 4);
+        }
+        holder.join().unwrap();
+        assert_eq!(ring.held(), 0);
+    });
+}
+
+#[test]
+fn pool_reuses_a_buffer_only_after_its_readers() {
+    model(|| {
+        let pool = Pool::new(1, 64);
+        let mut buf = pool.take().unwrap();
+        buf.bytes_mut()[0] = 7;
+        let block = buf.freeze();
+        let copy = block.clone();
+        let reader = thread::spawn(move || assert_eq!(copy.bytes()[0], 7));
+        drop(block);
+        if let Some(mut again) = pool.take() {
+            again.bytes_mut()[0] = 9;
+        }
+        reader.join().unwrap();
+        assert_eq!(pool.available(), 1);
+        assert!(pool.take().is_some());
+    });
+}
+
+/// Two callers, while the reactor seals. The reactor sleeps on its bell, so a bell that is not rung is a deadlock.
+#[test]
+fn batch_comes_out_whole_and_the_bell_rings() {
+    model(|| {
+        let mut ring = ring(2);
+        let batch = Arc::new(OpenBatch::new(64, 8, 2));
+        let bell = Arc::new(Notify::new());
+        batch.open(ring.reserve(BLOCK_BYTES).unwrap()).unwrap();
+        let callers: Vec<_> = (1..=2_u8)
+            .map(|n| {
+                let (batch, bell) = (batch.clone(), bell.clone());
+                thread::spawn(move || match batch.propose(&[], &[n], TicketId(u64::from(n))) {
+                    Slot::Written { first, last_after_seal } => {
+                        if first || last_after_seal {
+                            bell.notify();
+                        }
+                        true
+                    }
+                    Slot::Full => false,
+                    Slot::Closed => unreachable!(),
+                })
+            })
+            .collect();
+
+        while !batch.seal() {
+            bell.wait();
+        }
+        let (mut sealed, table) = loop {
+            if let Some(out) = batch.poll_sealed() {
+                break out;
+            }
+            bell.wait();
+        };
+        sealed.block.bytes_mut()[0] = 1;
+        let body = &sealed.block.bytes()[64..64 + sealed.body_bytes];
+        let entries: Vec<u64> = body.chunks(5).map(|entry| u64::from(entry[4])).collect();
+        let tickets: Vec<u64> = table.tickets().iter().map(|id| id.0).collect();
+        assert_eq!((entries.len() as u32, &entries), (sealed.count, &tickets));
+        let written = callers.into_iter().map(|c| c.join().unwrap()).filter(|&w| w).count();
+        assert_eq!(written, entries.len());
+    });
+}
+
+/// A caller that sleeps through the end of one batch writes whole into the next, or not at all.
+#[test]
+fn batch_caller_never_writes_into_what_it_did_not_reserve() {
+    model(|| {
+        let mut ring = ring(2);
+        let batch = Arc::new(OpenBatch::new(64, 2, 2));
+        batch.open(ring.reserve(BLOCK_BYTES).unwrap()).unwrap();
+        let caller = batch.clone();
+        let caller = thread::spawn(move || caller.propose(&[], &[2], TicketId(2)));
+
+        // This thread is reactor and another caller.
+        let mut seen = 0;
+        for round in 0..2 {
+            let mine = batch.propose(&[], &[1], TicketId(1));
+            assert!(matches!(mine, Slot::Written { .. }), "round {round}");
+            assert!(batch.seal());
+            let (mut sealed, table) = loop {
+                match batch.poll_sealed() {
+                    Some(out) => break out,
+                    None => thread::yield_now(),
+                }
+            };
+            seen += table.tickets().iter().filter(|id| id.0 == 2).count();
+            sealed.block.bytes_mut().fill(0);
+            drop(table);
+            batch.open(sealed.block).unwrap();
+        }
+        let wrote = caller.join().unwrap();
+        batch.close();
+        let late = batch.poll_sealed();
+        seen += late.map_or(0, |(sealed, _)| sealed.count as usize);
+        assert_eq!(seen, usize::from(matches!(wrote, Slot::Written { .. })));
+    });
+}
+
+#[test]
+fn batch_close_loses_nobody() {
+    model(|| {
+        let mut ring = ring(1);
+        let batch = Arc::new(OpenBatch::new(64, 2, 1));
+        batch.open(ring.reserve(BLOCK_BYTES).unwrap()).unwrap();
+        let caller = batch.clone();
+        let caller = thread::spawn(move || caller.propose(&[], &[2], TicketId(2)));
+        batch.close();
+        let wrote = caller.join().unwrap();
+        match batch.poll_sealed() {
+            Some((_, table)) => {
+                assert_eq!(table.tickets(), [TicketId(2)]);
+                assert!(matches!(wrote, Slot::Written { first: true, .. }));
+            }
+            None => assert_eq!(wrote, Slot::Closed),
+        }
+        assert_eq!(ring.held(), 0);
+        batch.open(ring.reserve(BLOCK_BYTES).unwrap()).unwrap();
+    });
+}
+
+/// The waiter sleeps until it is woken, so a lost wake is a deadlock.
+#[test]
+fn ticket_wait_sees_outcome_and_reply() {
+    model(|| {
+        let tickets = Tickets::new(1, 8);
+        let ticket = tickets.take().unwrap();
+        let id = ticket.id();
+        let waiter = thread::spawn(move || {
+            assert_eq!(ticket.wait(), Outcome::Applied { index: 5 });
+            assert_eq!(ticket.reply(), [1, 2, 3]);
+        });
+        let mut resolver = tickets.resolver();
+        assert!(resolver.resolve(id, Outcome::Applied { index: 5 }, &[1, 2, 3]));
+        resolver.flush();
+        waiter.join().unwrap();
+        assert_eq!(tickets.in_flight(), 0);
+    });
+}
+
+#[test]
+fn ticket_drop_beside_resolve_frees_the_slot_once() {
+    model(|| {
+        let tickets = Tickets::new(1, 8);
+        let ticket = tickets.take().unwrap();
+        let id = ticket.id();
+        let owner = thread::spawn(move || {
+            if ticket.poll_outcome().is_some() {
+                assert_eq!(ticket.reply(), [1]);
+            }
+        });
+        let mut resolver = tickets.resolver();
+        assert!(resolver.resolve(id, Outcome::Applied { index: 5 }, &[1]));
+        // The slot's next owner may be here already.
+        let next = tickets.take();
+        if let Some(next) = &next {
+            assert_eq!(next.poll_outcome(), None);
+            assert!(!resolver.resolve(id, Outcome::Unknown, &[]), "stale");
+            assert!(resolver.resolve(next.id(), Outcome::NotApplied { hint: 3 }, &[2, 2]));
+            assert_eq!(next.reply(), [2, 2]);
+        }
+        owner.join().unwrap();
+        drop(next);
+        assert_eq!(tickets.in_flight(), 0);
+        assert!(tickets.take().is_some());
+    });
+}
+
+#[test]
+fn ticket_is_resolved_once() {
+    model(|| {
+        let tickets = Tickets::new(1, 8);
+        let ticket = tickets.take().unwrap();
+        let id = ticket.id();
+        let mut other = tickets.resolver();
+        let other = thread::spawn(move || other.resolve(id, Outcome::Applied { index: 1 }, &[1]));
+        let mine = tickets.resolver().resolve(id, Outcome::Applied { index: 2 }, &[2, 2]);
+        let theirs = other.join().unwrap();
+        assert!(mine != theirs);
+        let index = if mine { 2 } else { 1 };
+        assert_eq!(ticket.poll_outcome(), Some(Outcome::Applied { index }));
+        assert_eq!(ticket.reply().len() as u64, index);
+    });
+}
+
+/// A slot whose last waiter's waker is still being taken when the next one waits.
+#[test]
+fn ticket_waiter_of_a_reused_slot_is_woken() {
+    model(|| {
+        let tickets = Tickets::new(1, 0);
+        let first = tickets.take().unwrap();
+        let first_id = first.id();
+        let shared = tickets.clone();
+        let caller = thread::spawn(move || {
+            first.wait();
+            drop(first);
+            let second = shared.take().unwrap();
+            let mut resolver = shared.resolver();
+            let id = second.id();
+            let engine = thread::spawn(move || resolver.resolve(id, Outcome::Unknown, &[]));
+            second.wait();
+            engine.join().unwrap();
+        });
+        tickets.resolver().resolve(first_id, Outcome::Unknown, &[]);
+        caller.join().unwrap();
+    });
+}
+
+#[test]
+fn abandon_leaves_nobody_waiting() {
+    model(|| {
+        let tickets = Tickets::new(2, 0);
+        let early = tickets.take().unwrap();
+        let shared = tickets.clone();
+        let caller = thread::spawn(move || {
+            assert_eq!(early.wait(), Outcome::Unknown);
+            if let Some(late) = shared.take() {
+                assert_eq!(late.wait(), Outcome::Unknown);
+            }
+        });
+        tickets.abandon();
+        assert!(tickets.take().is_none());
+        caller.join().unwrap();
+        assert_eq!(tickets.in_flight(), 0);
+    });
+}
+
+#[test]
+fn cancel_beside_abandon_frees_once() {
+    model(|| {
+        let tickets = Tickets::new(1, 0);
+        let ticket = tickets.take().unwrap();
+        let caller = thread::spawn(move || ticket.cancel());
+        tickets.abandon();
+        caller.join().unwrap();
+        assert_eq!(tickets.in_flight(), 0);
+    });
+}
