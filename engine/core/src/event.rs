@@ -100,4 +100,3 @@ pub enum Event {
         term: Option<Term>,
     },
 }
-

@@ -4,19 +4,42 @@
 //! is handed, and never touches a payload. It is stepped by [`Event`]s and
 //! answers with [`Effect`]s; [`Raft::deadline`] says when it wants the next
 //! [`Event::Tick`].
+//!
+//! Sources: "the paper" is Ongaro and Ousterhout, *In Search of an Understandable Consensus Algorithm* (extended
+//! version, 2014); "the thesis" is Ongaro, *Consensus: Bridging Theory and Practice* (2014). After construction
+//! nothing here allocates: every table is bounded, in [`limits`].
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
+mod append;
+mod commit;
+mod config;
 mod effect;
+mod election;
 mod event;
+mod follower;
+mod hard_state;
+mod leader;
+pub mod limits;
+mod log;
+mod lookup;
 mod message;
+mod peer;
+mod progress;
+mod quorum;
 mod raft;
+mod recovering;
+mod replicate;
+mod rng;
+mod runs;
+mod timers;
 mod types;
 
+pub use config::{Config, ConfigError, Restored};
 pub use effect::{Effect, Effects};
 pub use event::{Append, Event};
 pub use message::Message;
-pub use raft::{Config, PeerProgress, Raft, Restored, Role};
+pub use raft::{PeerProgress, Raft, Role};
 pub use types::{ClusterId, FrameMeta, GroupId, Incarnation, IndexRange, LogIndex, NodeId, SessionId, Term, Time, WriteId};

@@ -1,56 +1,30 @@
-//! The state machine itself. (Being written: signatures others build against.)
+//! The state machine itself: its state, the dispatch of events, and the changes of role.
 
-use alloc::vec::Vec;
-use crate::{Effects, Event, FrameMeta, LogIndex, NodeId, Term, Time};
+use heapless::Vec;
+
+use crate::config::{Config, Restored};
+use crate::election::Campaign;
+use crate::follower::Following;
+use crate::hard_state::HardState;
+use crate::leader::Leading;
+use crate::limits::{MAX_INDEX, MAX_PEERS, MAX_TERM};
+use crate::log::Log;
+use crate::peer::Peer;
+use crate::progress::Mode;
+use crate::rng::Rng;
+use crate::{Effect, Effects, Event, FrameMeta, LogIndex, Message, NodeId, SessionId, Term, Time, WriteId};
 
 /// What a replica is at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role { /// Follows.
-    Follower, /// Asks whether it could win.
-    PreCandidate, /// Campaigns.
-    Candidate, /// Leads.
-    Leader }
-
-/// Timing and identity of one replica's core. Times in nanoseconds.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// This node.
-    pub id: NodeId,
-    /// All voters, this node among them.
-    pub voters: Vec<NodeId>,
-    /// Shortest election timeout.
-    pub election_min_ns: u64,
-    /// Longest election timeout.
-    pub election_max_ns: u64,
-    /// Heartbeat interval.
-    pub heartbeat_ns: u64,
-    /// Window per follower, in bytes.
-    pub window_bytes: u64,
-    /// Window per follower, in frames.
-    pub window_frames: u32,
-    /// Seed of the election jitter.
-    pub seed: u64,
-}
-
-/// What recovery found, handed to a new core.
-#[derive(Clone, Debug, Default)]
-pub struct Restored {
-    /// Current term.
-    pub term: Term,
-    /// Vote in that term.
-    pub vote: Option<NodeId>,
-    /// Whether the node is recovering.
-    pub recovering: bool,
-    /// First index the log holds (1 on an empty, never compacted log).
-    pub first: LogIndex,
-    /// Term of the entry before `first`.
-    pub prev_term: Term,
-    /// Runs of equal term, ascending: (first index, term). At least the newest runs.
-    pub runs: Vec<(LogIndex, Term)>,
-    /// Last index of the log; one before `first` if it is empty.
-    pub last: LogIndex,
-    /// Index to which the state machine is already applied (may exceed `last`).
-    pub applied: LogIndex,
+pub enum Role {
+    /// Follows a leader, or waits for one.
+    Follower,
+    /// Asks whether it could win an election (thesis, section 9.6).
+    PreCandidate,
+    /// Campaigns (paper, section 5.2).
+    Candidate,
+    /// Leads.
+    Leader,
 }
 
 /// How far one follower is.
@@ -71,31 +45,371 @@ pub struct PeerProgress {
 }
 
 /// One replica's consensus core.
-#[derive(Debug)]
-pub struct Raft {}
+///
+/// Pure: the same events at the same times give the same effects. Invariants, asserted in every build:
+/// the term never falls and is voted in once; the commit index never falls and nothing at or below it is
+/// superseded; `matched < next` for every follower; a durable prefix holds only entries that still stand.
+///
+/// A peer may send anything: what contradicts the protocol is dropped and counted in [`Raft::refusals`].
+#[derive(Clone, Debug)]
+pub struct Raft {
+    pub(crate) config: Config,
+    pub(crate) peers: Vec<Peer, MAX_PEERS>,
+    pub(crate) hard: HardState,
+    pub(crate) log: Log,
+    pub(crate) role: Role,
+    pub(crate) leader: Option<NodeId>,
+    /// Known committed. At start the applied index, which may lie past the log's end.
+    pub(crate) commit: LogIndex,
+    pub(crate) campaign: Campaign,
+    pub(crate) following: Following,
+    pub(crate) leading: Leading,
+    /// The newest time seen; it never goes back.
+    pub(crate) now: Time,
+    /// Not a leader: when to start an election.
+    pub(crate) election_at: Time,
+    /// No candidate is heard before this (leader stickiness; thesis, section 4.2.3).
+    pub(crate) sticky_until: Time,
+    /// The last late tick was forgiven; the next is not.
+    pub(crate) excused: bool,
+    pub(crate) rng: Rng,
+    last_write: WriteId,
+    /// What the last [`Effect::Role`] said.
+    announced: (Role, Term, Option<NodeId>),
+    refusals: u64,
+}
 
-#[allow(missing_docs, unused_variables, clippy::todo)]
 impl Raft {
     /// A core as recovery left it, a follower at `now`.
-    pub fn new(config: Config, restored: Restored, now: Time) -> Raft { todo!() }
+    ///
+    /// A log that ends in a greater term than the hard state's moves the term up: frames may reach the disk before
+    /// the record of the term they came in, though never an answer to them.
+    ///
+    /// # Panics
+    /// If `config` does not [validate](Config::validate), or `restored` contradicts itself.
+    pub fn new(config: Config, restored: Restored, now: Time) -> Raft {
+        if let Err(error) = config.validate() {
+            panic!("configuration of the core: {error}");
+        }
+        let log = Log::new(&restored);
+        let mut hard = HardState::new(restored.term, restored.vote, restored.recovering);
+        if log.last_term() > hard.term {
+            hard.enter(log.last_term());
+        }
+        let others = config.voters.iter().filter(|voter| **voter != config.id);
+        let peers = others.map(|voter| Peer::new(*voter, now)).collect();
+        let mut raft = Raft {
+            peers,
+            announced: (Role::Follower, hard.term, None),
+            hard,
+            role: Role::Follower,
+            leader: None,
+            commit: restored.applied.max(log.first().prev()),
+            log,
+            campaign: Campaign::default(),
+            following: Following::default(),
+            leading: Leading::new(now),
+            now,
+            election_at: now,
+            // Before it stopped this node may have promised a leader to be sticky.
+            sticky_until: now.plus_ns(config.election_min_ns),
+            excused: false,
+            rng: Rng::new(config.seed, config.id.0),
+            last_write: WriteId(0),
+            refusals: 0,
+            config,
+        };
+        raft.following = Following::new(raft.commit_here());
+        if !raft.peers.is_empty() {
+            raft.wait_for_election();
+        }
+        raft
+    }
+
     /// Takes one event; appends what must happen to `effects`.
-    pub fn step(&mut self, now: Time, event: Event, effects: &mut Effects) { todo!() }
+    pub fn step(&mut self, now: Time, event: Event, effects: &mut Effects) {
+        self.now = self.now.max(now);
+        match event {
+            Event::Tick => self.tick(effects),
+            Event::SessionUp { peer, session } => self.session_up(peer, session, effects),
+            Event::SessionDown { peer, session } => self.session_down(peer, session),
+            Event::Message { from, session, message } => {
+                if let Some(peer) = self.peer_in_session(from, session) {
+                    self.message(peer, message, effects);
+                }
+            }
+            Event::Append { from, session, append } => {
+                if let Some(peer) = self.peer_in_session(from, session) {
+                    self.append(peer, append, effects);
+                }
+            }
+            Event::Sealed { frame, bytes: _ } => self.sealed(frame, effects),
+            Event::LogDurable { write } => self.log_durable(write),
+            Event::HardStateDurable { write } => self.hard_state_durable(write, effects),
+            Event::FramesSent { peer, session, to, bytes, frames } => {
+                if let Some(peer) = self.peer_in_session(peer, session) {
+                    self.frames_sent(peer, to, bytes, frames);
+                }
+            }
+            Event::FramesGone { peer, session, first } => {
+                if let Some(peer) = self.peer_in_session(peer, session) {
+                    self.frames_gone(peer, first, effects);
+                }
+            }
+            Event::TermFound { index, term } => {
+                self.log.answer(index, term);
+            }
+        }
+        self.persist(effects);
+    }
+
     /// Ends a turn: coalesced answers, replication, commit. Called once after the steps of a turn.
-    pub fn flush(&mut self, now: Time, effects: &mut Effects) { todo!() }
+    pub fn flush(&mut self, now: Time, effects: &mut Effects) {
+        self.now = self.now.max(now);
+        self.advance_commit(effects);
+        self.finish_recovering();
+        if self.role == Role::Leader {
+            self.lead(effects);
+        } else {
+            self.answer_leader(effects);
+        }
+        self.tell_outdated(effects);
+        self.persist(effects);
+    }
+
+    fn message(&mut self, peer: usize, message: Message, fx: &mut Effects) {
+        match message {
+            Message::PreVote { term, last_index, last_term } => self.pre_vote(peer, term, last_index, last_term, fx),
+            Message::PreVoteReply { term, granted, last_index, last_term, recovering } => {
+                self.pre_vote_reply(peer, term, granted, last_index, last_term, recovering, fx);
+            }
+            Message::Vote { term, last_index, last_term, all_answered } => {
+                self.vote(peer, term, last_index, last_term, all_answered, fx);
+            }
+            Message::VoteReply { term, granted } => self.vote_reply(peer, term, granted, fx),
+            Message::Heartbeat { term, commit, round, term_start, session_commit } => {
+                self.heartbeat(peer, term, commit, round, term_start, session_commit, fx);
+            }
+            Message::HeartbeatReply { term, round, recovering: _, last_index } => {
+                if self.follower_answers(peer, term, fx) {
+                    self.heartbeat_reply(peer, round, last_index);
+                }
+            }
+            Message::Accepted { term, matched } => {
+                if self.follower_answers(peer, term, fx) {
+                    self.accepted(peer, matched);
+                }
+            }
+            Message::Received { term, index } => {
+                if self.follower_answers(peer, term, fx) {
+                    self.received(peer, index);
+                }
+            }
+            Message::Rejected { term, prev, last_index, conflict_term, conflict_first } => {
+                if self.follower_answers(peer, term, fx) {
+                    self.rejected(peer, prev, last_index, conflict_term, conflict_first);
+                }
+            }
+        }
+    }
+
+    fn session_up(&mut self, peer: NodeId, session: SessionId, fx: &mut Effects) {
+        let commit = self.commit;
+        let next = self.probe_start();
+        let now = self.now;
+        let Some(at) = self.peers.iter().position(|known| known.id == peer) else {
+            return self.refuse();
+        };
+        if let Some(peer) = self.peers.get_mut(at) {
+            peer.session = Some(session);
+            peer.session_commit = commit;
+            peer.heartbeat_at = None;
+            peer.outdated = false;
+            peer.progress = crate::progress::Progress::new(next, now);
+            if self.role != Role::Candidate {
+                peer.ballot = None;
+            }
+        }
+        if self.leader == Some(peer) {
+            self.following.session_changed();
+        }
+        self.ask_for_vote(at, fx);
+    }
+
+    fn session_down(&mut self, peer: NodeId, session: SessionId) {
+        if let Some(at) = self.peer_in_session(peer, session)
+            && let Some(peer) = self.peers.get_mut(at)
+        {
+            peer.session = None;
+            peer.progress.sending = None;
+        }
+    }
+
+    fn log_durable(&mut self, write: WriteId) {
+        assert!(write <= self.last_write, "a write that was never asked for cannot be durable");
+        if self.log.written(write) {
+            self.following.acknowledge();
+        }
+    }
+
+    /// Becomes a follower in `term`, of `leader` if known. Keeps the vote within a term (hazard H05).
+    pub(crate) fn follow(&mut self, term: Term, leader: Option<NodeId>, fx: &mut Effects) {
+        let was_leader = self.role == Role::Leader;
+        if term > self.hard.term {
+            self.hard.enter(term);
+            self.following = Following::new(self.commit_here());
+        } else if was_leader {
+            self.following = Following::new(self.commit_here());
+        }
+        self.role = Role::Follower;
+        self.leader = leader;
+        self.campaign = Campaign::default();
+        if was_leader {
+            self.wait_for_election();
+        }
+        self.announce(fx);
+    }
+
+    /// Tells the node of a change of role, term or leader.
+    pub(crate) fn announce(&mut self, fx: &mut Effects) {
+        let current = (self.role, self.hard.term, self.leader);
+        if current != self.announced {
+            self.announced = current;
+            fx.push(Effect::Role { role: current.0, term: current.1, leader: current.2 });
+        }
+    }
+
+    /// Sends a message that rests on nothing still to be written.
+    pub(crate) fn send(&self, peer: usize, message: Message, fx: &mut Effects) {
+        self.send_after(peer, message, None, fx);
+    }
+
+    /// Answers: not before the term and vote that the answer rests on are durable (hazard H04).
+    pub(crate) fn answer(&mut self, peer: usize, message: Message, fx: &mut Effects) {
+        self.persist(fx);
+        self.send_after(peer, message, self.hard.outstanding(), fx);
+    }
+
+    fn send_after(&self, peer: usize, message: Message, after: Option<WriteId>, fx: &mut Effects) {
+        if let Some(peer) = self.peers.get(peer)
+            && let Some(session) = peer.session
+        {
+            fx.push(Effect::Send { to: peer.id, session, message, after });
+        }
+    }
+
+    /// The peer with that id, if `session` is its current one.
+    fn peer_in_session(&self, id: NodeId, session: SessionId) -> Option<usize> {
+        self.peers.iter().position(|peer| peer.id == id && peer.session == Some(session))
+    }
+
+    pub(crate) fn peer_at(&self, id: NodeId) -> Option<usize> {
+        self.peers.iter().position(|peer| peer.id == id)
+    }
+
+    pub(crate) fn next_write(&mut self) -> WriteId {
+        self.last_write.0 += 1;
+        self.last_write
+    }
+
+    /// Counts something that a correct peer would not have sent.
+    pub(crate) fn refuse(&mut self) {
+        self.refusals = self.refusals.saturating_add(1);
+    }
+
+    /// Whether a peer's term can be true. One that cannot is counted.
+    pub(crate) fn credible_term(&mut self, term: Term) -> bool {
+        let credible = (1..=MAX_TERM).contains(&term.0);
+        if !credible {
+            self.refuse();
+        }
+        credible
+    }
+
+    /// How far this log itself holds what is committed.
+    pub(crate) fn commit_here(&self) -> LogIndex {
+        self.commit.min(self.log.last())
+    }
+
     /// When the core next wants a `Tick`.
-    pub fn deadline(&self) -> Time { todo!() }
-    /// Leader only, and only when it may append now (pending-write table not full): what the next sealed frame's header must say for `count` entries.
-    pub fn next_frame(&self, count: u32) -> Option<FrameMeta> { todo!() }
-    pub fn role(&self) -> Role { todo!() }
-    pub fn term(&self) -> Term { todo!() }
-    pub fn leader(&self) -> Option<NodeId> { todo!() }
-    pub fn commit(&self) -> LogIndex { todo!() }
-    pub fn last_index(&self) -> LogIndex { todo!() }
+    pub fn deadline(&self) -> Time {
+        self.next_deadline()
+    }
+
+    /// Leader only, and only when it may append now (its no-op stands in the log, and the table of pending writes
+    /// has room): what the next sealed frame's header must say for `count` entries. `None` also for a count of zero.
+    pub fn next_frame(&self, count: u32) -> Option<FrameMeta> {
+        let ready = self.role == Role::Leader && self.leading.term_start.0 > 0;
+        (ready && count > 0).then(|| self.frame_of(count)).flatten()
+    }
+
+    /// The frame that would follow the log's end.
+    pub(crate) fn frame_of(&self, count: u32) -> Option<FrameMeta> {
+        let frame = FrameMeta { term: self.hard.term, first: self.log.last().next(), count, prev_term: self.log.last_term() };
+        let fits = self.log.has_room() && self.log.last().0 + u64::from(count) <= MAX_INDEX;
+        fits.then_some(frame)
+    }
+
+    /// What this replica is.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// The current term, perhaps not yet durable.
+    pub fn term(&self) -> Term {
+        self.hard.term
+    }
+
+    /// The leader of the current term, once known.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.leader
+    }
+
+    /// The highest index known to be committed, as of the last flush. On a follower all of it is durable here. At
+    /// start it is the applied index, which may exceed [`Raft::last_index`].
+    pub fn commit(&self) -> LogIndex {
+        self.commit
+    }
+
+    /// Last index of the log, durable or not.
+    pub fn last_index(&self) -> LogIndex {
+        self.log.last()
+    }
+
     /// Last index durable on this node.
-    pub fn durable(&self) -> LogIndex { todo!() }
-    pub fn recovering(&self) -> bool { todo!() }
+    pub fn durable(&self) -> LogIndex {
+        self.log.durable()
+    }
+
+    /// Whether this node is recovering: it neither campaigns nor votes until it holds again what it may have lost.
+    pub fn recovering(&self) -> bool {
+        self.hard.recovering
+    }
+
+    /// How often a peer sent what a correct one would not have sent. Anything but zero deserves a look at that peer.
+    pub fn refusals(&self) -> u64 {
+        self.refusals
+    }
+
     /// Progress of every peer, while leading.
-    pub fn progress(&self) -> impl Iterator<Item = PeerProgress> + '_ { core::iter::empty() }
-    /// Tells the core that the log was compacted.
-    pub fn compacted(&mut self, first: LogIndex, prev_term: Term) { todo!() }
+    pub fn progress(&self) -> impl Iterator<Item = PeerProgress> + '_ {
+        let leading = self.role == Role::Leader;
+        self.peers.iter().filter(move |_| leading).map(|peer| PeerProgress {
+            peer: peer.id,
+            matched: peer.progress.matched(),
+            next: peer.progress.next(),
+            inflight_bytes: peer.progress.inflight.bytes(),
+            probing: matches!(peer.progress.mode, Mode::Probe { .. }),
+            heard: peer.heard,
+        })
+    }
+
+    /// Tells the core that the log was compacted: it now begins at `first`, and the entry before had `prev_term`.
+    ///
+    /// # Panics
+    /// If more is gone than is committed and durable here.
+    pub fn compacted(&mut self, first: LogIndex, prev_term: Term) {
+        assert!(first.prev() <= self.commit, "only what is committed is compacted");
+        self.log.compact(first, prev_term);
+    }
 }

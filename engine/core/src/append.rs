@@ -1,0 +1,145 @@
+//! Frames that arrive: which fit, what of them is new, what they supersede (paper, section 5.3).
+
+use crate::limits::{MAX_INDEX, MAX_TERM};
+use crate::log::EntryTerm;
+use crate::raft::Raft;
+use crate::{Append, Effect, Effects, FrameMeta, IndexRange, LogIndex, Term};
+
+/// What is to become of a frame.
+enum Verdict {
+    /// It contradicts what is committed, or its sender: only a broken peer sends it.
+    Refused,
+    /// It cannot be judged before the log has told an old entry's term.
+    Asked,
+    /// The log does not hold the entry before it.
+    Rejected,
+    /// It fits, from this index on it is new; past its end: nothing is.
+    Fits(LogIndex),
+}
+
+impl Raft {
+    /// A frame arrived.
+    pub(crate) fn append(&mut self, peer: usize, append: Append, fx: &mut Effects) {
+        if !is_well_formed(&append) {
+            return self.refuse();
+        }
+        if !self.hear_leader(peer, append.leader_term, fx) {
+            return;
+        }
+        let Append { frame, range, commit, .. } = append;
+        let prev = range.from.prev();
+        match self.judge(&frame, range, fx) {
+            Verdict::Refused => return self.refuse(),
+            Verdict::Asked => return,
+            Verdict::Rejected => {
+                // The first of a turn speaks for those behind it.
+                self.following.rejected.get_or_insert(prev);
+                return;
+            }
+            Verdict::Fits(new) if new > range.to => self.following.acknowledge(),
+            Verdict::Fits(_) if !self.log.has_room() => {
+                self.following.crowded.get_or_insert(prev);
+                return;
+            }
+            Verdict::Fits(new) => self.write(IndexRange { from: new, to: range.to }, frame.term, fx),
+        }
+        let following = &mut self.following;
+        following.verified = following.verified.max(range.to.min(self.log.last()));
+        following.leader_commit = following.leader_commit.max(commit);
+    }
+
+    /// Writes `range`, superseding what stands there.
+    fn write(&mut self, range: IndexRange, term: Term, fx: &mut Effects) {
+        assert!(range.from > self.commit_here(), "what is committed is never superseded");
+        let write = self.next_write();
+        if range.from <= self.log.last() {
+            fx.push(Effect::Truncated { from: range.from });
+        }
+        self.log.append(write, range, term, self.now);
+        fx.push(Effect::AppendFrame { write, range });
+    }
+
+    fn judge(&mut self, frame: &FrameMeta, range: IndexRange, fx: &mut Effects) -> Verdict {
+        let committed = self.commit_here();
+        let prev = range.from.prev();
+        if prev > self.log.last() {
+            return Verdict::Rejected;
+        }
+        // All of a frame's entries have its term, and terms never fall: its last committed entry speaks for them.
+        if range.from <= committed && self.contradicts(range.to.min(committed), frame.term) {
+            return Verdict::Refused;
+        }
+        if prev <= committed {
+            // Every leader's log holds what is committed (leader completeness): it fits, whatever the tables still know.
+            if self.contradicts(prev, frame.term_before(range.from)) {
+                return Verdict::Refused;
+            }
+        } else {
+            match self.term_or_ask(prev, fx) {
+                None => return Verdict::Asked,
+                Some(term) if term != frame.term_before(range.from) => return Verdict::Rejected,
+                Some(_) => {}
+            }
+        }
+        let held = IndexRange { from: range.from.max(committed.next()), to: range.to.min(self.log.last()) };
+        match self.first_conflict(held, frame.term, fx) {
+            None => Verdict::Asked,
+            // Within a term a leader never changes its log.
+            Some(new) if new <= self.following.verified.min(range.to) => Verdict::Refused,
+            Some(new) => Verdict::Fits(new),
+        }
+    }
+
+    /// Whether the entry at `index` is known to have another term.
+    fn contradicts(&self, index: LogIndex, term: Term) -> bool {
+        matches!(self.log.term(index), EntryTerm::Known(known) if known != term)
+    }
+
+    /// The first index of `held`, entries of this log, whose term is not `term`; one past its end if all agree. `None`
+    /// if an old entry's term had to be asked for. By the log matching property, agreement at one index is agreement
+    /// before it, so the search bisects.
+    fn first_conflict(&mut self, held: IndexRange, term: Term, fx: &mut Effects) -> Option<LogIndex> {
+        if held.from > held.to || self.term_or_ask(held.to, fx)? == term {
+            return Some(held.to.next().max(held.from));
+        }
+        let (mut low, mut high) = (held.from, held.to);
+        while low < high {
+            let middle = LogIndex(low.0 + (high.0 - low.0) / 2);
+            if self.term_or_ask(middle, fx)? == term {
+                low = middle.next();
+            } else {
+                high = middle;
+            }
+        }
+        Some(high)
+    }
+
+    /// The term of an entry that the log holds; `None`: it has been asked for.
+    fn term_or_ask(&mut self, index: LogIndex, fx: &mut Effects) -> Option<Term> {
+        match self.log.term(index) {
+            EntryTerm::Known(term) => Some(term),
+            EntryTerm::Unknown | EntryTerm::Absent => {
+                if self.log.ask(index) {
+                    fx.push(Effect::LookupTerm { index });
+                }
+                None
+            }
+        }
+    }
+}
+
+/// Whether a frame and its stamp can be a correct leader's.
+fn is_well_formed(append: &Append) -> bool {
+    let Append { leader_term, frame, range, .. } = append;
+    let sized = frame.count > 0 && (1..=MAX_INDEX).contains(&frame.first.0) && leader_term.0 <= MAX_TERM;
+    // Only now is the last index sure not to overflow.
+    sized
+        && frame.first <= range.from
+        && range.from <= range.to
+        && range.to <= frame.last()
+        && frame.term.0 > 0
+        && frame.term <= *leader_term
+        && frame.prev_term <= frame.term
+        && (frame.first.0 > 1 || frame.prev_term.0 == 0)
+        && (frame.first.0 == 1 || frame.prev_term.0 > 0)
+}

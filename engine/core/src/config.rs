@@ -1,0 +1,159 @@
+//! What a core is told once: its settings, and what recovery found.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use crate::limits::{MAX_TIMEOUT_NS, MAX_VOTERS};
+use crate::{LogIndex, NodeId, Term};
+
+/// Timing and identity of one replica's core. Times in nanoseconds.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node.
+    pub id: NodeId,
+    /// All voters, this node among them.
+    pub voters: Vec<NodeId>,
+    /// Shortest election timeout. Also how long a follower that heard from a leader refuses every candidate, and
+    /// how long a node that just started refuses them.
+    pub election_min_ns: u64,
+    /// Longest election timeout. Also how long a leader may go without hearing from a quorum.
+    pub election_max_ns: u64,
+    /// Heartbeat interval, at most half the shortest election timeout.
+    pub heartbeat_ns: u64,
+    /// Window per follower, in bytes.
+    pub window_bytes: u64,
+    /// Window per follower, in frames.
+    pub window_frames: u32,
+    /// Seed of the election jitter. Equal seeds on two nodes do no harm.
+    pub seed: u64,
+}
+
+/// What is wrong with a [`Config`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConfigError {
+    /// There must be 1 to [`MAX_VOTERS`] voters.
+    VoterCount {
+        /// How many there are.
+        voters: usize,
+    },
+    /// A node id is zero, or stands twice among the voters.
+    BadVoter {
+        /// Which.
+        node: NodeId,
+    },
+    /// This node is not among the voters.
+    NotAVoter {
+        /// This node.
+        node: NodeId,
+    },
+    /// Timeouts must satisfy 0 < 2 * heartbeat <= election min <= election max <= a day.
+    Timeouts,
+    /// Both windows must be at least 1.
+    Window,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConfigError::VoterCount { voters } => write!(f, "{voters} voters: there must be 1 to {MAX_VOTERS}"),
+            ConfigError::BadVoter { node } => write!(f, "voter {node}: ids must not be zero, and each must stand once"),
+            ConfigError::NotAVoter { node } => write!(f, "node {node} is not among the voters: add it, or correct its id"),
+            ConfigError::Timeouts => {
+                write!(f, "timeouts must satisfy 0 < 2 * heartbeat <= shortest election timeout <= longest <= one day")
+            }
+            ConfigError::Window => write!(f, "the window per follower must be at least one byte and one frame"),
+        }
+    }
+}
+
+impl core::error::Error for ConfigError {}
+
+impl Config {
+    /// Whether a core can run with these settings.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.voters.is_empty() || self.voters.len() > MAX_VOTERS {
+            return Err(ConfigError::VoterCount { voters: self.voters.len() });
+        }
+        for (at, node) in self.voters.iter().enumerate() {
+            if node.0 == 0 || self.voters.iter().take(at).any(|earlier| earlier == node) {
+                return Err(ConfigError::BadVoter { node: *node });
+            }
+        }
+        if !self.voters.contains(&self.id) {
+            return Err(ConfigError::NotAVoter { node: self.id });
+        }
+        let ordered = self.heartbeat_ns > 0
+            && self.heartbeat_ns <= self.election_min_ns / 2
+            && self.election_min_ns <= self.election_max_ns
+            && self.election_max_ns <= MAX_TIMEOUT_NS;
+        if !ordered {
+            return Err(ConfigError::Timeouts);
+        }
+        if self.window_bytes == 0 || self.window_frames == 0 {
+            return Err(ConfigError::Window);
+        }
+        Ok(())
+    }
+}
+
+/// What recovery found, handed to a new core.
+#[derive(Clone, Debug, Default)]
+pub struct Restored {
+    /// Current term.
+    pub term: Term,
+    /// Vote in that term.
+    pub vote: Option<NodeId>,
+    /// Whether the node is recovering.
+    pub recovering: bool,
+    /// First index the log holds (1 on an empty, never compacted log).
+    pub first: LogIndex,
+    /// Term of the entry before `first`.
+    pub prev_term: Term,
+    /// Runs of equal term, ascending: (first index, term). At least the newest runs; empty only if the log is.
+    pub runs: Vec<(LogIndex, Term)>,
+    /// Last index of the log; one before `first` if it is empty.
+    pub last: LogIndex,
+    /// Index to which the state machine is already applied (may exceed `last`).
+    pub applied: LogIndex,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> Config {
+        Config {
+            id: NodeId(1),
+            voters: alloc::vec![NodeId(1), NodeId(2), NodeId(3)],
+            election_min_ns: 100,
+            election_max_ns: 200,
+            heartbeat_ns: 20,
+            window_bytes: 1,
+            window_frames: 1,
+            seed: 0,
+        }
+    }
+
+    #[test]
+    fn says_what_is_wrong() {
+        assert_eq!(good().validate(), Ok(()));
+        let bad = |change: fn(&mut Config)| {
+            let mut config = good();
+            change(&mut config);
+            config.validate().err()
+        };
+        assert_eq!(bad(|c| c.voters.clear()), Some(ConfigError::VoterCount { voters: 0 }));
+        assert_eq!(bad(|c| c.voters.extend((4..=10).map(NodeId))), Some(ConfigError::VoterCount { voters: 10 }));
+        assert_eq!(bad(|c| c.voters.push(NodeId(2))), Some(ConfigError::BadVoter { node: NodeId(2) }));
+        assert_eq!(bad(|c| c.voters.push(NodeId(0))), Some(ConfigError::BadVoter { node: NodeId(0) }));
+        assert_eq!(bad(|c| c.id = NodeId(9)), Some(ConfigError::NotAVoter { node: NodeId(9) }));
+        assert_eq!(bad(|c| c.heartbeat_ns = 51), Some(ConfigError::Timeouts));
+        assert_eq!(bad(|c| c.heartbeat_ns = 0), Some(ConfigError::Timeouts));
+        assert_eq!(bad(|c| c.election_max_ns = 99), Some(ConfigError::Timeouts));
+        assert_eq!(bad(|c| c.election_max_ns = u64::MAX), Some(ConfigError::Timeouts));
+        assert_eq!(bad(|c| c.window_frames = 0), Some(ConfigError::Window));
+    }
+}

@@ -1,0 +1,218 @@
+//! Elections: pre-vote, vote, and what a candidate counts (paper, section 5.2 and 5.4.1; thesis, sections 4.2.3 and 9.6).
+
+use crate::limits::MAX_TERM;
+use crate::peer::Ballot;
+use crate::quorum::{self, Poll};
+use crate::raft::{Raft, Role};
+use crate::{Effects, LogIndex, Message, Term};
+
+/// The election under way.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Campaign {
+    /// The vote for itself is durable: it counts, and the others may be asked.
+    voted: bool,
+    /// Every voter answered, some of them recovering, and this log is the greatest. Such a candidate needs the vote of
+    /// all: each voter then says for itself, at the time of its vote, that it holds nothing this log lacks.
+    all_answered: bool,
+}
+
+impl Raft {
+    /// Whether an election that this node starts could end well: its disk answers, its terms are not used up, and
+    /// its log holds what its state machine has applied.
+    pub(crate) fn may_ask_for_votes(&self) -> bool {
+        self.disk_is_prompt() && self.hard.term.0 < MAX_TERM && self.commit <= self.log.last()
+    }
+
+    /// The election timeout ran out: asks who would vote for it, changing nothing yet. A candidate that got no answer
+    /// asks again the same way, in the same term: a partitioned node does not drive its term up (hazard H11).
+    pub(crate) fn ask_for_pre_votes(&mut self, fx: &mut Effects) {
+        self.role = Role::PreCandidate;
+        self.leader = None;
+        self.campaign = Campaign::default();
+        self.announce(fx);
+        self.clear_ballots();
+        for peer in 0..self.peers.len() {
+            self.ask_for_vote(peer, fx);
+        }
+        self.count_pre_votes(fx);
+    }
+
+    /// Asks one peer for what this node's role wants of it.
+    pub(crate) fn ask_for_vote(&mut self, peer: usize, fx: &mut Effects) {
+        let (last_index, last_term) = (self.log.last(), self.log.last_term());
+        let message = match self.role {
+            Role::PreCandidate => Message::PreVote { term: Term(self.hard.term.0 + 1), last_index, last_term },
+            Role::Candidate if self.campaign.voted => {
+                Message::Vote { term: self.hard.term, last_index, last_term, all_answered: self.campaign.all_answered }
+            }
+            _ => return,
+        };
+        self.send(peer, message, fx);
+    }
+
+    fn clear_ballots(&mut self) {
+        for peer in &mut self.peers {
+            peer.ballot = None;
+        }
+    }
+
+    fn ballots(&self, wanted: impl Fn(Ballot) -> bool) -> usize {
+        self.peers.iter().filter(|peer| peer.ballot.is_some_and(&wanted)).count()
+    }
+
+    fn voters(&self) -> usize {
+        self.peers.len() + 1
+    }
+
+    fn count_pre_votes(&mut self, fx: &mut Effects) {
+        let granted = self.ballots(|ballot| ballot == Ballot::Granted);
+        if !self.hard.recovering && quorum::poll(self.voters(), granted + 1, 0) == Poll::Won {
+            return self.campaign(false, fx);
+        }
+        // The exception: every voter has answered, none that is whole refuses, and of those that recover none has more.
+        let harmless = self.ballots(|ballot| match ballot {
+            Ballot::Granted => true,
+            Ballot::Refused => false,
+            Ballot::Recovering { last_term, last_index } => (last_term, last_index) <= (self.log.last_term(), self.log.last()),
+        });
+        if harmless == self.peers.len() {
+            self.campaign(true, fx);
+        }
+    }
+
+    /// Enters the next term and votes for itself; the others are asked once that is durable.
+    fn campaign(&mut self, all_answered: bool, fx: &mut Effects) {
+        self.role = Role::Candidate;
+        self.hard.enter(Term(self.hard.term.0 + 1));
+        self.hard.vote_for(self.config.id);
+        self.campaign = Campaign { voted: false, all_answered };
+        self.following = crate::follower::Following::new(self.commit_here());
+        self.clear_ballots();
+        self.wait_for_election();
+        self.announce(fx);
+        self.persist(fx);
+    }
+
+    /// The newest hard state is durable; a candidate's is its vote for itself.
+    pub(crate) fn self_vote_durable(&mut self, fx: &mut Effects) {
+        if self.role != Role::Candidate || self.campaign.voted {
+            return;
+        }
+        self.campaign.voted = true;
+        for peer in 0..self.peers.len() {
+            self.ask_for_vote(peer, fx);
+        }
+        self.count_votes(fx);
+    }
+
+    fn count_votes(&mut self, fx: &mut Effects) {
+        let granted = self.ballots(|ballot| ballot == Ballot::Granted) + usize::from(self.campaign.voted);
+        let won = match self.campaign.all_answered {
+            true => granted == self.voters(),
+            false => quorum::poll(self.voters(), granted, 0) == Poll::Won,
+        };
+        // Others' votes can only be there after its own, which is durable before they are asked.
+        if won && self.campaign.voted {
+            self.become_leader(fx);
+        }
+    }
+
+    /// Whether every candidate is refused for now: this node leads, or heard from a leader a moment ago, or started
+    /// a moment ago and may have heard from one before.
+    fn is_sticky(&self) -> bool {
+        self.role == Role::Leader || self.now < self.sticky_until
+    }
+
+    /// Whether nothing in this node's hard state and log speaks against a vote in `term`, which is not below its own.
+    fn could_vote(&self, peer: usize, term: Term, last_index: LogIndex, last_term: Term) -> bool {
+        let candidate = self.peers.get(peer).map(|peer| peer.id);
+        let free = term > self.hard.term || (self.leader.is_none() && (self.hard.vote.is_none() || self.hard.vote == candidate));
+        free && self.log.is_covered_by(last_term, last_index)
+    }
+
+    /// "Would you vote for me?"
+    pub(crate) fn pre_vote(&mut self, peer: usize, term: Term, last_index: LogIndex, last_term: Term, fx: &mut Effects) {
+        if !self.credible_term(term) {
+            return;
+        }
+        let granted =
+            !self.is_sticky() && !self.hard.recovering && term >= self.hard.term && self.could_vote(peer, term, last_index, last_term);
+        let reply = Message::PreVoteReply {
+            // A refusal tells a node that is behind the term to ask in (hazard H09).
+            term: if granted { term } else { self.hard.term },
+            granted,
+            last_index: self.log.last(),
+            last_term: self.log.last_term(),
+            recovering: self.hard.recovering,
+        };
+        self.answer(peer, reply, fx);
+    }
+
+    /// The answer to a pre-vote.
+    pub(crate) fn pre_vote_reply(
+        &mut self,
+        peer: usize,
+        term: Term,
+        granted: bool,
+        last_index: LogIndex,
+        last_term: Term,
+        recovering: bool,
+        fx: &mut Effects,
+    ) {
+        if !granted && term > self.hard.term {
+            if self.credible_term(term) {
+                self.follow(term, None, fx);
+            }
+            return;
+        }
+        // A late answer finds no pre-candidate, or one that asks in another term (hazard H17).
+        if self.role != Role::PreCandidate || (granted && term.0 != self.hard.term.0 + 1) {
+            return;
+        }
+        let ballot = match (granted, recovering) {
+            (true, _) => Ballot::Granted,
+            (false, true) => Ballot::Recovering { last_term, last_index },
+            (false, false) => Ballot::Refused,
+        };
+        self.set_ballot(peer, ballot);
+        self.count_pre_votes(fx);
+    }
+
+    fn set_ballot(&mut self, peer: usize, ballot: Ballot) {
+        if let Some(peer) = self.peers.get_mut(peer) {
+            peer.ballot = Some(ballot);
+        }
+    }
+
+    /// RequestVote.
+    pub(crate) fn vote(&mut self, peer: usize, term: Term, last_index: LogIndex, last_term: Term, all_answered: bool, fx: &mut Effects) {
+        if !self.credible_term(term) {
+            return;
+        }
+        let heard = term >= self.hard.term && !self.is_sticky();
+        if heard && term > self.hard.term {
+            self.follow(term, None, fx);
+        }
+        let granted = heard && (!self.hard.recovering || all_answered) && self.could_vote(peer, term, last_index, last_term);
+        if granted && let Some(candidate) = self.peers.get(peer) {
+            self.hard.vote_for(candidate.id);
+            self.wait_for_election();
+        }
+        let reply = Message::VoteReply { term: self.hard.term, granted };
+        self.answer(peer, reply, fx);
+    }
+
+    /// The answer to a vote request.
+    pub(crate) fn vote_reply(&mut self, peer: usize, term: Term, granted: bool, fx: &mut Effects) {
+        if term > self.hard.term {
+            if self.credible_term(term) {
+                self.follow(term, None, fx);
+            }
+            return;
+        }
+        if self.role == Role::Candidate && term == self.hard.term {
+            self.set_ballot(peer, if granted { Ballot::Granted } else { Ballot::Refused });
+            self.count_votes(fx);
+        }
+    }
+}

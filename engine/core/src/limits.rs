@@ -1,0 +1,40 @@
+//! Every bound of the core, related to the others by const assertions.
+
+/// Most voters of one group.
+pub const MAX_VOTERS: usize = 9;
+
+/// Most peers of one node: every voter but itself.
+pub const MAX_PEERS: usize = MAX_VOTERS - 1;
+
+/// Newest runs of equal term that the core remembers; the term of an older entry is asked for with
+/// [`crate::Effect::LookupTerm`].
+pub const TERM_RUNS: usize = 128;
+
+/// Answers to [`crate::Effect::LookupTerm`] kept. Looking for the first conflict bisects one frame, so a few more
+/// than the bits of a frame's entry count suffice.
+pub const LOOKUP_ANSWERS: usize = 64;
+
+/// Log writes that may await the disk. When as many do, a leader seals nothing and a follower takes no frame.
+pub const PENDING_WRITES: usize = 128;
+
+/// Groups of frames told apart in one follower's window; beyond, the newest group grows.
+pub const INFLIGHT_GROUPS: usize = 64;
+
+/// Election timeouts (the longest) for which a leader's own oldest write may be outstanding before it steps down.
+pub const HUNG_DISK_TIMEOUTS: u64 = 3;
+
+/// Highest term taken from a peer or campaigned in: sums of terms stay far from overflow.
+pub const MAX_TERM: u64 = u64::MAX / 4;
+
+/// Highest log index taken from a peer: sums of indexes stay far from overflow.
+pub const MAX_INDEX: u64 = u64::MAX / 4;
+
+/// Longest duration accepted in [`crate::Config`], in nanoseconds (a day).
+pub const MAX_TIMEOUT_NS: u64 = 24 * 3600 * 1_000_000_000;
+
+const _: () = assert!(MAX_VOTERS >= 1 && MAX_PEERS + 1 == MAX_VOTERS);
+const _: () = assert!(TERM_RUNS >= 2, "the run being superseded and the one that supersedes it");
+const _: () = assert!(LOOKUP_ANSWERS > u32::BITS as usize + 4, "one bisection fits");
+const _: () = assert!(PENDING_WRITES >= 2 && INFLIGHT_GROUPS >= 1);
+const _: () = assert!(MAX_INDEX < u64::MAX - u32::MAX as u64, "a frame's last index never overflows");
+const _: () = assert!(MAX_TIMEOUT_NS < u64::MAX / (HUNG_DISK_TIMEOUTS * 16));

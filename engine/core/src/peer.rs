@@ -1,0 +1,66 @@
+//! One other voter: its session, its answers in an election, its progress under this leader.
+
+use crate::progress::Progress;
+use crate::{LogIndex, NodeId, SessionId, Term, Time};
+
+/// A peer's answer to a pre-vote or vote request of the current round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ballot {
+    /// It would, or did, vote for this node.
+    Granted,
+    /// It would not.
+    Refused,
+    /// It may not, as it recovers; its intact log ends here.
+    Recovering {
+        /// Term of its last intact entry.
+        last_term: Term,
+        /// Index of its last intact entry.
+        last_index: LogIndex,
+    },
+}
+
+/// One other voter.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) id: NodeId,
+    /// The current session; messages of any other are ignored.
+    pub(crate) session: Option<SessionId>,
+    /// Its answer in the election under way.
+    pub(crate) ballot: Option<Ballot>,
+    /// Leader: the commit index when the session opened.
+    pub(crate) session_commit: LogIndex,
+    /// Leader: its last sign of life in this term.
+    pub(crate) heard: Time,
+    /// Leader: when the last heartbeat that wants an answer left; `None`: one is due now.
+    pub(crate) heartbeat_at: Option<Time>,
+    /// Leader: when frames were last handed to the transport.
+    pub(crate) frames_at: Time,
+    /// Leader: how far it is.
+    pub(crate) progress: Progress,
+    /// It spoke as the leader of an older term and is to be told so, once a turn.
+    pub(crate) outdated: bool,
+}
+
+impl Peer {
+    pub(crate) fn new(id: NodeId, now: Time) -> Peer {
+        Peer {
+            id,
+            session: None,
+            ballot: None,
+            session_commit: LogIndex(0),
+            heard: Time(0),
+            heartbeat_at: None,
+            frames_at: Time(0),
+            progress: Progress::new(LogIndex(1), now),
+            outdated: false,
+        }
+    }
+
+    /// When the next heartbeat is due: traffic stands in for one, but only while the peer answers it.
+    pub(crate) fn heartbeat_due(&self, interval_ns: u64) -> Time {
+        match self.heartbeat_at {
+            Some(at) => at.max(self.frames_at.min(self.heard)).plus_ns(interval_ns),
+            None => Time(0),
+        }
+    }
+}

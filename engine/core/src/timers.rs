@@ -1,0 +1,91 @@
+//! Deadlines: when the core wants to be ticked, and what has run out by then.
+
+use heapless::Vec;
+
+use crate::limits::{HUNG_DISK_TIMEOUTS, MAX_VOTERS};
+use crate::quorum;
+use crate::raft::{Raft, Role};
+use crate::{Effects, Time};
+
+impl Raft {
+    /// Draws a fresh election timeout from now.
+    pub(crate) fn wait_for_election(&mut self) {
+        let timeout_ns = self.rng.between(self.config.election_min_ns, self.config.election_max_ns);
+        self.election_at = self.now.plus_ns(timeout_ns);
+    }
+
+    /// The earliest of all deadlines.
+    pub(crate) fn next_deadline(&self) -> Time {
+        if self.role == Role::Leader {
+            let heartbeats = self.peers.iter().filter(|peer| peer.session.is_some());
+            let heartbeat = heartbeats.map(|peer| peer.heartbeat_due(self.config.heartbeat_ns)).min();
+            heartbeat.unwrap_or(Time(u64::MAX)).min(self.condemned_at())
+        } else {
+            let received = self.received_due().unwrap_or(Time(u64::MAX));
+            received.min(self.condemned_at())
+        }
+    }
+
+    /// Time has passed.
+    pub(crate) fn tick(&mut self, fx: &mut Effects) {
+        let due = self.condemned_at();
+        if self.now < due || self.excuse_lateness(due) {
+            return;
+        }
+        self.excused = false;
+        if self.role == Role::Leader {
+            self.follow(self.hard.term, None, fx);
+            return;
+        }
+        self.wait_for_election();
+        if self.may_ask_for_votes() {
+            self.ask_for_pre_votes(fx);
+        }
+    }
+
+    /// When silence has a consequence: a leader steps down, anyone else starts an election.
+    fn condemned_at(&self) -> Time {
+        if self.role == Role::Leader {
+            [self.quorum_lost_at(), self.disk_hung_at()].into_iter().flatten().min().unwrap_or(Time(u64::MAX))
+        } else {
+            self.election_at
+        }
+    }
+
+    /// A tick that comes late by more than a heartbeat says that this node was not running: what the others sent
+    /// meanwhile may still be queued, so it waits once more (hazard H96). Once: a node that is always late still
+    /// elects and steps down.
+    fn excuse_lateness(&mut self, due: Time) -> bool {
+        if self.excused || self.peers.is_empty() || self.now.since(due) <= self.config.heartbeat_ns {
+            return false;
+        }
+        self.excused = true;
+        self.leading.floor = self.now;
+        self.wait_for_election();
+        true
+    }
+
+    /// Leader: when it will have gone a whole election timeout without a quorum (check-quorum; thesis, section 6.2).
+    /// `None` where it is the quorum.
+    fn quorum_lost_at(&self) -> Option<Time> {
+        if self.peers.is_empty() {
+            return None;
+        }
+        let followers = self.peers.iter().map(|peer| peer.heard);
+        let mut heard: Vec<Time, MAX_VOTERS> = followers.chain([self.now]).collect();
+        let quorum = quorum::reached_by_majority(&mut heard).unwrap_or(self.now);
+        Some(quorum.max(self.leading.floor).plus_ns(self.config.election_max_ns))
+    }
+
+    /// Leader: when its oldest write will have been outstanding for too long to go on leading (hazard H97).
+    fn disk_hung_at(&self) -> Option<Time> {
+        let since = self.log.writing_since()?.max(self.leading.floor);
+        Some(since.plus_ns(HUNG_DISK_TIMEOUTS.saturating_mul(self.config.election_max_ns)))
+    }
+
+    /// Whether this node's disk answers well enough to stand for election.
+    pub(crate) fn disk_is_prompt(&self) -> bool {
+        let oldest = self.log.writing_since();
+        self.hard.is_durable() && oldest.is_none_or(|since| self.now.since(since) < self.config.election_max_ns)
+    }
+}
