@@ -26,11 +26,7 @@ fn split_first(body: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// Checks that `header.meta.count` entries fill `body`, no byte over.
 pub(crate) fn check_tiling(body: &[u8], header: &Header) -> Result<(), FrameError> {
-    let least = if header.sessions {
-        SESSION_PREFIX_BYTES
-    } else {
-        0
-    };
+    let least = if header.sessions { SESSION_PREFIX_BYTES } else { 0 };
     let mut rest = body;
     for ordinal in 0..header.meta.count {
         match split_first(rest) {
@@ -38,36 +34,17 @@ pub(crate) fn check_tiling(body: &[u8], header: &Header) -> Result<(), FrameErro
             _ => return Err(FrameError::Entry { ordinal }),
         }
     }
-    if rest.is_empty() {
-        Ok(())
-    } else {
-        Err(FrameError::Entry {
-            ordinal: header.meta.count,
-        })
-    }
+    if rest.is_empty() { Ok(()) } else { Err(FrameError::Entry { ordinal: header.meta.count }) }
 }
 
 /// The entries of a frame that lie in `range`, in order, without allocation. `header` is the frame's own, as
 /// [`crate::verify`] gave it; of a frame that was never verified the walk ends at the first impossible entry.
-pub fn entries<'a>(
-    frame: &'a [u8],
-    header: &Header,
-    range: IndexRange,
-) -> impl Iterator<Item = Entry<'a>> + use<'a> {
-    let Header {
-        meta,
-        sessions,
-        body_bytes,
-        ..
-    } = *header;
+pub fn entries<'a>(frame: &'a [u8], header: &Header, range: IndexRange) -> impl Iterator<Item = Entry<'a>> + use<'a> {
+    let Header { meta, sessions, body_bytes, .. } = *header;
     let body_end = BODY_OFFSET.saturating_add(body_bytes as usize);
     let mut rest = frame.get(BODY_OFFSET..body_end).unwrap_or_default();
     let mut next = meta.first.0;
-    let end = meta
-        .first
-        .0
-        .saturating_add(u64::from(meta.count))
-        .min(range.to.0.saturating_add(1));
+    let end = meta.first.0.saturating_add(u64::from(meta.count)).min(range.to.0.saturating_add(1));
     core::iter::from_fn(move || {
         while next < end {
             let (entry, after) = split_first(rest)?;
@@ -83,12 +60,7 @@ pub fn entries<'a>(
             } else {
                 (None, entry)
             };
-            return Some(Entry {
-                index,
-                term: meta.term,
-                session,
-                payload,
-            });
+            return Some(Entry { index, term: meta.term, session, payload });
         }
         None
     })
@@ -97,21 +69,10 @@ pub fn entries<'a>(
 /// Writes one entry at offset `at` of a frame being built, and returns where the next one goes; `None`, and
 /// nothing written, if it does not fit. For rare frames (configurations) and for tests: proposals are copied
 /// into the open batch by `kontiki-mem`, in this very layout.
-pub fn put_entry(
-    frame: &mut [u8],
-    at: usize,
-    session: Option<(u64, u64)>,
-    payload: &[u8],
-) -> Option<usize> {
-    let prefix = if session.is_some() {
-        SESSION_PREFIX_BYTES
-    } else {
-        0
-    };
+pub fn put_entry(frame: &mut [u8], at: usize, session: Option<(u64, u64)>, payload: &[u8]) -> Option<usize> {
+    let prefix = if session.is_some() { SESSION_PREFIX_BYTES } else { 0 };
     let length = u32::try_from(prefix + payload.len()).ok()?;
-    let end = at
-        .checked_add(ENTRY_LENGTH_BYTES)?
-        .checked_add(length as usize)?;
+    let end = at.checked_add(ENTRY_LENGTH_BYTES)?.checked_add(length as usize)?;
     let out = frame.get_mut(at..end)?;
     put(out, 0, &length.to_le_bytes());
     if let Some((id, sequence)) = session {

@@ -3,10 +3,7 @@
 use kontiki_core::{ClusterId, FrameMeta, GroupId, IndexRange, LogIndex, Term};
 
 use crate::layout::{field, put, u16_at, u32_at, u64_at};
-use crate::{
-    BODY_OFFSET, ENTRY_LENGTH_BYTES, FrameError, HEADER_BYTES, MAX_BODY_BYTES, STAMP_BYTES,
-    VERSION, entries, frame_bytes,
-};
+use crate::{BODY_OFFSET, ENTRY_LENGTH_BYTES, FrameError, HEADER_BYTES, MAX_BODY_BYTES, STAMP_BYTES, VERSION, entries, frame_bytes};
 
 const MAGIC: [u8; 4] = *b"KtkF";
 
@@ -83,34 +80,18 @@ impl Header {
 
     /// Checks what a header says against itself, in writing and in reading alike.
     fn check(&self) -> Result<(), FrameError> {
-        let FrameMeta {
-            term,
-            first,
-            count,
-            prev_term,
-        } = self.meta;
+        let FrameMeta { term, first, count, prev_term } = self.meta;
         // The last index stays below the greatest, so that "the next index" always exists.
         let end = first.0.checked_add(u64::from(count));
         if first.0 == 0 || count == 0 || term.0 == 0 || prev_term > term || end.is_none() {
             return Err(FrameError::Meta);
         }
         let body = self.body_bytes as usize;
-        let prefix = ENTRY_LENGTH_BYTES
-            + if self.sessions {
-                crate::SESSION_PREFIX_BYTES
-            } else {
-                0
-            };
+        let prefix = ENTRY_LENGTH_BYTES + if self.sessions { crate::SESSION_PREFIX_BYTES } else { 0 };
         if body > MAX_BODY_BYTES {
-            return Err(FrameError::Length {
-                expected: MAX_BODY_BYTES,
-                found: body,
-            });
+            return Err(FrameError::Length { expected: MAX_BODY_BYTES, found: body });
         }
-        if (count as usize)
-            .checked_mul(prefix)
-            .is_none_or(|least| least > body)
-        {
+        if (count as usize).checked_mul(prefix).is_none_or(|least| least > body) {
             return Err(FrameError::Meta);
         }
         match self.kind {
@@ -138,10 +119,7 @@ pub(crate) fn stored_checksum(frame: &[u8]) -> [u8; 4] {
 /// Whole blocks of padding are looked at by the word: a small frame is mostly padding.
 fn all_zero(bytes: &[u8]) -> bool {
     let (chunks, rest) = bytes.as_chunks::<64>();
-    chunks
-        .iter()
-        .all(|chunk| chunk.iter().fold(0, |any, &b| any | b) == 0)
-        && rest.iter().all(|&b| b == 0)
+    chunks.iter().all(|chunk| chunk.iter().fold(0, |any, &b| any | b) == 0) && rest.iter().all(|&b| b == 0)
 }
 
 /// Seals `frame`, which is exactly [`frame_bytes`] long and whose entries stand at [`BODY_OFFSET`]: writes the
@@ -151,11 +129,7 @@ fn all_zero(bytes: &[u8]) -> bool {
 /// If the header contradicts itself or `frame` has another length: a bug of the caller.
 pub fn seal(frame: &mut [u8], header: &Header) {
     assert_eq!(header.check(), Ok(()), "sealing {header:?}");
-    assert_eq!(
-        frame.len(),
-        header.frame_bytes(),
-        "a frame is exactly as long as its header says"
-    );
+    assert_eq!(frame.len(), header.frame_bytes(), "a frame is exactly as long as its header says");
     let body_end = BODY_OFFSET + header.body_bytes as usize;
     frame[body_end..].fill(0);
     let body_checksum = crc32fast::hash(&frame[BODY_OFFSET..body_end]);
@@ -165,11 +139,7 @@ pub fn seal(frame: &mut [u8], header: &Header) {
     put(out, AT_MAGIC, &MAGIC);
     put(out, AT_VERSION, &VERSION.to_le_bytes());
     put(out, AT_KIND, &[header.kind as u8]);
-    put(
-        out,
-        AT_FLAGS,
-        &[if header.sessions { FLAG_SESSIONS } else { 0 }],
-    );
+    put(out, AT_FLAGS, &[if header.sessions { FLAG_SESSIONS } else { 0 }]);
     put(out, AT_BODY_CHECKSUM, &body_checksum.to_le_bytes());
     put(out, AT_BODY_BYTES, &header.body_bytes.to_le_bytes());
     put(out, AT_COUNT, &header.meta.count.to_le_bytes());
@@ -187,27 +157,10 @@ pub fn seal(frame: &mut [u8], header: &Header) {
 ///
 /// # Panics
 /// As [`seal`].
-pub fn seal_noop(
-    frame: &mut [u8],
-    cluster: ClusterId,
-    group: GroupId,
-    meta: FrameMeta,
-    proposed_ns: u64,
-) {
+pub fn seal_noop(frame: &mut [u8], cluster: ClusterId, group: GroupId, meta: FrameMeta, proposed_ns: u64) {
     frame[BODY_OFFSET..BODY_OFFSET + ENTRY_LENGTH_BYTES].fill(0);
     let body_bytes = ENTRY_LENGTH_BYTES as u32;
-    seal(
-        frame,
-        &Header {
-            kind: Kind::Noop,
-            sessions: false,
-            cluster,
-            group,
-            meta,
-            proposed_ns,
-            body_bytes,
-        },
-    );
+    seal(frame, &Header { kind: Kind::Noop, sessions: false, cluster, group, meta, proposed_ns, body_bytes });
 }
 
 /// Checks the header alone: magic, checksum, version, kind, reserved bits, lengths, terms and indexes.
@@ -217,10 +170,7 @@ pub fn seal_noop(
 /// What is wrong with it; [`FrameError::Length`] if `bytes` is too short to hold a header.
 pub fn parse_header(bytes: &[u8]) -> Result<Header, FrameError> {
     let Some(bytes) = bytes.get(STAMP_BYTES..BODY_OFFSET) else {
-        return Err(FrameError::Length {
-            expected: BODY_OFFSET,
-            found: bytes.len(),
-        });
+        return Err(FrameError::Length { expected: BODY_OFFSET, found: bytes.len() });
     };
     if field::<4>(bytes, AT_MAGIC) != MAGIC {
         return Err(FrameError::Magic);
@@ -268,10 +218,7 @@ pub fn parse_header(bytes: &[u8]) -> Result<Header, FrameError> {
 pub fn verify(frame: &[u8]) -> Result<Header, FrameError> {
     let header = parse_header(frame)?;
     if frame.len() != header.frame_bytes() {
-        return Err(FrameError::Length {
-            expected: header.frame_bytes(),
-            found: frame.len(),
-        });
+        return Err(FrameError::Length { expected: header.frame_bytes(), found: frame.len() });
     }
     let (body, padding) = frame[BODY_OFFSET..].split_at(header.body_bytes as usize);
     if crc32fast::hash(body) != u32_at(frame, STAMP_BYTES + AT_BODY_CHECKSUM) {

@@ -21,6 +21,7 @@ pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 /// Puts a field at its offset. The callers have asserted the length.
+#[allow(clippy::disallowed_methods, reason = "fields of headers and stamps, not proposals on their way")]
 pub(crate) fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
     bytes[at..at + field.len()].copy_from_slice(field);
 }

@@ -65,10 +65,7 @@ fn write(stamp: &mut [u8], magic: [u8; 4], fields: [u64; FIELDS], sealed: [u8; 4
 
 fn parse(frame: &[u8], magic: [u8; 4]) -> Result<[u64; FIELDS], FrameError> {
     if frame.len() < crate::BODY_OFFSET {
-        return Err(FrameError::Length {
-            expected: crate::BODY_OFFSET,
-            found: frame.len(),
-        });
+        return Err(FrameError::Length { expected: crate::BODY_OFFSET, found: frame.len() });
     }
     if field::<4>(frame, AT_MAGIC) != magic {
         return Err(FrameError::StampMagic);
@@ -84,10 +81,7 @@ fn range(from: u64, to: u64) -> Result<IndexRange, FrameError> {
     if from == 0 || from > to {
         return Err(FrameError::Range);
     }
-    Ok(IndexRange {
-        from: LogIndex(from),
-        to: LogIndex(to),
-    })
+    Ok(IndexRange { from: LogIndex(from), to: LogIndex(to) })
 }
 
 impl DiskStamp {
@@ -97,20 +91,9 @@ impl DiskStamp {
     /// # Panics
     /// If `frame` is shorter than stamp and header: a bug of the caller.
     pub fn write(&self, frame: &mut [u8]) {
-        assert!(
-            frame.len() >= crate::BODY_OFFSET,
-            "a stamp goes before a sealed frame"
-        );
+        assert!(frame.len() >= crate::BODY_OFFSET, "a stamp goes before a sealed frame");
         let sealed = stored_checksum(frame);
-        let fields = [
-            self.position,
-            self.generation,
-            self.boot.0,
-            self.range.from.0,
-            self.range.to.0,
-            self.watermark,
-            0,
-        ];
+        let fields = [self.position, self.generation, self.boot.0, self.range.from.0, self.range.to.0, self.watermark, 0];
         write(frame, DISK_MAGIC, fields, sealed);
     }
 
@@ -125,13 +108,7 @@ impl DiskStamp {
         if reserved != 0 {
             return Err(FrameError::Reserved);
         }
-        Ok(DiskStamp {
-            position,
-            generation,
-            boot: Incarnation(boot),
-            range: range(from, to)?,
-            watermark,
-        })
+        Ok(DiskStamp { position, generation, boot: Incarnation(boot), range: range(from, to)?, watermark })
     }
 }
 
@@ -141,19 +118,8 @@ impl WireStamp {
     /// # Panics
     /// If `frame` is shorter than stamp and header: a bug of the caller.
     pub fn write(&self, out: &mut [u8; STAMP_BYTES], frame: &[u8]) {
-        assert!(
-            frame.len() >= crate::BODY_OFFSET,
-            "a stamp goes before a sealed frame"
-        );
-        let fields = [
-            self.session.0,
-            self.sequence,
-            self.leader_term.0,
-            self.commit.0,
-            self.range.from.0,
-            self.range.to.0,
-            0,
-        ];
+        assert!(frame.len() >= crate::BODY_OFFSET, "a stamp goes before a sealed frame");
+        let fields = [self.session.0, self.sequence, self.leader_term.0, self.commit.0, self.range.from.0, self.range.to.0, 0];
         write(out, WIRE_MAGIC, fields, stored_checksum(frame));
     }
 
@@ -162,8 +128,7 @@ impl WireStamp {
     /// # Errors
     /// As [`DiskStamp::parse`].
     pub fn parse(frame: &[u8]) -> Result<WireStamp, FrameError> {
-        let [session, sequence, leader_term, commit, from, to, reserved] =
-            parse(frame, WIRE_MAGIC)?;
+        let [session, sequence, leader_term, commit, from, to, reserved] = parse(frame, WIRE_MAGIC)?;
         if reserved != 0 {
             return Err(FrameError::Reserved);
         }

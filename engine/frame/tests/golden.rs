@@ -1,20 +1,12 @@
 //! Pins the format: these bytes are what nodes in the field have on their disks. If this test fails, the
 //! format changed, and needs a new version and a way to read the old one.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
-use kontiki_core::{
-    ClusterId, FrameMeta, GroupId, Incarnation, IndexRange, LogIndex, SessionId, Term,
-};
-use kontiki_frame::{
-    BLOCK_BYTES, BODY_OFFSET, DiskStamp, Header, Kind, STAMP_BYTES, WireStamp, put_entry, seal,
-    seal_noop,
-};
+use kontiki_core::{ClusterId, FrameMeta, GroupId, Incarnation, IndexRange, LogIndex, SessionId, Term};
+use kontiki_frame::{BLOCK_BYTES, BODY_OFFSET, DiskStamp, Header, Kind, STAMP_BYTES, WireStamp, put_entry, seal, seal_noop};
 
 fn hex(bytes: &[u8]) -> String {
-    bytes
-        .chunks(16)
-        .map(|line| line.iter().map(|b| format!("{b:02x}")).collect::<String>() + "\n")
-        .collect()
+    bytes.chunks(16).map(|line| line.iter().map(|b| format!("{b:02x}")).collect::<String>() + "\n").collect()
 }
 
 fn frame() -> Vec<u8> {
@@ -26,12 +18,7 @@ fn frame() -> Vec<u8> {
         sessions: true,
         cluster: ClusterId(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10),
         group: GroupId(0x55),
-        meta: FrameMeta {
-            term: Term(9),
-            first: LogIndex(1000),
-            count: 2,
-            prev_term: Term(8),
-        },
+        meta: FrameMeta { term: Term(9), first: LogIndex(1000), count: 2, prev_term: Term(8) },
         proposed_ns: 1_700_000_000_000_000_000,
         body_bytes: (end - BODY_OFFSET) as u32,
     };
@@ -46,10 +33,7 @@ fn a_sealed_frame_on_disk() {
         position: 0x10_0000,
         generation: 3,
         boot: Incarnation(4),
-        range: IndexRange {
-            from: LogIndex(1000),
-            to: LogIndex(1001),
-        },
+        range: IndexRange { from: LogIndex(1000), to: LogIndex(1001) },
         watermark: 0xf_0000,
     }
     .write(&mut frame);
@@ -79,18 +63,8 @@ e8030000000000000800000000000000\n\
 #[test]
 fn a_wire_stamp() {
     let mut stamp = [0; STAMP_BYTES];
-    let range = IndexRange {
-        from: LogIndex(1001),
-        to: LogIndex(1001),
-    };
-    WireStamp {
-        session: SessionId(7),
-        sequence: 8,
-        leader_term: Term(10),
-        commit: LogIndex(999),
-        range,
-    }
-    .write(&mut stamp, &frame());
+    let range = IndexRange { from: LogIndex(1001), to: LogIndex(1001) };
+    WireStamp { session: SessionId(7), sequence: 8, leader_term: Term(10), commit: LogIndex(999), range }.write(&mut stamp, &frame());
     assert_eq!(
         hex(&stamp),
         "\
@@ -105,12 +79,7 @@ e9030000000000000000000000000000\n\
 #[test]
 fn a_noop() {
     let mut frame = vec![0xee; BLOCK_BYTES];
-    let meta = FrameMeta {
-        term: Term(2),
-        first: LogIndex(1),
-        count: 1,
-        prev_term: Term(0),
-    };
+    let meta = FrameMeta { term: Term(2), first: LogIndex(1), count: 1, prev_term: Term(0) };
     seal_noop(&mut frame, ClusterId(1), GroupId(0), meta, 5);
     assert_eq!(
         hex(&frame[STAMP_BYTES..BODY_OFFSET + 4]),

@@ -1,12 +1,10 @@
 //! What holds for every frame.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
-use kontiki_core::{
-    ClusterId, FrameMeta, GroupId, Incarnation, IndexRange, LogIndex, SessionId, Term,
-};
+use kontiki_core::{ClusterId, FrameMeta, GroupId, Incarnation, IndexRange, LogIndex, SessionId, Term};
 use kontiki_frame::{
-    BODY_OFFSET, DiskStamp, ENTRY_LENGTH_BYTES, FrameError, Header, Kind, MAX_BODY_BYTES,
-    STAMP_BYTES, WireStamp, entries, frame_bytes, parse_header, put_entry, seal, verify,
+    BODY_OFFSET, DiskStamp, ENTRY_LENGTH_BYTES, FrameError, Header, Kind, MAX_BODY_BYTES, STAMP_BYTES, WireStamp, entries, frame_bytes,
+    parse_header, put_entry, seal, verify,
 };
 use proptest::prelude::*;
 
@@ -14,10 +12,7 @@ type Payloads = Vec<Vec<u8>>;
 
 fn build(payloads: &Payloads, sessions: bool, first: u64, term: u64) -> (Vec<u8>, Header) {
     let prefix = if sessions { 16 } else { 0 };
-    let body: usize = payloads
-        .iter()
-        .map(|p| ENTRY_LENGTH_BYTES + prefix + p.len())
-        .sum();
+    let body: usize = payloads.iter().map(|p| ENTRY_LENGTH_BYTES + prefix + p.len()).sum();
     let mut frame = vec![0xa5; frame_bytes(body)];
     let mut at = BODY_OFFSET;
     for (i, payload) in payloads.iter().enumerate() {
@@ -28,12 +23,7 @@ fn build(payloads: &Payloads, sessions: bool, first: u64, term: u64) -> (Vec<u8>
         sessions,
         cluster: ClusterId(u128::MAX - 5),
         group: GroupId(3),
-        meta: FrameMeta {
-            term: Term(term),
-            first: LogIndex(first),
-            count: payloads.len() as u32,
-            prev_term: Term(term - 1),
-        },
+        meta: FrameMeta { term: Term(term), first: LogIndex(first), count: payloads.len() as u32, prev_term: Term(term - 1) },
         proposed_ns: u64::MAX,
         body_bytes: body as u32,
     };
@@ -42,20 +32,8 @@ fn build(payloads: &Payloads, sessions: bool, first: u64, term: u64) -> (Vec<u8>
 }
 
 fn stamps(frame: &[u8], range: IndexRange) -> (DiskStamp, WireStamp, [u8; STAMP_BYTES]) {
-    let disk = DiskStamp {
-        position: 8192,
-        generation: 2,
-        boot: Incarnation(3),
-        range,
-        watermark: 4096,
-    };
-    let wire = WireStamp {
-        session: SessionId(1),
-        sequence: 2,
-        leader_term: Term(900),
-        commit: LogIndex(4),
-        range,
-    };
+    let disk = DiskStamp { position: 8192, generation: 2, boot: Incarnation(3), range, watermark: 4096 };
+    let wire = WireStamp { session: SessionId(1), sequence: 2, leader_term: Term(900), commit: LogIndex(4), range };
     let mut out = [0; STAMP_BYTES];
     wire.write(&mut out, frame);
     (disk, wire, out)
@@ -190,48 +168,12 @@ fn impossible_headers_are_refused() {
     assert_eq!(patch(10, &[2]), FrameError::Meta, "a no-op with a payload");
     assert_eq!(patch(11, &[2]), FrameError::Reserved);
     assert_eq!(patch(127, &[1]), FrameError::Reserved);
-    assert_eq!(
-        patch(20, &0u32.to_le_bytes()),
-        FrameError::Meta,
-        "no entries"
-    );
-    assert_eq!(
-        patch(20, &u32::MAX.to_le_bytes()),
-        FrameError::Meta,
-        "more entries than bytes"
-    );
-    assert_eq!(
-        patch(24, &0u64.to_le_bytes()),
-        FrameError::Meta,
-        "term zero"
-    );
-    assert_eq!(
-        patch(32, &0u64.to_le_bytes()),
-        FrameError::Meta,
-        "index zero"
-    );
-    assert_eq!(
-        patch(32, &u64::MAX.to_le_bytes()),
-        FrameError::Meta,
-        "index overflow"
-    );
-    assert_eq!(
-        patch(40, &9u64.to_le_bytes()),
-        FrameError::Meta,
-        "a falling term"
-    );
-    assert_eq!(
-        patch(16, &u32::MAX.to_le_bytes()),
-        FrameError::Length {
-            expected: MAX_BODY_BYTES,
-            found: u32::MAX as usize
-        }
-    );
-    assert_eq!(
-        patch(16, &8000u32.to_le_bytes()),
-        FrameError::Length {
-            expected: 8192,
-            found: 4096
-        }
-    );
+    assert_eq!(patch(20, &0u32.to_le_bytes()), FrameError::Meta, "no entries");
+    assert_eq!(patch(20, &u32::MAX.to_le_bytes()), FrameError::Meta, "more entries than bytes");
+    assert_eq!(patch(24, &0u64.to_le_bytes()), FrameError::Meta, "term zero");
+    assert_eq!(patch(32, &0u64.to_le_bytes()), FrameError::Meta, "index zero");
+    assert_eq!(patch(32, &u64::MAX.to_le_bytes()), FrameError::Meta, "index overflow");
+    assert_eq!(patch(40, &9u64.to_le_bytes()), FrameError::Meta, "a falling term");
+    assert_eq!(patch(16, &u32::MAX.to_le_bytes()), FrameError::Length { expected: MAX_BODY_BYTES, found: u32::MAX as usize });
+    assert_eq!(patch(16, &8000u32.to_le_bytes()), FrameError::Length { expected: 8192, found: 4096 });
 }
