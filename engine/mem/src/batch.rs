@@ -447,6 +447,11 @@ impl OpenBatch {
         }
     }
 
+    /// Whether a batch is open to callers.
+    pub fn is_open(&self) -> bool {
+        Word::unpack(self.word.0.load(Ordering::Relaxed)).phase == Phase::Open
+    }
+
     /// True between `close` and the next `open`, and before the first.
     pub fn is_closed(&self) -> bool {
         Word::unpack(self.word.0.load(Ordering::Relaxed)).phase == Phase::Closed
