@@ -1,0 +1,357 @@
+//! A blocking client for programs: one connection to one node, over std's sockets.
+//!
+//! [`Client::propose`], [`Client::query`] and [`Client::status`] ask and wait; [`Client::send`] and
+//! [`Client::receive`] keep many requests under way.
+
+// The engine reaches sockets through `Io` alone. This module is no part of it: it is for the programs at the other end.
+#![allow(clippy::disallowed_types, clippy::disallowed_methods)]
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use kontiki_core::{ClusterId, Incarnation, NodeId, SessionId};
+
+use crate::client_wire::{ClientWireError, Request, Response, decode_response, encode_request, request_bytes};
+use crate::hello::{Channel, HandshakeRefusal, Hello, HelloError, HelloKind};
+use crate::limits::{HELLO_BYTES, PROTOCOL_VERSION};
+
+/// How a client connects.
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    /// The cluster that must answer; `None` takes any.
+    pub cluster: Option<ClusterId>,
+    /// The node that must answer; `None` takes any.
+    pub node: Option<NodeId>,
+    /// Longest wait for the connection and for each answer.
+    pub timeout: Duration,
+    /// Longest answer taken, in bytes.
+    pub max_reply_bytes: usize,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        ClientOptions { cluster: None, node: None, timeout: Duration::from_secs(5), max_reply_bytes: 16 << 20 }
+    }
+}
+
+/// Why a request has no result. What is known about a proposal differs: see each.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The connection failed. A proposal under way may or may not be applied.
+    #[error("connection to {addr} failed: {source}")]
+    Io {
+        /// The node's address.
+        addr: SocketAddr,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// No answer in time. A proposal may still be applied; a later call ignores its answer.
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    /// The node turned the connection down.
+    #[error("the node refused: {0}")]
+    Refused(HandshakeRefusal),
+    /// What answers is no node, or of another version.
+    #[error("bad greeting: {0}")]
+    Greeting(HelloError),
+    /// A damaged or impossible answer. The connection is of no more use.
+    #[error("bad answer: {0}")]
+    Wire(ClientWireError),
+    /// An answer of the wrong kind. The connection is of no more use.
+    #[error("an answer that fits no request")]
+    Unexpected,
+    /// The request is longer than a message can be.
+    #[error("a request of {bytes} bytes cannot be sent")]
+    TooLong {
+        /// Its size, in bytes.
+        bytes: usize,
+    },
+    /// Another node leads. Nothing was applied.
+    #[error("not the leader{}", leader_text(.leader, .address))]
+    NotLeader {
+        /// Which node leads, if known.
+        leader: Option<NodeId>,
+        /// Where it listens, if known.
+        address: Option<SocketAddr>,
+    },
+    /// Definitely not applied, and never will be: safe to send again.
+    #[error("not applied: safe to send again")]
+    NotApplied,
+    /// The node lost track of it: it may or may not be applied.
+    #[error("outcome unknown: it may or may not be applied")]
+    Unknown,
+    /// The node is at a bound; nothing was done.
+    #[error("busy: try again later")]
+    Busy,
+    /// The node's own words.
+    #[error("the node says: {text} (code {code})")]
+    Remote {
+        /// A number for programs.
+        code: u64,
+        /// A sentence for people.
+        text: String,
+    },
+}
+
+fn leader_text(leader: &Option<NodeId>, address: &Option<SocketAddr>) -> String {
+    match (leader, address) {
+        (Some(leader), Some(address)) => format!(": node {leader} at {address} leads"),
+        (Some(leader), None) => format!(": node {leader} leads"),
+        _ => ", and no leader is known".into(),
+    }
+}
+
+/// A proposal's success.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// Where it stands in the log.
+    pub index: u64,
+    /// The state machine's reply.
+    pub reply: Vec<u8>,
+}
+
+/// A connection to one node.
+#[derive(Debug)]
+pub struct Client {
+    stream: TcpStream,
+    addr: SocketAddr,
+    options: ClientOptions,
+    node: NodeId,
+    incarnation: Incarnation,
+    next_request: u64,
+    out: Vec<u8>,
+    /// Received and not taken: `inbox[start..end]`.
+    inbox: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Client {
+    /// Connects and greets.
+    ///
+    /// # Errors
+    /// If nobody listens, the other side is no node of this protocol, or it refuses.
+    pub fn connect(addr: SocketAddr, options: ClientOptions) -> Result<Client, ClientError> {
+        let deadline = Instant::now() + options.timeout;
+        let failed = |source| io_error(addr, options.timeout, source);
+        let stream = TcpStream::connect_timeout(&addr, options.timeout).map_err(failed)?;
+        stream.set_nodelay(true).map_err(failed)?;
+        let mut client = Client {
+            stream,
+            addr,
+            node: NodeId(0),
+            incarnation: Incarnation(0),
+            next_request: 1,
+            out: Vec::new(),
+            inbox: vec![0; 64 << 10],
+            start: 0,
+            end: 0,
+            options,
+        };
+        client.handshake(deadline)?;
+        Ok(client)
+    }
+
+    fn handshake(&mut self, deadline: Instant) -> Result<(), ClientError> {
+        let hello = Hello {
+            kind: HelloKind::Hello,
+            channel: Channel::Client,
+            code: 0,
+            detail: 0,
+            cluster: self.options.cluster.unwrap_or_default(),
+            from: NodeId(0),
+            to: self.options.node.unwrap_or_default(),
+            incarnation: Incarnation(0),
+            instance: 0,
+            session: SessionId(1),
+            nonce: 0,
+        };
+        let mut bytes = [0; HELLO_BYTES];
+        hello.encode(&mut bytes);
+        self.write(&bytes, deadline)?;
+        while self.end - self.start < HELLO_BYTES {
+            self.fill(HELLO_BYTES, deadline)?;
+        }
+        let welcome = match self.inbox[self.start..].first_chunk::<HELLO_BYTES>().map(Hello::decode) {
+            Some(Ok(welcome)) => welcome,
+            Some(Err(HelloError::Version { theirs })) => {
+                return Err(ClientError::Refused(HandshakeRefusal::Version { ours: PROTOCOL_VERSION, theirs }));
+            }
+            Some(Err(error)) => return Err(ClientError::Greeting(error)),
+            None => return Err(ClientError::Unexpected),
+        };
+        self.start += HELLO_BYTES;
+        if welcome.kind != HelloKind::Welcome {
+            return Err(ClientError::Unexpected);
+        }
+        if let Some(refusal) = HandshakeRefusal::from_wire(welcome.code, welcome.detail) {
+            return Err(ClientError::Refused(refusal));
+        }
+        (self.node, self.incarnation) = (welcome.from, welcome.incarnation);
+        Ok(())
+    }
+
+    /// The node that answered.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// How often that node has started.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// Where it is.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Changes how long each answer is waited for.
+    pub fn set_timeout(&mut self, timeout: Duration) {
+        self.options.timeout = timeout;
+    }
+
+    /// Proposes and waits until it is applied. With a `session` (its id, and a number that grows by one with each new
+    /// proposal), a retry of the same number is applied once.
+    ///
+    /// # Errors
+    /// Each says whether it may be applied nevertheless.
+    pub fn propose(&mut self, payload: &[u8], session: Option<(u64, u64)>) -> Result<Applied, ClientError> {
+        self.ask(&Request::Propose { session, payload }, |response| match response {
+            Response::Applied { index, reply } => Some(Applied { index: *index, reply: reply.to_vec() }),
+            _ => None,
+        })
+    }
+
+    /// Asks the state machine.
+    ///
+    /// # Errors
+    /// If there is no answer, or the node has other words for us.
+    pub fn query(&mut self, payload: &[u8]) -> Result<Vec<u8>, ClientError> {
+        self.ask(&Request::Query { payload }, |response| match response {
+            Response::Reply(reply) => Some(reply.to_vec()),
+            _ => None,
+        })
+    }
+
+    /// Asks how the node is.
+    ///
+    /// # Errors
+    /// If there is no answer, or the node has other words for us.
+    pub fn status(&mut self) -> Result<Vec<u8>, ClientError> {
+        self.ask(&Request::Status, |response| match response {
+            Response::Status(status) => Some(status.to_vec()),
+            _ => None,
+        })
+    }
+
+    fn ask<T>(&mut self, request: &Request<'_>, take: impl Fn(&Response<'_>) -> Option<T>) -> Result<T, ClientError> {
+        let number = self.send(request)?;
+        let deadline = Instant::now() + self.options.timeout;
+        loop {
+            let (answered, result) = self.receive_until(deadline, |answered, response| (answered, judge(response, &take)))?;
+            // Answers to requests that were given up are passed over.
+            if answered == number {
+                return result;
+            }
+        }
+    }
+
+    /// Sends a request without waiting; returns its number.
+    ///
+    /// # Errors
+    /// If it cannot be sent.
+    pub fn send(&mut self, request: &Request<'_>) -> Result<u64, ClientError> {
+        let number = self.next_request;
+        self.next_request += 1;
+        let mut out = std::mem::take(&mut self.out);
+        out.resize(request_bytes(request), 0);
+        let result = match encode_request(number, request, &mut out) {
+            Some(bytes) => self.write(&out[..bytes], Instant::now() + self.options.timeout),
+            None => Err(ClientError::TooLong { bytes: out.len() }),
+        };
+        self.out = out;
+        result.map(|()| number)
+    }
+
+    /// Waits for the next answer, whichever request it is to, and hands it to `look`.
+    ///
+    /// # Errors
+    /// If none comes in time, or the connection fails.
+    pub fn receive<T>(&mut self, look: impl FnOnce(u64, &Response<'_>) -> T) -> Result<T, ClientError> {
+        self.receive_until(Instant::now() + self.options.timeout, look)
+    }
+
+    fn receive_until<T>(&mut self, deadline: Instant, look: impl FnOnce(u64, &Response<'_>) -> T) -> Result<T, ClientError> {
+        let limit = self.options.max_reply_bytes;
+        loop {
+            let unread = &self.inbox[self.start..self.end];
+            if let Some((number, response, length)) = decode_response(unread, limit).map_err(ClientError::Wire)? {
+                let seen = look(number, &response);
+                self.start += length;
+                return Ok(seen);
+            }
+            let want = crate::client_wire::message_bytes(unread, limit).map_err(ClientError::Wire)?;
+            self.fill(want.unwrap_or(0), deadline)?;
+        }
+    }
+
+    /// Reads some more; makes room for a message of `want` bytes first.
+    fn fill(&mut self, want: usize, deadline: Instant) -> Result<(), ClientError> {
+        if self.inbox.len() - self.start < want.max(1) || self.end == self.inbox.len() {
+            self.inbox.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+            if self.inbox.len() < want {
+                self.inbox.resize(want, 0);
+            }
+        }
+        let left = self.left(deadline)?;
+        self.stream.set_read_timeout(Some(left)).map_err(|error| self.failed(error))?;
+        match self.stream.read(&mut self.inbox[self.end..]) {
+            Ok(0) => Err(self.failed(io::ErrorKind::UnexpectedEof.into())),
+            Ok(bytes) => {
+                self.end += bytes;
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), ClientError> {
+        let left = self.left(deadline)?;
+        self.stream.set_write_timeout(Some(left)).map_err(|error| self.failed(error))?;
+        self.stream.write_all(bytes).map_err(|error| self.failed(error))
+    }
+
+    fn left(&self, deadline: Instant) -> Result<Duration, ClientError> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(ClientError::Timeout(self.options.timeout)) } else { Ok(left) }
+    }
+
+    fn failed(&self, source: io::Error) -> ClientError {
+        io_error(self.addr, self.options.timeout, source)
+    }
+}
+
+fn io_error(addr: SocketAddr, timeout: Duration, source: io::Error) -> ClientError {
+    match source.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::Timeout(timeout),
+        _ => ClientError::Io { addr, source },
+    }
+}
+
+fn judge<T>(response: &Response<'_>, take: impl Fn(&Response<'_>) -> Option<T>) -> Result<T, ClientError> {
+    if let Some(taken) = take(response) {
+        return Ok(taken);
+    }
+    Err(match *response {
+        Response::NotApplied => ClientError::NotApplied,
+        Response::Unknown => ClientError::Unknown,
+        Response::NotLeader { leader, address } => ClientError::NotLeader { leader, address },
+        Response::Busy => ClientError::Busy,
+        Response::Error { code, text } => ClientError::Remote { code, text: text.into() },
+        Response::Applied { .. } | Response::Status(_) | Response::Reply(_) => ClientError::Unexpected,
+    })
+}

@@ -1,0 +1,67 @@
+//! What the transport counts, for operators and tests.
+
+use crate::refusal::{REFUSAL_KINDS, Refusal};
+
+/// Totals since the start. All of them only grow.
+#[derive(Clone, Debug, Default)]
+pub struct Counters {
+    /// Bytes received, on all connections.
+    pub bytes_in: u64,
+    /// Bytes handed to the world for sending, on all connections.
+    pub bytes_out: u64,
+    /// Control messages of the core received.
+    pub messages_in: u64,
+    /// Control messages of the core queued for sending.
+    pub messages_out: u64,
+    /// Control messages dropped because a peer's send buffers were full.
+    pub messages_dropped: u64,
+    /// Keepalives sent.
+    pub keepalives_out: u64,
+    /// Frames received, verified and handed over.
+    pub frames_in: u64,
+    /// Frames queued for sending.
+    pub frames_out: u64,
+    /// Frames not queued because a peer's queue was full.
+    pub frames_held_back: u64,
+    /// Times that a frame on its way had to wait for room in the ring.
+    pub ring_waits: u64,
+    /// Sessions opened.
+    pub sessions_up: u64,
+    /// Sessions ended.
+    pub sessions_down: u64,
+    /// Connection attempts begun.
+    pub dials: u64,
+    /// Connection attempts and handshakes of ours that failed.
+    pub dials_failed: u64,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Accepted connections closed at once, or pushed out by newer ones, for want of room.
+    pub crowded_out: u64,
+    /// Clients welcomed.
+    pub clients: u64,
+    /// Requests of clients handed over.
+    pub requests: u64,
+    /// Responses queued for clients.
+    pub responses: u64,
+    /// Responses that were longer than `max_reply_bytes`; the client got an error instead.
+    pub responses_too_long: u64,
+    /// Clients disconnected for silence, or because they did not read.
+    pub clients_idle: u64,
+    refusals: [u64; REFUSAL_KINDS],
+}
+
+impl Counters {
+    pub(crate) fn refuse(&mut self, reason: &Refusal) {
+        self.refusals[reason.kind()] += 1;
+    }
+
+    /// Refusals by reason: a name and a total, for every reason there is.
+    pub fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        Refusal::NAMES.iter().copied().zip(self.refusals.iter().copied())
+    }
+
+    /// Refusals of all reasons together.
+    pub fn refused(&self) -> u64 {
+        self.refusals.iter().sum()
+    }
+}

@@ -1,0 +1,158 @@
+//! Reaching the peers with higher ids: control channel, then bulk channel, again and again with growing pauses.
+
+use kontiki_core::{NodeId, SessionId, Time};
+use kontiki_io::{Io, IoError, Output};
+
+use crate::conns::{Purpose, Slot};
+use crate::hello::{Channel, HandshakeRefusal, Hello, HelloError, HelloKind};
+use crate::limits::{MAX_ABANDONED_DIALS, PROTOCOL_VERSION};
+use crate::listen::process;
+use crate::net::Net;
+use crate::peer::Half;
+use crate::refusal::Refusal;
+
+impl Net {
+    /// When a peer is to be dialled.
+    pub(crate) fn dial_deadline(&self, p: usize) -> Option<Time> {
+        let peer = self.peers.get(p)?;
+        (peer.we_dial && peer.session.is_none() && peer.half.is_none()).then_some(peer.dial_at)
+    }
+
+    pub(crate) fn tick_dial(&mut self, p: usize, now: Time, io: &mut dyn Io) {
+        if self.dial_deadline(p).is_none_or(|at| at > now) {
+            return;
+        }
+        let session = SessionId(self.random.nonzero());
+        let Some(addr) = self.peers.get(p).map(|peer| peer.addr) else { return };
+        // A kernel gives up on an address that never answers after minutes; we do sooner, and leave it to that.
+        let open = self.conns.abandoned(p) < MAX_ABANDONED_DIALS;
+        let slot = if open { self.conns.open(Purpose::DialControl(p), addr, None) } else { None };
+        let Some(slot) = slot else { return self.dial_later(p, now) };
+        if let Some(peer) = self.peers.get_mut(p) {
+            peer.half = Some(Half { session, nonce: 0, process: None, control: slot, bulk: None });
+        }
+        self.counters.dials += 1;
+        self.conns.set_deadline(slot, Some(now.plus_ns(self.options.handshake_timeout_ns)));
+        self.conns.connect(slot, io);
+    }
+
+    /// Sets the time of the next attempt: the pause doubles up to its limit, and half of it is drawn.
+    pub(crate) fn dial_later(&mut self, p: usize, now: Time) {
+        let (min, max) = (self.options.backoff_min_ns, self.options.backoff_max_ns);
+        if let Some(peer) = self.peers.get_mut(p) {
+            let pause = min.saturating_mul(1 << peer.attempts.min(32)).min(max);
+            peer.attempts = peer.attempts.saturating_add(1);
+            peer.dial_at = now.plus_ns(self.random.jitter(pause));
+        }
+    }
+
+    /// Gives up a handshake, if one is in progress.
+    pub(crate) fn half_failed(&mut self, p: usize, now: Time, io: &mut dyn Io) {
+        let Some(peer) = self.peers.get_mut(p) else { return };
+        let Some(half) = peer.half.take() else { return };
+        let we_dial = peer.we_dial;
+        self.conns.doom(half.control, io);
+        if let Some(bulk) = half.bulk {
+            self.conns.doom(bulk, io);
+        }
+        if we_dial {
+            self.counters.dials_failed += 1;
+            self.dial_later(p, now);
+        }
+    }
+
+    /// A connect ended.
+    pub(crate) fn connected(&mut self, slot: Slot, result: Result<Output, IoError>, now: Time, io: &mut dyn Io) {
+        let Some(conn) = self.conns.get(slot) else { return };
+        let (p, channel) = match conn.purpose {
+            Purpose::DialControl(p) => (p, Channel::Control),
+            Purpose::DialBulk(p) => (p, Channel::Bulk),
+            purpose => panic!("{purpose:?} does not connect"),
+        };
+        let peer = self.peers.get(p).and_then(|peer| Some((peer.id, peer.half.as_ref()?)));
+        let (true, Some((to, half))) = (result.is_ok(), peer) else {
+            return self.half_failed(p, now, io);
+        };
+        let hello = self.hello(HelloKind::Hello, channel, to, half.session, half.nonce);
+        if self.greet(slot, &hello, now, io) {
+            self.await_greeting(slot, now, io);
+        }
+    }
+
+    /// A peer answered our greeting.
+    pub(crate) fn welcomed(&mut self, p: usize, slot: Slot, answer: Result<Hello, HelloError>, now: Time, io: &mut dyn Io) {
+        let Some(purpose) = self.conns.get(slot).map(|conn| conn.purpose) else { return };
+        let channel = if purpose == Purpose::DialBulk(p) { Channel::Bulk } else { Channel::Control };
+        let welcome = match self.judge_answer(p, channel, answer) {
+            Ok(welcome) => welcome,
+            Err(refusal) => {
+                self.report(Some(p), slot, refusal);
+                return self.half_failed(p, now, io);
+            }
+        };
+        match channel {
+            Channel::Bulk if self.may_open_session() => self.open_session(p, slot, now, io),
+            Channel::Bulk => self.half_failed(p, now, io),
+            _ => self.control_welcomed(p, slot, &welcome, now, io),
+        }
+    }
+
+    /// Whether an answer is the answer to our greeting, from the one we greeted.
+    fn judge_answer(&self, p: usize, channel: Channel, answer: Result<Hello, HelloError>) -> Result<Hello, Refusal> {
+        let welcome = answer.map_err(|error| match error {
+            HelloError::Version { theirs } => Refusal::Handshake(HandshakeRefusal::Version { ours: PROTOCOL_VERSION, theirs }),
+            error => Refusal::Greeting(error),
+        })?;
+        let Some((peer, half)) = self.peers.get(p).and_then(|peer| Some((peer, peer.half.as_ref()?))) else {
+            return Err(Refusal::Answer);
+        };
+        if welcome.kind != HelloKind::Welcome {
+            return Err(Refusal::Answer);
+        }
+        if let Some(refusal) = HandshakeRefusal::from_wire(welcome.code, welcome.detail) {
+            return Err(Refusal::ByPeer(refusal));
+        }
+        if welcome.cluster != self.options.cluster {
+            return Err(Refusal::Handshake(HandshakeRefusal::Cluster));
+        }
+        if welcome.from == self.options.node {
+            return Err(Refusal::Handshake(HandshakeRefusal::OwnId { id: welcome.from }));
+        }
+        if welcome.from != peer.id {
+            return Err(Refusal::Handshake(HandshakeRefusal::Target { to: peer.id }));
+        }
+        if welcome.to != self.options.node || welcome.channel != channel || welcome.session != half.session {
+            return Err(Refusal::Answer);
+        }
+        let expected = match channel {
+            Channel::Control => true,
+            _ => half.process == Some(process(&welcome)) && half.nonce == welcome.nonce,
+        };
+        if !expected {
+            return Err(Refusal::Answer);
+        }
+        peer.admits(process(&welcome)).map_err(Refusal::Handshake)?;
+        Ok(welcome)
+    }
+
+    /// The control channel stands: dials the bulk channel.
+    fn control_welcomed(&mut self, p: usize, slot: Slot, welcome: &Hello, now: Time, io: &mut dyn Io) {
+        let Some(peer) = self.peers.get_mut(p) else { return };
+        let bulk = self.conns.open(Purpose::DialBulk(p), peer.addr, None);
+        let (Some(half), Some(conn), Some(bulk)) = (peer.half.as_mut(), self.conns.get_mut(slot), bulk) else {
+            return self.half_failed(p, now, io);
+        };
+        conn.purpose = Purpose::HalfControl(p);
+        half.nonce = welcome.nonce;
+        half.process = Some(process(welcome));
+        half.bulk = Some(bulk);
+        let limit = now.plus_ns(self.options.handshake_timeout_ns);
+        self.conns.set_deadline(slot, Some(limit));
+        self.conns.connect(bulk, io);
+    }
+
+    /// Which peers this node dials: those with higher ids.
+    pub fn dials(&self, peer: NodeId) -> bool {
+        self.options.node < peer
+    }
+}

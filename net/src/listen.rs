@@ -1,0 +1,237 @@
+//! The listener: accepting, and judging who greets.
+
+use std::net::SocketAddr;
+
+use kontiki_core::{ClusterId, NodeId, SessionId, Time};
+use kontiki_io::{Handle, Io, IoError, IoErrorKind, Op, Output};
+
+use crate::conns::{Purpose, Slot};
+use crate::event::{NetError, NetEvent};
+use crate::hello::{Channel, HandshakeRefusal, Hello, HelloError, HelloKind};
+use crate::limits::{ACCEPT_RETRY_NS, MAX_GREETINGS, PROTOCOL_VERSION};
+use crate::net::Net;
+use crate::peer::{Half, Process};
+use crate::refusal::Refusal;
+use crate::token::{Action, token};
+
+/// The listening socket and what is outstanding on it.
+#[derive(Debug, Default)]
+pub(crate) struct Listener {
+    handle: Option<Handle>,
+    addr: Option<SocketAddr>,
+    listening: bool,
+    accepting: bool,
+    shutting: bool,
+    closing: bool,
+    /// An accepted connection that found no room is being closed: nothing more is accepted until it is.
+    stray: bool,
+    retry_at: Option<Time>,
+}
+
+impl Listener {
+    pub(crate) fn idle(&self) -> bool {
+        self.handle.is_none() && !self.listening && !self.stray
+    }
+
+    pub(crate) fn addr(&self) -> Option<SocketAddr> {
+        self.addr
+    }
+
+    pub(crate) fn retry_at(&self) -> Option<Time> {
+        self.retry_at
+    }
+}
+
+impl Net {
+    pub(crate) fn listen(&mut self, io: &mut dyn Io) {
+        self.listener.listening = true;
+        io.submit(token(Action::Listen, 0, 0), Op::Listen { addr: self.options.listen });
+    }
+
+    /// Keeps one accept outstanding.
+    pub(crate) fn accept(&mut self, now: Time, io: &mut dyn Io) {
+        let l = &mut self.listener;
+        let Some(listener) = l.handle else { return };
+        if self.stopping || l.accepting || l.stray || l.retry_at.is_some_and(|at| at > now) {
+            return;
+        }
+        l.retry_at = None;
+        l.accepting = true;
+        io.submit(token(Action::Accept, 0, 0), Op::Accept { listener });
+    }
+
+    pub(crate) fn stop_listening(&mut self, io: &mut dyn Io) {
+        let l = &mut self.listener;
+        let Some(socket) = l.handle else { return };
+        if l.shutting || l.closing {
+            return;
+        }
+        if l.accepting {
+            l.shutting = true;
+            io.submit(token(Action::StopListening, 0, 0), Op::Shutdown { socket });
+        } else {
+            l.closing = true;
+            io.submit(token(Action::CloseListener, 0, 0), Op::Close { handle: socket });
+        }
+    }
+
+    pub(crate) fn listener_completed(&mut self, action: Action, result: Result<Output, IoError>, now: Time, io: &mut dyn Io) {
+        match (action, result) {
+            (Action::Listen, Ok(Output::Listening(handle, addr))) => {
+                self.listener = Listener { handle: Some(handle), addr: Some(addr), ..Listener::default() };
+                self.events.push_end(NetEvent::Listening { addr });
+            }
+            (Action::Listen, result) => {
+                self.listener.listening = false;
+                let addr = self.options.listen;
+                let source = result.err().unwrap_or(IoError { kind: IoErrorKind::Device, errno: 0 });
+                let error = match source.kind {
+                    IoErrorKind::AddressInUse => NetError::AddressInUse { addr },
+                    _ => NetError::Listen { addr, source },
+                };
+                self.events.push_end(NetEvent::Fatal(error));
+            }
+            (Action::Accept, Ok(Output::Accepted(handle, remote))) => {
+                self.listener.accepting = false;
+                self.accepted(handle, remote, now, io);
+            }
+            (Action::Accept, _) => {
+                self.listener.accepting = false;
+                self.listener.retry_at = Some(now.plus_ns(ACCEPT_RETRY_NS));
+            }
+            (Action::StopListening, _) => self.listener.shutting = false,
+            (Action::CloseListener, _) => self.listener = Listener { stray: self.listener.stray, ..Listener::default() },
+            (Action::CloseStray, _) => self.listener.stray = false,
+            (action, _) => panic!("{action:?} is no action of the listener"),
+        }
+        if self.stopping {
+            // An accept that the shutdown has not ended yet is waited for.
+            if !self.listener.accepting {
+                self.stop_listening(io);
+            }
+        } else {
+            self.accept(now, io);
+        }
+    }
+
+    fn accepted(&mut self, handle: Handle, remote: SocketAddr, now: Time, io: &mut dyn Io) {
+        self.counters.accepted += 1;
+        // Whoever has had the most time to speak gives way: an honest greeting is there within a round trip.
+        let greetings = || self.conns.live().filter(|(_, conn)| conn.purpose == Purpose::Greeting);
+        if greetings().count() >= MAX_GREETINGS {
+            let oldest = greetings().min_by_key(|(_, conn)| conn.deadline).map(|(slot, _)| slot);
+            if let Some(slot) = oldest {
+                self.counters.crowded_out += 1;
+                self.conns.doom(slot, io);
+            }
+        }
+        // Slots of peers are theirs: strangers, with those being closed, get no more than their share.
+        let slot = if self.stopping || self.conns.strangers() >= 2 * MAX_GREETINGS {
+            None
+        } else {
+            self.conns.open(Purpose::Greeting, remote, Some(handle))
+        };
+        match slot {
+            Some(slot) => {
+                self.conns.set_deadline(slot, Some(now.plus_ns(self.options.handshake_timeout_ns)));
+                self.await_greeting(slot, now, io);
+            }
+            None => {
+                self.counters.crowded_out += 1;
+                self.listener.stray = true;
+                io.submit(token(Action::CloseStray, 0, 0), Op::Close { handle });
+            }
+        }
+    }
+
+    /// Somebody said who it is.
+    pub(crate) fn greeted(&mut self, slot: Slot, hello: Result<Hello, HelloError>, now: Time, io: &mut dyn Io) {
+        let hello = match hello {
+            Ok(hello) if hello.kind == HelloKind::Hello => hello,
+            Err(HelloError::Version { theirs }) => {
+                let refusal = HandshakeRefusal::Version { ours: PROTOCOL_VERSION, theirs };
+                return self.refuse_greeting(slot, None, refusal, now, io);
+            }
+            other => {
+                self.report(None, slot, Refusal::Greeting(other.err().unwrap_or(HelloError::Field)));
+                return self.conns.doom(slot, io);
+            }
+        };
+        let done = match hello.channel {
+            Channel::Client => self.judge_client(&hello).and_then(|()| self.client_connected(slot, &hello, now, io)),
+            Channel::Control => self.judge(&hello).map(|p| self.control_greeted(p, slot, &hello, now, io)),
+            Channel::Bulk => self.judge(&hello).and_then(|p| self.bulk_greeted(p, slot, &hello, now, io)),
+        };
+        if let Err(refusal) = done {
+            self.refuse_greeting(slot, Some(&hello), refusal, now, io);
+        }
+    }
+
+    fn judge_client(&self, hello: &Hello) -> Result<(), HandshakeRefusal> {
+        if hello.cluster != self.options.cluster && hello.cluster != ClusterId(0) {
+            return Err(HandshakeRefusal::Cluster);
+        }
+        if hello.to != self.options.node && hello.to != NodeId(0) {
+            return Err(HandshakeRefusal::Target { to: hello.to });
+        }
+        Ok(())
+    }
+
+    /// Which peer greets, if it is one and may dial us.
+    fn judge(&self, hello: &Hello) -> Result<usize, HandshakeRefusal> {
+        if hello.cluster != self.options.cluster {
+            return Err(HandshakeRefusal::Cluster);
+        }
+        if hello.from == self.options.node {
+            return Err(HandshakeRefusal::OwnId { id: hello.from });
+        }
+        if hello.to != self.options.node {
+            return Err(HandshakeRefusal::Target { to: hello.to });
+        }
+        let p = self.peer_index(hello.from).ok_or(HandshakeRefusal::UnknownPeer { from: hello.from })?;
+        let peer = self.peers.get(p).ok_or(HandshakeRefusal::UnknownPeer { from: hello.from })?;
+        if peer.we_dial {
+            return Err(HandshakeRefusal::Direction);
+        }
+        peer.admits(process(hello))?;
+        Ok(p)
+    }
+
+    /// A peer opens a control channel: answers with a nonce that its bulk channel must repeat.
+    fn control_greeted(&mut self, p: usize, slot: Slot, hello: &Hello, now: Time, io: &mut dyn Io) {
+        self.half_failed(p, now, io);
+        let nonce = self.random.nonzero();
+        let welcome = self.hello(HelloKind::Welcome, Channel::Control, hello.from, hello.session, nonce);
+        let (Some(peer), Some(conn)) = (self.peers.get_mut(p), self.conns.get_mut(slot)) else { return };
+        conn.purpose = Purpose::HalfControl(p);
+        peer.half = Some(Half { session: hello.session, nonce, process: Some(process(hello)), control: slot, bulk: None });
+        self.conns.set_deadline(slot, Some(now.plus_ns(self.options.handshake_timeout_ns)));
+        self.greet(slot, &welcome, now, io);
+    }
+
+    /// A peer opens the bulk channel that completes its session: only one that knows our fresh nonce can.
+    fn bulk_greeted(&mut self, p: usize, slot: Slot, hello: &Hello, now: Time, io: &mut dyn Io) -> Result<(), HandshakeRefusal> {
+        let continues = self.peers.get(p).and_then(|peer| peer.half.as_ref()).is_some_and(|half| {
+            half.session == hello.session
+                && half.nonce == hello.nonce
+                && half.process == Some(process(hello))
+                && hello.session != SessionId(0)
+        });
+        if !continues {
+            return Err(HandshakeRefusal::NotOpen);
+        }
+        if !self.may_open_session() {
+            return Err(HandshakeRefusal::Busy);
+        }
+        let welcome = self.hello(HelloKind::Welcome, Channel::Bulk, hello.from, hello.session, hello.nonce);
+        self.conns.set_deadline(slot, None);
+        if self.greet(slot, &welcome, now, io) {
+            self.open_session(p, slot, now, io);
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn process(hello: &Hello) -> Process {
+    Process { incarnation: hello.incarnation, instance: hello.instance }
+}

@@ -1,0 +1,401 @@
+//! The transport: its state, and how calls and completions find their way in it.
+
+use std::net::SocketAddr;
+
+use kontiki_core::{NodeId, SessionId, Time};
+use kontiki_io::{Completion, Handle, Io, IoBuf, IoError, Output};
+use kontiki_mem::{Pool, Ring};
+
+use crate::bulk_in::Rules;
+use crate::bulk_out::BulkOut;
+use crate::conns::{Conns, Purpose, Slot};
+use crate::counters::Counters;
+use crate::event::{ClientEvent, DownReason, Events, NetEvent};
+use crate::hello::{Channel, HandshakeRefusal, Hello, HelloKind};
+use crate::limits::{CONNECTIONS_PER_PEER, CONTROL_BUFFER_BYTES, HELLO_BYTES, MAX_GREETINGS, SMALL_BYTES, STAMPS_BYTES};
+use crate::listen::Listener;
+use crate::options::{Options, OptionsError};
+use crate::peer::Peer;
+use crate::random::Random;
+use crate::refusal::Refusal;
+use crate::serve::Client;
+use crate::token::{Action, parse};
+
+/// Buffers, all set aside at the start.
+#[derive(Debug)]
+pub(crate) struct Pools {
+    /// Greetings, and the starts of frames.
+    pub(crate) small: Pool,
+    pub(crate) control: Pool,
+    pub(crate) stamps: Pool,
+    pub(crate) requests: Pool,
+    pub(crate) responses: Pool,
+}
+
+/// The transport of one node. See the crate's overview.
+#[derive(Debug)]
+pub struct Net {
+    pub(crate) options: Options,
+    /// Tells this process from another one of the same node and incarnation.
+    pub(crate) instance: u64,
+    pub(crate) rules: Rules,
+    pub(crate) random: Random,
+    pub(crate) conns: Conns,
+    pub(crate) peers: Vec<Peer>,
+    pub(crate) clients: Vec<Option<Client>>,
+    pub(crate) clients_opened: u64,
+    /// Clients that the next tick looks at.
+    pub(crate) ready: Vec<usize>,
+    pub(crate) events: Events,
+    pub(crate) counters: Counters,
+    pub(crate) pools: Pools,
+    pub(crate) listener: Listener,
+    /// The peer whose frames are taken.
+    pub(crate) granted: Option<usize>,
+    pub(crate) stopping: bool,
+}
+
+impl Net {
+    /// A transport with all its memory, not started.
+    ///
+    /// # Errors
+    /// If the options are out of bounds.
+    pub fn new(options: Options) -> Result<Net, OptionsError> {
+        options.check()?;
+        let mut random = Random::new(options.seed ^ options.node.0.rotate_left(32) ^ options.incarnation.0.rotate_left(48));
+        let mut peers: Vec<Peer> = options
+            .peers
+            .iter()
+            .filter(|(id, _)| *id != options.node)
+            .map(|&(id, addr)| Peer {
+                id,
+                addr,
+                we_dial: options.node < id,
+                seen: None,
+                half: None,
+                session: None,
+                bulk_out: BulkOut::new(options.bulk_queue_frames, options.bulk_queue_bytes),
+                attempts: 0,
+                dial_at: Time(0),
+            })
+            .collect();
+        peers.sort_by_key(|peer| peer.id);
+        // Connections that are being wound down still hold their slot and buffers: hence twice, or a few more.
+        let clients = options.max_clients;
+        let spare_clients = if clients == 0 { 0 } else { clients + 4 };
+        let slots = peers.len() * CONNECTIONS_PER_PEER + 2 * MAX_GREETINGS + spare_clients;
+        let block = |bytes: usize| bytes.next_multiple_of(64);
+        let pools = Pools {
+            small: Pool::new(2 * slots, SMALL_BYTES),
+            control: Pool::new((peers.len() * 6).max(1), CONTROL_BUFFER_BYTES),
+            stamps: Pool::new((peers.len() * 2).max(1), STAMPS_BYTES),
+            requests: Pool::new(spare_clients.max(1), block(options.request_message_bytes())),
+            responses: Pool::new((2 * spare_clients).max(1), block(options.max_requests_in_flight * options.response_bytes())),
+        };
+        Ok(Net {
+            instance: random.nonzero(),
+            rules: Rules { cluster: options.cluster, group: options.group, max_frame_bytes: options.max_frame_bytes },
+            random,
+            conns: Conns::new(slots),
+            events: Events::new(peers.len(), clients),
+            peers,
+            clients: (0..clients).map(|_| None).collect(),
+            clients_opened: 0,
+            ready: Vec::with_capacity(clients),
+            counters: Counters::default(),
+            pools,
+            listener: Listener::default(),
+            granted: None,
+            stopping: false,
+            options,
+        })
+    }
+
+    /// Operations that may be outstanding at once: what [`Io::capacity`] must leave to the transport.
+    pub fn operations(&self) -> usize {
+        // Per connection a receive, a send and a shutdown; the listener's accept and its shutdown; one stray close.
+        3 * self.conns.slots() + 3
+    }
+
+    /// Opens the listener and lets dialling begin with the next [`Net::tick`].
+    pub fn start(&mut self, io: &mut dyn Io, now: Time) {
+        self.listen(io);
+        for peer in &mut self.peers {
+            peer.dial_at = now;
+        }
+    }
+
+    /// Takes one completion whose token carries [`crate::TOKEN_TAG`].
+    ///
+    /// # Panics
+    /// If the completion is of no operation of this transport.
+    pub fn on_completion(&mut self, now: Time, completion: Completion, io: &mut dyn Io) {
+        let Completion { token, result, buf } = completion;
+        let Some((action, slot)) = parse(token) else { panic!("{token:?} is none of the transport's") };
+        match action {
+            Action::Listen | Action::Accept | Action::StopListening | Action::CloseListener | Action::CloseStray => {
+                self.listener_completed(action, result, now, io);
+            }
+            Action::Connect | Action::Recv | Action::Send | Action::Shutdown | Action::Close => {
+                let opened = opened(&result);
+                if !self.conns.completed(slot, action, opened, io) {
+                    return;
+                }
+                match action {
+                    Action::Connect => self.connected(slot, result, now, io),
+                    Action::Recv => self.received(slot, result, buf, now, io),
+                    Action::Send => self.sent(slot, result, now, io),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Does everything that is due or possible at `now`: call at the end of every turn, after the events were
+    /// polled, and at [`Net::deadline`]. Payloads of polled requests end here.
+    pub fn tick(&mut self, now: Time, io: &mut dyn Io, ring: &mut Ring) {
+        if self.stopping {
+            return;
+        }
+        self.accept(now, io);
+        while let Some(slot) = self.conns.overdue(now) {
+            self.overdue(slot, now, io);
+        }
+        for p in 0..self.peers.len() {
+            self.tick_session(p, now, io, ring);
+            self.tick_dial(p, now, io);
+        }
+        self.tick_clients(io);
+    }
+
+    /// When [`Net::tick`] is next due; a time in the past while events wait to be polled.
+    pub fn deadline(&self) -> Option<Time> {
+        if !self.events.is_empty() {
+            return Some(Time(0));
+        }
+        if self.stopping {
+            return None;
+        }
+        let peers = (0..self.peers.len()).filter_map(|p| self.session_deadline(p).into_iter().chain(self.dial_deadline(p)).min());
+        let now_if_ready = (!self.ready.is_empty()).then_some(Time(0));
+        peers.chain(self.conns.deadline()).chain(self.listener.retry_at()).chain(now_if_ready).min()
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<NetEvent> {
+        let event = self.events.pop()?;
+        match event {
+            NetEvent::Client(
+                ClientEvent::Propose { client, .. } | ClientEvent::Query { client, .. } | ClientEvent::Status { client, .. },
+            ) => self.polled(client),
+            _ => {}
+        }
+        Some(event)
+    }
+
+    /// Closes everything. Keep feeding completions until [`Net::idle`].
+    pub fn stop(&mut self, now: Time, io: &mut dyn Io) {
+        if self.stopping {
+            return;
+        }
+        self.stopping = true;
+        for p in 0..self.peers.len() {
+            self.session_down(p, DownReason::Stopped, now, io);
+            self.half_failed(p, now, io);
+        }
+        for c in 0..self.clients.len() {
+            self.client_gone(c, io);
+        }
+        for slot in 0..self.conns.slots() as Slot {
+            self.conns.doom(slot, io);
+        }
+        self.stop_listening(io);
+    }
+
+    /// Whether nothing is outstanding any more: every connection is closed and all lent memory is back.
+    pub fn idle(&self) -> bool {
+        self.conns.all_free() && self.listener.idle()
+    }
+
+    /// Totals since the start.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The address the listener is bound to, once it is.
+    pub fn listening(&self) -> Option<SocketAddr> {
+        self.listener.addr()
+    }
+
+    /// The open session with a peer.
+    pub fn session(&self, peer: NodeId) -> Option<SessionId> {
+        self.peers.get(self.peer_index(peer)?)?.session.as_ref().map(|session| session.id)
+    }
+
+    /// Where a peer listens, for clients that look for the leader.
+    pub fn peer_addr(&self, peer: NodeId) -> Option<SocketAddr> {
+        self.peers.get(self.peer_index(peer)?).map(|peer| peer.addr)
+    }
+
+    pub(crate) fn peer_index(&self, id: NodeId) -> Option<usize> {
+        self.peers.binary_search_by_key(&id, |peer| peer.id).ok()
+    }
+
+    /// A greeting of ours.
+    pub(crate) fn hello(&self, kind: HelloKind, channel: Channel, to: NodeId, session: SessionId, nonce: u64) -> Hello {
+        Hello {
+            kind,
+            channel,
+            code: 0,
+            detail: 0,
+            cluster: self.options.cluster,
+            from: self.options.node,
+            to,
+            incarnation: self.options.incarnation,
+            instance: self.instance,
+            session,
+            nonce,
+        }
+    }
+
+    /// Sends a greeting; gives the connection up if there is no buffer for it. Returns whether it went out.
+    pub(crate) fn greet(&mut self, slot: Slot, hello: &Hello, now: Time, io: &mut dyn Io) -> bool {
+        match self.conns.greet(slot, hello, &self.pools.small, io) {
+            Some(bytes) => self.counters.bytes_out += bytes,
+            None => self.lost(slot, DownReason::Closed, now, io),
+        }
+        self.conns.get(slot).is_some()
+    }
+
+    /// Counts a refusal and reports it to the operator.
+    pub(crate) fn report(&mut self, peer: Option<usize>, slot: Slot, reason: Refusal) {
+        self.counters.refuse(&reason);
+        let peer = peer.and_then(|p| self.peers.get(p)).map(|peer| peer.id);
+        let Some(conn) = self.conns.get(slot) else { return };
+        tracing::warn!(peer = peer.map_or(0, |peer| peer.0), remote = %conn.remote, %reason, "refused");
+        self.events.report(NetEvent::Refused { peer, remote: conn.remote, reason });
+    }
+
+    fn received(&mut self, slot: Slot, result: Result<Output, IoError>, buf: Option<IoBuf>, now: Time, io: &mut dyn Io) {
+        let Some(conn) = self.conns.get_mut(slot) else { return };
+        let (bytes, buf) = match (result, buf) {
+            (Ok(Output::Bytes(bytes)), Some(buf)) if bytes > 0 => (bytes, buf),
+            (Err(error), _) => return self.lost(slot, DownReason::Io(error), now, io),
+            _ => return self.lost(slot, DownReason::Closed, now, io),
+        };
+        self.counters.bytes_in += bytes as u64;
+        match (conn.purpose, buf) {
+            (Purpose::Greeting | Purpose::DialControl(_) | Purpose::DialBulk(_), IoBuf::Pool(small)) => {
+                conn.small = Some(small);
+                conn.small_len += bytes;
+                if conn.small_len < HELLO_BYTES {
+                    self.await_greeting(slot, now, io);
+                } else {
+                    self.greeting_complete(slot, now, io);
+                }
+            }
+            (Purpose::Control(p), IoBuf::Pool(buf)) => {
+                if let Some(session) = self.peers.get_mut(p).and_then(|peer| peer.session.as_mut()) {
+                    session.inbox.restore(buf, bytes);
+                    session.heard = now;
+                    self.digest_control(p, now, io);
+                }
+            }
+            (Purpose::Bulk(p), buf) => {
+                if let Some(session) = self.peers.get_mut(p).and_then(|peer| peer.session.as_mut()) {
+                    session.bulk_in.restore(buf, bytes);
+                    self.digest_bulk(p, now, io);
+                }
+            }
+            (Purpose::Client(c), IoBuf::Pool(buf)) => self.client_received(c, buf, bytes, now, io),
+            (purpose, buf) => panic!("a receive into {buf:?} for {purpose:?}, which posts none"),
+        }
+    }
+
+    pub(crate) fn await_greeting(&mut self, slot: Slot, now: Time, io: &mut dyn Io) {
+        if !self.conns.await_greeting(slot, &self.pools.small, io) {
+            self.lost(slot, DownReason::Closed, now, io);
+        }
+    }
+
+    /// A whole greeting stands in the connection's small buffer.
+    fn greeting_complete(&mut self, slot: Slot, now: Time, io: &mut dyn Io) {
+        let Some(conn) = self.conns.get_mut(slot) else { return };
+        conn.small_len = 0;
+        let Some(bytes) = conn.small.as_ref().and_then(|small| small.bytes().first_chunk::<HELLO_BYTES>()) else { return };
+        let hello = Hello::decode(bytes);
+        match conn.purpose {
+            Purpose::Greeting => self.greeted(slot, hello, now, io),
+            Purpose::DialControl(p) | Purpose::DialBulk(p) => self.welcomed(p, slot, hello, now, io),
+            purpose => panic!("a greeting for {purpose:?}, which awaits none"),
+        }
+    }
+
+    fn sent(&mut self, slot: Slot, result: Result<Output, IoError>, now: Time, io: &mut dyn Io) {
+        if let Err(error) = result {
+            return self.lost(slot, DownReason::Io(error), now, io);
+        }
+        let Some(conn) = self.conns.get(slot) else { return };
+        match conn.purpose {
+            Purpose::Refusing => self.conns.doom(slot, io),
+            Purpose::Control(p) => {
+                if let Some(session) = self.peers.get_mut(p).and_then(|peer| peer.session.as_mut()) {
+                    session.sending_since = None;
+                }
+            }
+            Purpose::Bulk(p) => {
+                if let Some(peer) = self.peers.get_mut(p) {
+                    peer.bulk_out.sent();
+                }
+            }
+            Purpose::Client(c) => self.client_sent(c, now),
+            Purpose::Greeting | Purpose::DialControl(_) | Purpose::DialBulk(_) | Purpose::HalfControl(_) => {}
+        }
+    }
+
+    /// A connection is no good any more: gives up what it is part of.
+    pub(crate) fn lost(&mut self, slot: Slot, reason: DownReason, now: Time, io: &mut dyn Io) {
+        let Some(conn) = self.conns.get(slot) else { return };
+        match conn.purpose {
+            Purpose::Greeting | Purpose::Refusing => {}
+            Purpose::DialControl(p) | Purpose::DialBulk(p) | Purpose::HalfControl(p) => self.half_failed(p, now, io),
+            Purpose::Control(p) | Purpose::Bulk(p) => self.session_down(p, reason, now, io),
+            Purpose::Client(c) => self.client_gone(c, io),
+        }
+        self.conns.doom(slot, io);
+    }
+
+    /// A connection's deadline has passed.
+    fn overdue(&mut self, slot: Slot, now: Time, io: &mut dyn Io) {
+        let Some(conn) = self.conns.get(slot) else { return };
+        match conn.purpose {
+            Purpose::Greeting => {
+                self.report(None, slot, Refusal::Slow);
+                self.conns.doom(slot, io);
+            }
+            Purpose::Client(c) => self.client_overdue(c, now, io),
+            _ => self.lost(slot, DownReason::Silent, now, io),
+        }
+    }
+
+    /// Answers a greeting with a refusal, and closes the connection behind it.
+    pub(crate) fn refuse_greeting(&mut self, slot: Slot, hello: Option<&Hello>, refusal: HandshakeRefusal, now: Time, io: &mut dyn Io) {
+        let peer = hello.filter(|hello| hello.channel != Channel::Client).and_then(|hello| self.peer_index(hello.from));
+        self.report(peer, slot, Refusal::Handshake(refusal));
+        let (channel, to, session) =
+            hello.map_or((Channel::Control, NodeId(0), SessionId(0)), |hello| (hello.channel, hello.from, hello.session));
+        let (code, detail) = refusal.to_wire();
+        let welcome = Hello { code, detail, ..self.hello(HelloKind::Welcome, channel, to, session, 0) };
+        let Some(conn) = self.conns.get_mut(slot) else { return };
+        conn.purpose = Purpose::Refusing;
+        self.conns.set_deadline(slot, Some(now.plus_ns(self.options.handshake_timeout_ns)));
+        self.greet(slot, &welcome, now, io);
+    }
+}
+
+fn opened(result: &Result<Output, IoError>) -> Option<Handle> {
+    match result {
+        Ok(Output::Opened(handle)) => Some(*handle),
+        _ => None,
+    }
+}

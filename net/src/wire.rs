@@ -1,0 +1,124 @@
+//! Little-endian fields, read and written without a way to panic on what a peer sent.
+
+use kontiki_mem::copy_payload;
+
+/// Checksum of a record, leaving out the four bytes at `at` where it is kept.
+pub(crate) fn checksum_around(record: &[u8], at: usize) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    let (before, rest) = record.split_at(at);
+    hasher.update(before);
+    hasher.update(rest.get(4..).unwrap_or(&[]));
+    hasher.finalize()
+}
+
+/// Reads fields off the front of bytes; `None` once they run out.
+#[derive(Debug)]
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
+
+impl<'a> Reader<'a> {
+    pub(crate) fn bytes(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (head, rest) = self.0.split_at_checked(len)?;
+        self.0 = rest;
+        Some(head)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*head)
+    }
+
+    pub(crate) fn u8(&mut self) -> Option<u8> {
+        self.array().map(u8::from_le_bytes)
+    }
+
+    pub(crate) fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    pub(crate) fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    pub(crate) fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    pub(crate) fn u128(&mut self) -> Option<u128> {
+        self.array().map(u128::from_le_bytes)
+    }
+
+    /// A flag: anything but 0 and 1 is damage.
+    pub(crate) fn flag(&mut self) -> Option<bool> {
+        match self.u8()? {
+            0 => Some(false),
+            1 => Some(true),
+            _ => None,
+        }
+    }
+}
+
+/// Writes fields into bytes that the caller made large enough (an invariant of ours: it panics otherwise).
+#[derive(Debug)]
+pub(crate) struct Writer<'a> {
+    out: &'a mut [u8],
+    at: usize,
+}
+
+impl<'a> Writer<'a> {
+    pub(crate) fn new(out: &'a mut [u8]) -> Self {
+        Writer { out, at: 0 }
+    }
+
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+        let end = self.at + bytes.len();
+        // Fields, never a payload.
+        #[allow(clippy::disallowed_methods)]
+        self.out[self.at..end].copy_from_slice(bytes);
+        self.at = end;
+        self
+    }
+
+    pub(crate) fn u8(&mut self, value: u8) -> &mut Self {
+        self.bytes(&value.to_le_bytes())
+    }
+
+    pub(crate) fn u16(&mut self, value: u16) -> &mut Self {
+        self.bytes(&value.to_le_bytes())
+    }
+
+    pub(crate) fn u32(&mut self, value: u32) -> &mut Self {
+        self.bytes(&value.to_le_bytes())
+    }
+
+    pub(crate) fn u64(&mut self, value: u64) -> &mut Self {
+        self.bytes(&value.to_le_bytes())
+    }
+
+    pub(crate) fn u128(&mut self, value: u128) -> &mut Self {
+        self.bytes(&value.to_le_bytes())
+    }
+
+    pub(crate) fn flag(&mut self, value: bool) -> &mut Self {
+        self.u8(u8::from(value))
+    }
+
+    /// Replies and, in the client library, proposals: counted as copies.
+    pub(crate) fn payload(&mut self, payload: &[u8]) -> &mut Self {
+        let end = self.at + payload.len();
+        copy_payload(&mut self.out[self.at..end], payload);
+        self.at = end;
+        self
+    }
+
+    /// Writes a checksum over everything but its own four bytes at `at`.
+    pub(crate) fn seal(out: &mut [u8], at: usize) {
+        let crc = checksum_around(out, at);
+        Writer { out, at }.u32(crc);
+    }
+
+    /// Bytes written so far.
+    pub(crate) fn len(&self) -> usize {
+        self.at
+    }
+}
