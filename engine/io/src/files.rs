@@ -5,7 +5,6 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -32,8 +31,6 @@ pub(crate) struct Dir {
 #[derive(Debug)]
 pub(crate) struct DataFile {
     pub(crate) file: File,
-    /// Opened past the page cache.
-    pub(crate) direct: bool,
     /// Durable writes go with RWF_DSYNC; else a flush follows them.
     pub(crate) dsync: AtomicBool,
     /// It stands in the ring's table of files, at its handle's index.
@@ -43,8 +40,8 @@ pub(crate) struct DataFile {
 }
 
 impl DataFile {
-    pub(crate) fn new(file: File, direct: bool, dsync: bool) -> DataFile {
-        DataFile { file, direct, dsync: AtomicBool::new(dsync), registered: AtomicBool::new(false), map: Mutex::new(None) }
+    pub(crate) fn new(file: File, dsync: bool) -> DataFile {
+        DataFile { file, dsync: AtomicBool::new(dsync), registered: AtomicBool::new(false), map: Mutex::new(None) }
     }
 
     pub(crate) fn dsync(&self) -> bool {
@@ -233,15 +230,22 @@ pub(crate) fn list(dir: &File) -> Result<Vec<(Name, u64)>, i32> {
     result
 }
 
-/// Opens a data file, directly where `direct` and the file system allows. Returns whether it is direct.
-pub(crate) fn open(dir: &Dir, name: &Name, create: bool, direct: bool) -> Result<(File, bool), i32> {
+/// Opens a data file, past the page cache where `direct` says so and the file system allows it.
+pub(crate) fn open(dir: &Dir, name: &Name, create: bool, direct: bool) -> Result<File, i32> {
     let name = CName::new(name);
     let at = dir.file.as_raw_fd();
     match open_at(at, name.as_ptr(), open_flags(create, direct)) {
-        Ok(fd) => Ok((File::from(fd), direct)),
-        Err(libc::EINVAL) if direct => open_at(at, name.as_ptr(), buffered_flags(create)).map(|fd| (File::from(fd), false)),
-        Err(errno) => Err(errno),
+        Err(libc::EINVAL) if direct => {
+            note_buffered();
+            open_at(at, name.as_ptr(), buffered_flags(create)).map(File::from)
+        }
+        other => other.map(File::from),
     }
+}
+
+/// Says that direct access was refused.
+pub(crate) fn note_buffered() {
+    tracing::info!("this file system has no direct access: files go through the page cache");
 }
 
 /// The length of an open file; an error if it is no plain file.

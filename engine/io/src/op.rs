@@ -27,6 +27,37 @@ pub enum IoBuf {
     Pool(PoolBuf),
 }
 
+impl IoBuf {
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            IoBuf::Block(block) => block.len(),
+            IoBuf::Pool(buf) => buf.len(),
+        }
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The contents.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            IoBuf::Block(block) => block.bytes(),
+            IoBuf::Pool(buf) => buf.bytes(),
+        }
+    }
+
+    /// The contents, to write.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            IoBuf::Block(block) => block.bytes_mut(),
+            IoBuf::Pool(buf) => buf.bytes_mut(),
+        }
+    }
+}
+
 /// Memory the world reads from. Frozen or unique, held until the completion.
 #[derive(Debug)]
 pub enum IoData {
@@ -34,6 +65,16 @@ pub enum IoData {
     Span(Span),
     /// The first `len` bytes of a pool buffer.
     Pool(PoolBuf, usize),
+}
+
+impl IoData {
+    /// What is to be written.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            IoData::Span(span) => span.bytes(),
+            IoData::Pool(buf, len) => &buf.bytes()[..*len],
+        }
+    }
 }
 
 /// Most pieces in one gathering send.
@@ -55,6 +96,26 @@ pub struct Gather {
     pub head: PoolBuf,
     /// What to send, in order; not empty.
     pub pieces: heapless::Vec<Piece, MAX_PIECES>,
+}
+
+impl Gather {
+    /// The bytes of each piece, in order.
+    pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        self.pieces.iter().map(|piece| match piece {
+            Piece::Head(from, to) => &self.head.bytes()[*from as usize..*to as usize],
+            Piece::Block(block, from, to) => &block.bytes()[*from as usize..*to as usize],
+        })
+    }
+
+    /// Bytes in all pieces together.
+    pub fn len(&self) -> usize {
+        self.slices().map(<[u8]>::len).sum()
+    }
+
+    /// Whether there is nothing to send, which no operation allows.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// One operation.
@@ -190,6 +251,58 @@ pub enum Op {
         /// The handle.
         handle: Handle,
     },
+}
+
+impl Op {
+    /// What the operation is outstanding on, if it is on anything that is open.
+    pub fn handle(&self) -> Option<Handle> {
+        match self {
+            Op::OpenDir { .. } | Op::Listen { .. } | Op::Connect { .. } => None,
+            Op::Lock { dir: handle, .. }
+            | Op::List { dir: handle }
+            | Op::Open { dir: handle, .. }
+            | Op::Rename { dir: handle, .. }
+            | Op::Unlink { dir: handle, .. }
+            | Op::SyncDir { dir: handle }
+            | Op::Allocate { file: handle, .. }
+            | Op::Read { file: handle, .. }
+            | Op::Write { file: handle, .. }
+            | Op::Sync { file: handle }
+            | Op::Accept { listener: handle }
+            | Op::Recv { socket: handle, .. }
+            | Op::Send { socket: handle, .. }
+            | Op::Shutdown { socket: handle }
+            | Op::Close { handle } => Some(*handle),
+        }
+    }
+
+    /// Holds the submitter to the contract, in every backend alike: what one file system or kernel lets pass,
+    /// another refuses.
+    ///
+    /// # Panics
+    /// If lengths or offsets are not what the operation's documentation asks for.
+    pub fn assert_valid(&self) {
+        let aligned = |len: usize, offset: u64| {
+            let block = kontiki_mem::BLOCK_BYTES;
+            assert!(
+                len > 0 && len.is_multiple_of(block) && offset.is_multiple_of(block as u64),
+                "{len} bytes at {offset}: both must be multiples of {block}, and not nothing"
+            );
+        };
+        match self {
+            Op::Read { offset, buf, len, .. } => {
+                aligned(*len, *offset);
+                assert!(*len <= buf.len(), "read of {len} bytes into a buffer of {}", buf.len());
+            }
+            Op::Write { offset, data, .. } => aligned(data.bytes().len(), *offset),
+            Op::Recv { buf, at, len, .. } => {
+                let fits = *len > 0 && at.checked_add(*len).is_some_and(|end| end <= buf.len());
+                assert!(fits, "receive of {len} bytes at {at} into a buffer of {}", buf.len());
+            }
+            Op::Send { gather, .. } => assert!(!gather.is_empty(), "a send of nothing"),
+            _ => {}
+        }
+    }
 }
 
 /// What a completed operation yields.

@@ -38,8 +38,8 @@ pub(crate) enum Yield {
     Written(usize, bool),
     /// A flush that was asked for.
     Flushed,
-    /// The file, whether it is open for direct access, and its length.
-    Opened(File, bool, u64),
+    /// The file and its length.
+    Opened(File, u64),
 }
 
 /// A finished job: its slot, its outcome, and the memory that a read was lent.
@@ -177,7 +177,7 @@ fn write_group(shared: &Shared, file: &Arc<DataFile>, first: Job, batch: &mut Ve
         if let Job { slot, task: Task::Write { file, offset, data, .. } } = job {
             let result = write(&file, &data, offset);
             // Never full: checked before the next one was taken.
-            let _ = group.push((slot, bytes(&data).len(), result));
+            let _ = group.push((slot, data.bytes().len(), result));
         }
         let belongs = |task: &Task| matches!(task, Task::Write { file: other, durable: true, .. } if Arc::ptr_eq(other, file));
         if !group.is_full() && batch.front().is_some_and(|job| belongs(&job.task)) {
@@ -207,15 +207,16 @@ fn give_back(shared: &Shared, done: impl Iterator<Item = Finished>) {
 fn finish(shared: &Shared, job: Job) -> Finished {
     let mut lent = None;
     let result = match job.task {
-        Task::Open { dir, name, create, direct } => files::open(&dir, &name, create, direct)
-            .and_then(|(file, direct)| files::length(&file).map(|len| Yield::Opened(file, direct, len))),
+        Task::Open { dir, name, create, direct } => {
+            files::open(&dir, &name, create, direct).and_then(|file| files::length(&file).map(|len| Yield::Opened(file, len)))
+        }
         Task::Allocate { file, len, map } => allocate(&file, len, map).map(|()| Yield::Done),
         Task::Read { file, offset, mut buf, len } => {
-            let read = files::read(&file.file, &mut bytes_mut(&mut buf)[..len], offset);
+            let read = files::read(&file.file, &mut buf.bytes_mut()[..len], offset);
             lent = Some(buf);
             read.map(Yield::Read)
         }
-        Task::Write { file, offset, data, .. } => write(&file, &data, offset).map(|()| Yield::Written(bytes(&data).len(), false)),
+        Task::Write { file, offset, data, .. } => write(&file, &data, offset).map(|()| Yield::Written(data.bytes().len(), false)),
         Task::Sync { file } => {
             shared.flush_calls.fetch_add(1, Ordering::Relaxed);
             files::sync(&file.file).map(|()| Yield::Flushed)
@@ -242,26 +243,9 @@ fn allocate(file: &DataFile, len: u64, map: bool) -> Result<(), i32> {
 }
 
 fn write(file: &DataFile, data: &IoData, offset: u64) -> Result<(), i32> {
-    if let Some(map) = locked(&file.map).as_mut() {
-        if map.write(bytes(data), offset) {
-            return Ok(());
-        }
+    let mapped = locked(&file.map).as_mut().is_some_and(|map| map.write(data.bytes(), offset));
+    if mapped {
+        return Ok(());
     }
-    files::write(&file.file, bytes(data), offset)
-}
-
-/// What a write writes.
-pub(crate) fn bytes(data: &IoData) -> &[u8] {
-    match data {
-        IoData::Span(span) => span.bytes(),
-        IoData::Pool(buf, len) => &buf.bytes()[..*len],
-    }
-}
-
-/// What a read fills.
-pub(crate) fn bytes_mut(buf: &mut IoBuf) -> &mut [u8] {
-    match buf {
-        IoBuf::Block(block) => block.bytes_mut(),
-        IoBuf::Pool(pool) => pool.bytes_mut(),
-    }
+    files::write(&file.file, data.bytes(), offset)
 }

@@ -8,13 +8,13 @@ use std::sync::atomic::Ordering;
 use kontiki_mem::BLOCK_BYTES;
 
 use super::Uring;
-use super::slots::Work;
+use super::slots::{Read, Work, Write};
 use super::start::owned;
 use crate::errno::{During, classify, is_lost_accept, is_transient};
 use crate::files::{self, DataFile, Dir};
 use crate::handles::Object;
 use crate::sockets;
-use crate::worker::{Finished, Task, Yield, bytes};
+use crate::worker::{Finished, Task, Yield};
 use crate::{Completion, IoBuf, IoError, Output};
 
 /// What a completion entry belongs to, as the entry's user data.
@@ -87,47 +87,16 @@ impl Uring {
         // An operation that did nothing and says "again" goes again, unless everything is coming to an end.
         let again = result < 0 && is_transient(-result) && !self.draining;
         match work {
-            Work::Read { file, fixed, buf, offset, len, done } => {
-                if again {
-                    self.push_read(slot, file, fixed, buf, offset, len, done);
-                    return Ended::Goes;
-                }
-                self.end_read(slot, file, fixed, buf, offset, len, done, result)
+            Work::Read(read) if again => {
+                self.push_read(slot, read);
+                Ended::Goes
             }
-            Work::Write { file, fixed, data, offset, done, durable, linked } => {
-                if again {
-                    self.push_write(slot, file, fixed, data, offset, done, durable);
-                    return Ended::Goes;
-                }
-                // Refused as such, before anything was written.
-                if durable && !linked && matches!(-result, libc::EOPNOTSUPP) {
-                    tracing::warn!("this file system takes no RWF_DSYNC: a flush follows each durable write");
-                    file.dsync.store(false, Ordering::Relaxed);
-                    self.push_write(slot, file, fixed, data, offset, done, durable);
-                    return Ended::Goes;
-                }
-                if result <= 0 {
-                    // A disk that takes nothing and gives no reason is broken.
-                    return Ended::failed(if result == 0 { libc::EIO } else { -result });
-                }
-                let total = bytes(&data).len();
-                let done = done + result as usize;
-                if done < total {
-                    if self.draining {
-                        return Ended::Over(Err(IoError::canceled()), None);
-                    }
-                    self.stats.continued += 1;
-                    self.push_write(slot, file, fixed, data, offset, done, durable);
-                    return Ended::Goes;
-                }
-                if linked && results[1] < 0 {
-                    return Ended::failed(-results[1]);
-                }
-                self.stats.bytes_written += total as u64;
-                self.stats.flushes += u64::from(durable);
-                self.stats.flush_calls += u64::from(durable);
-                Ended::Over(Ok(Output::Done), None)
+            Work::Read(read) => self.end_read(slot, read, result),
+            Work::Write(write) if again => {
+                self.push_write(slot, write);
+                Ended::Goes
             }
+            Work::Write(write) => self.end_write(slot, write, result, results[1]),
             Work::Recv { fd, buf, at, len } => {
                 if again {
                     self.push_recv(slot, fd, buf, at, len);
@@ -190,7 +159,7 @@ impl Uring {
                     return Ended::Goes;
                 }
                 if -result == libc::EINVAL && direct && !self.draining {
-                    tracing::info!("this file system has no direct access: files go through the page cache");
+                    files::note_buffered();
                     self.push_open(slot, dir, create, false);
                     return Ended::Goes;
                 }
@@ -199,14 +168,14 @@ impl Uring {
                 }
                 let file = File::from(owned(result));
                 match files::length(&file) {
-                    Ok(len) => self.file_opened(&dir, file, direct, len),
+                    Ok(len) => self.file_opened(&dir, file, len),
                     Err(errno) => Ended::failed(errno),
                 }
             }
             Work::Allocate { file, len } => {
                 if matches!(-result, libc::EOPNOTSUPP | libc::ENOSYS) || again {
                     // Reserving by writing zeros takes long: not on this thread.
-                    return match self.to_worker(slot, None, Task::Allocate { file, len, map: false }) {
+                    return match self.hand_over(slot, None, Task::Allocate { file, len, map: false }) {
                         Ok(()) => Ended::Goes,
                         Err(errno) => Ended::failed(errno),
                     };
@@ -227,34 +196,54 @@ impl Uring {
                 }
             }
             // Found and cancelled, or already over: both is what was asked for.
-            Work::Cancel { .. } => Ended::Over(Ok(Output::Done), None),
+            Work::Cancel => Ended::Over(Ok(Output::Done), None),
             Work::Free | Work::Worker { .. } => unreachable!("slot {slot} has nothing in the kernel"),
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn end_read(
-        &mut self,
-        slot: u32,
-        file: Arc<DataFile>,
-        fixed: Option<u32>,
-        buf: IoBuf,
-        offset: u64,
-        len: usize,
-        done: usize,
-        result: i32,
-    ) -> Ended {
+    fn end_read(&mut self, slot: u32, mut read: Read, result: i32) -> Ended {
         if result < 0 {
-            return Ended::Over(Err(classify(-result, During::Other)), Some(buf));
+            return Ended::Over(Err(classify(-result, During::Other)), Some(read.buf));
         }
-        let done = done + result as usize;
+        read.done += result as usize;
         // Nothing more, or the last part of a block: the end of the file.
-        if done < len && result > 0 && done.is_multiple_of(BLOCK_BYTES) && !self.draining {
-            self.push_read(slot, file, fixed, buf, offset, len, done);
+        if read.done < read.len && result > 0 && read.done.is_multiple_of(BLOCK_BYTES) && !self.draining {
+            self.push_read(slot, read);
             return Ended::Goes;
         }
-        self.stats.bytes_read += done as u64;
-        Ended::Over(Ok(Output::Bytes(done)), Some(buf))
+        self.stats.bytes_read += read.done as u64;
+        Ended::Over(Ok(Output::Bytes(read.done)), Some(read.buf))
+    }
+
+    fn end_write(&mut self, slot: u32, mut write: Write, result: i32, flushed: i32) -> Ended {
+        // Refused as such, before anything was written.
+        if -result == libc::EOPNOTSUPP && write.durable && !write.linked && !self.draining {
+            tracing::warn!("this file system takes no RWF_DSYNC: a flush follows each durable write");
+            write.file.dsync.store(false, Ordering::Relaxed);
+            self.push_write(slot, write);
+            return Ended::Goes;
+        }
+        if result <= 0 {
+            // A disk that takes nothing and gives no reason is broken.
+            return Ended::failed(if result == 0 { libc::EIO } else { -result });
+        }
+        let total = write.data.bytes().len();
+        write.done += result as usize;
+        if write.done < total {
+            if self.draining {
+                return Ended::Over(Err(IoError::canceled()), None);
+            }
+            self.stats.continued += 1;
+            self.push_write(slot, write);
+            return Ended::Goes;
+        }
+        if write.linked && flushed < 0 {
+            return Ended::failed(-flushed);
+        }
+        self.stats.bytes_written += total as u64;
+        self.stats.flushes += u64::from(write.durable);
+        self.stats.flush_calls += u64::from(write.durable);
+        Ended::Over(Ok(Output::Done), None)
     }
 
     fn accepted(&mut self, slot: u32, fd: i32) -> Ended {
@@ -273,9 +262,9 @@ impl Uring {
         }
     }
 
-    fn file_opened(&mut self, dir: &Dir, file: File, direct: bool, len: u64) -> Ended {
+    fn file_opened(&mut self, dir: &Dir, file: File, len: u64) -> Ended {
         let fd = file.as_raw_fd();
-        let file = Arc::new(DataFile::new(file, direct, dir.honours_dsync && self.features.dsync));
+        let file = Arc::new(DataFile::new(file, dir.honours_dsync && self.features.dsync));
         let Some(handle) = self.handles.insert(Object::File(Arc::clone(&file))) else {
             return Ended::failed(libc::EMFILE);
         };
@@ -305,7 +294,7 @@ impl Uring {
         let work = std::mem::replace(&mut self.slots.get(slot).work, Work::Free);
         let ended = match (finished.result, work) {
             (Err(errno), _) => Ended::failed(errno),
-            (Ok(Yield::Opened(file, direct, len)), Work::Worker { dir: Some(dir) }) => self.file_opened(&dir, file, direct, len),
+            (Ok(Yield::Opened(file, len)), Work::Worker { dir: Some(dir) }) => self.file_opened(&dir, file, len),
             (Ok(Yield::Opened(..)), _) => unreachable!("an open keeps its directory"),
             (Ok(_), _) => Ended::Over(Ok(Output::Done), None),
         };

@@ -36,7 +36,6 @@ use setup::{Features, Regions};
 use slots::Slots;
 
 pub use setup::Without;
-pub(crate) use slots::pieces;
 
 /// Memory that the kernel reads and writes for the backend's own operations.
 #[derive(Debug)]
@@ -123,6 +122,7 @@ impl Io for Uring {
     }
 
     fn submit(&mut self, token: Token, op: Op) {
+        op.assert_valid();
         self.stats.ops += 1;
         self.start(token, op);
     }

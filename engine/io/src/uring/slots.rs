@@ -7,31 +7,17 @@ use std::sync::Arc;
 use crate::files::{CName, DataFile, Dir};
 use crate::name::MAX_NAME_BYTES;
 use crate::sockets::{self, RawAddr};
-use crate::{Gather, Handle, IoBuf, IoData, MAX_PIECES, Piece, Token};
+use crate::{Gather, Handle, IoBuf, IoData, MAX_PIECES, Token};
 
 /// What an outstanding operation does, with the memory it holds. Nothing in here is dropped or handed on
-/// before the operation's last completion.
+/// before the operation's last completion; some of it is held for that alone.
 #[derive(Debug)]
+#[allow(dead_code)]
 pub(super) enum Work {
     /// No operation: the slot is free.
     Free,
-    Read {
-        file: Arc<DataFile>,
-        fixed: Option<u32>,
-        buf: IoBuf,
-        offset: u64,
-        len: usize,
-        done: usize,
-    },
-    Write {
-        file: Arc<DataFile>,
-        fixed: Option<u32>,
-        data: IoData,
-        offset: u64,
-        done: usize,
-        durable: bool,
-        linked: bool,
-    },
+    Read(Read),
+    Write(Write),
     Recv {
         fd: i32,
         buf: IoBuf,
@@ -72,14 +58,40 @@ pub(super) enum Work {
     Unlink {
         dir: Arc<Dir>,
     },
-    /// Cancels the operation in this other slot.
-    Cancel {
-        target: u32,
-    },
+    /// The cancellation of another slot's operation.
+    Cancel,
     /// With the file worker, which holds the memory.
     Worker {
         dir: Option<Arc<Dir>>,
     },
+}
+
+/// A read under way.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) file: Arc<DataFile>,
+    /// The file's index in the ring's table, if it stands there.
+    pub(super) fixed: Option<u32>,
+    pub(super) buf: IoBuf,
+    pub(super) offset: u64,
+    pub(super) len: usize,
+    /// Bytes read by earlier parts.
+    pub(super) done: usize,
+}
+
+/// A write under way.
+#[derive(Debug)]
+pub(super) struct Write {
+    pub(super) file: Arc<DataFile>,
+    /// The file's index in the ring's table, if it stands there.
+    pub(super) fixed: Option<u32>,
+    pub(super) data: IoData,
+    pub(super) offset: u64,
+    /// Bytes written by earlier parts.
+    pub(super) done: usize,
+    pub(super) durable: bool,
+    /// A flush is linked to the part under way.
+    pub(super) linked: bool,
 }
 
 /// One outstanding operation.
@@ -132,10 +144,6 @@ impl Slots {
 
     pub(super) fn capacity(&self) -> usize {
         self.entries.len()
-    }
-
-    pub(super) fn taken(&self) -> usize {
-        self.entries.len() - self.free.len()
     }
 
     pub(super) fn take(&mut self, token: Token, handle: Option<Handle>) -> u32 {
@@ -226,7 +234,7 @@ impl Slots {
         let scratch = self.scratch(index);
         let mut skip = done;
         let mut count = 0;
-        for bytes in pieces(gather) {
+        for bytes in gather.slices() {
             if skip >= bytes.len() {
                 skip -= bytes.len();
                 continue;
@@ -260,12 +268,4 @@ pub(super) enum Layout {
     One(*const u8, usize),
     /// Several, under a message header.
     Many(*const libc::msghdr),
-}
-
-/// A gather's pieces as bytes, in order.
-pub(crate) fn pieces(gather: &Gather) -> impl Iterator<Item = &[u8]> {
-    gather.pieces.iter().map(|piece| match piece {
-        Piece::Head(from, to) => &gather.head.bytes()[*from as usize..*to as usize],
-        Piece::Block(block, from, to) => &block.bytes()[*from as usize..*to as usize],
-    })
 }

@@ -5,18 +5,17 @@ use std::sync::Arc;
 
 use io_uring::types::{Fd, Fixed, FsyncFlags};
 use io_uring::{opcode, squeue};
-use kontiki_mem::BLOCK_BYTES;
 
 use super::Uring;
 use super::finish::Tag;
-use super::slots::{Layout, Work, pieces};
+use super::slots::{Layout, Read, Work, Write};
 use crate::errno::{During, classify};
-use crate::files::{self, DataFile, Dir};
+use crate::files::{self, Dir};
 use crate::handles::{Handles, Object};
 use crate::limits::MAX_TRANSFER_BYTES;
 use crate::sockets::{self, Blocking};
-use crate::worker::{Task, Worker, bytes};
-use crate::{Completion, Handle, IoBuf, IoData, IoError, Op, Output, Token};
+use crate::worker::{Task, Worker};
+use crate::{Completion, Handle, IoBuf, IoError, Op, Output, Token};
 
 /// `$make` with the file by its place in the registered table, or by its descriptor.
 macro_rules! on_file {
@@ -35,16 +34,16 @@ macro_rules! on_file {
 }
 
 /// Where a read or receive puts its bytes.
-pub(super) fn place(buf: &mut IoBuf) -> (*mut u8, usize) {
+fn place(buf: &mut IoBuf) -> *mut u8 {
     match buf {
-        IoBuf::Block(block) => (block.as_mut_ptr(), block.len()),
-        IoBuf::Pool(pool) => (pool.as_mut_ptr(), pool.len()),
+        IoBuf::Block(block) => block.as_mut_ptr(),
+        IoBuf::Pool(pool) => pool.as_mut_ptr(),
     }
 }
 
 impl Uring {
     pub(super) fn start(&mut self, token: Token, op: Op) {
-        let handle = handle_of(&op);
+        let handle = op.handle();
         let slot = self.slots.take(token, handle);
         if let Some(handle) = handle {
             self.handles.begin(handle);
@@ -82,7 +81,7 @@ impl Uring {
                 let dir = self.handles.dir(dir)?;
                 if !self.features.open {
                     let direct = self.features.direct;
-                    return self.to_worker(slot, Some(Arc::clone(&dir)), Task::Open { dir, name, create, direct });
+                    return self.hand_over(slot, Some(Arc::clone(&dir)), Task::Open { dir, name, create, direct });
                 }
                 self.slots.set_name(slot, 0, &name);
                 self.push_open(slot, dir, create, self.features.direct);
@@ -91,7 +90,7 @@ impl Uring {
             Op::Allocate { file, len } => {
                 let file = self.handles.file(file)?;
                 if !self.features.allocate || len == 0 {
-                    return self.to_worker(slot, None, Task::Allocate { file, len, map: false });
+                    return self.hand_over(slot, None, Task::Allocate { file, len, map: false });
                 }
                 let entry = opcode::Fallocate::new(Fd(file.file.as_raw_fd()), len).build();
                 self.queue(slot, Work::Allocate { file, len }, entry);
@@ -106,13 +105,13 @@ impl Uring {
                     }
                 };
                 let fixed = self.fixed(handle);
-                self.push_read(slot, file, fixed, buf, offset, len, 0);
+                self.push_read(slot, Read { file, fixed, buf, offset, len, done: 0 });
                 Ok(())
             }
             Op::Write { file: handle, offset, data, durable } => {
                 let file = self.handles.file(handle)?;
                 let fixed = self.fixed(handle);
-                self.push_write(slot, file, fixed, data, offset, 0, durable);
+                self.push_write(slot, Write { file, fixed, data, offset, done: 0, durable, linked: false });
                 Ok(())
             }
             Op::Sync { file } => {
@@ -130,7 +129,7 @@ impl Uring {
             Op::Rename { dir, from, to } => {
                 let dir = self.handles.dir(dir)?;
                 if !self.features.rename {
-                    return self.to_worker(slot, None, Task::Rename { dir, from, to });
+                    return self.hand_over(slot, None, Task::Rename { dir, from, to });
                 }
                 let at = Fd(dir.file.as_raw_fd());
                 let (from, to) = (self.slots.set_name(slot, 0, &from), self.slots.set_name(slot, 1, &to));
@@ -140,7 +139,7 @@ impl Uring {
             Op::Unlink { dir, name } => {
                 let dir = self.handles.dir(dir)?;
                 if !self.features.unlink {
-                    return self.to_worker(slot, None, Task::Unlink { dir, name });
+                    return self.hand_over(slot, None, Task::Unlink { dir, name });
                 }
                 let name = self.slots.set_name(slot, 0, &name);
                 let entry = opcode::UnlinkAt::new(Fd(dir.file.as_raw_fd()), name).build();
@@ -201,8 +200,7 @@ impl Uring {
                 }
                 assert!(open.writer.is_none(), "a second send outstanding on {socket:?}");
                 open.writer = Some(slot);
-                let total = pieces(&gather).map(<[u8]>::len).sum();
-                assert!(total > 0, "a send of nothing");
+                let total = gather.len();
                 self.push_send(slot, fd, gather, 0, total);
                 Ok(())
             }
@@ -235,7 +233,7 @@ impl Uring {
         match accept {
             Some(target) => {
                 let entry = opcode::AsyncCancel::new(Tag::Part { slot: target, part: 0 }.pack()).build();
-                self.queue(slot, Work::Cancel { target }, entry);
+                self.queue(slot, Work::Cancel, entry);
             }
             None => self.conclude(slot, Ok(Output::Done), None),
         }
@@ -250,7 +248,7 @@ impl Uring {
     }
 
     /// Hands a job to the file worker, starting it with the first.
-    pub(super) fn to_worker(&mut self, slot: u32, dir: Option<Arc<Dir>>, task: Task) -> Result<(), i32> {
+    pub(super) fn hand_over(&mut self, slot: u32, dir: Option<Arc<Dir>>, task: Task) -> Result<(), i32> {
         let worker = match self.worker.take() {
             Some(worker) => worker,
             None => Worker::start(self.slots.capacity(), Arc::clone(&self.bell))?,
@@ -308,72 +306,43 @@ impl Uring {
         self.queue(slot, Work::Open { dir, create, direct }, entry);
     }
 
-    pub(super) fn push_read(
-        &mut self,
-        slot: u32,
-        file: Arc<DataFile>,
-        fixed: Option<u32>,
-        mut buf: IoBuf,
-        offset: u64,
-        len: usize,
-        done: usize,
-    ) {
-        let (start, room) = place(&mut buf);
-        assert!(len <= room, "read of {len} bytes into a buffer of {room}");
-        assert!(
-            len.is_multiple_of(BLOCK_BYTES) && offset.is_multiple_of(BLOCK_BYTES as u64),
-            "read of {len} bytes at {offset}: both must be multiples of {BLOCK_BYTES}"
-        );
-        // In bounds: `done` never exceeds `len`.
-        let from = start.wrapping_add(done);
-        let left = (len - done).min(MAX_TRANSFER_BYTES);
-        let at = offset + done as u64;
-        let entry = match self.registered(from, left) {
-            Some(index) => on_file!(file, fixed, |fd| opcode::ReadFixed::new(fd, from, left as u32, index).offset(at).build()),
-            None => on_file!(file, fixed, |fd| opcode::Read::new(fd, from, left as u32).offset(at).build()),
+    pub(super) fn push_read(&mut self, slot: u32, mut read: Read) {
+        // In bounds: `done` never exceeds `len`, and `len` never exceeds the buffer.
+        let from = place(&mut read.buf).wrapping_add(read.done);
+        let len = (read.len - read.done).min(MAX_TRANSFER_BYTES);
+        let at = read.offset + read.done as u64;
+        let file = &read.file;
+        let entry = match self.registered(from, len) {
+            Some(index) => on_file!(file, read.fixed, |fd| opcode::ReadFixed::new(fd, from, len as u32, index).offset(at).build()),
+            None => on_file!(file, read.fixed, |fd| opcode::Read::new(fd, from, len as u32).offset(at).build()),
         };
-        self.queue(slot, Work::Read { file, fixed, buf, offset, len, done }, entry);
+        self.queue(slot, Work::Read(read), entry);
     }
 
-    pub(super) fn push_write(
-        &mut self,
-        slot: u32,
-        file: Arc<DataFile>,
-        fixed: Option<u32>,
-        data: IoData,
-        offset: u64,
-        done: usize,
-        durable: bool,
-    ) {
-        let all = bytes(&data);
-        assert!(
-            !all.is_empty() && all.len().is_multiple_of(BLOCK_BYTES) && offset.is_multiple_of(BLOCK_BYTES as u64),
-            "write of {} bytes at {offset}: both must be multiples of {BLOCK_BYTES}",
-            all.len()
-        );
-        let left = &all[done..];
+    pub(super) fn push_write(&mut self, slot: u32, mut write: Write) {
+        let left = &write.data.bytes()[write.done..];
         let (from, len) = (left.as_ptr(), left.len().min(MAX_TRANSFER_BYTES));
-        let at = offset + done as u64;
-        let linked = durable && !file.dsync();
-        let flags = if durable && !linked { libc::RWF_DSYNC } else { 0 };
+        let at = write.offset + write.done as u64;
+        write.linked = write.durable && !write.file.dsync();
+        let flags = if write.durable && !write.linked { libc::RWF_DSYNC } else { 0 };
+        let (file, fixed) = (&write.file, write.fixed);
         let entry = match self.registered(from, len) {
             Some(index) => {
                 on_file!(file, fixed, |fd| opcode::WriteFixed::new(fd, from, len as u32, index).offset(at).rw_flags(flags).build())
             }
             None => on_file!(file, fixed, |fd| opcode::Write::new(fd, from, len as u32).offset(at).rw_flags(flags).build()),
         };
-        let flush = on_file!(file, fixed, |fd| opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build());
-        let entry = entry.user_data(Tag::Part { slot, part: 0 }.pack());
-        let place = self.slots.get(slot);
-        place.work = Work::Write { file, fixed, data, offset, done, durable, linked };
-        if linked {
-            place.owed = 2;
-            // The flush begins when the write has ended; a write that fails or comes up short cancels it.
-            self.push(&[entry.flags(squeue::Flags::IO_LINK), flush.user_data(Tag::Part { slot, part: 1 }.pack())]);
-        } else {
-            place.owed = 1;
-            self.push(&[entry]);
+        if !write.linked {
+            return self.queue(slot, Work::Write(write), entry);
         }
+        // The flush begins when the write has ended; a write that fails or comes up short cancels it.
+        let flush = on_file!(file, fixed, |fd| opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build());
+        let entry = entry.flags(squeue::Flags::IO_LINK).user_data(Tag::Part { slot, part: 0 }.pack());
+        let flush = flush.user_data(Tag::Part { slot, part: 1 }.pack());
+        let place = self.slots.get(slot);
+        place.work = Work::Write(write);
+        place.owed = 2;
+        self.push(&[entry, flush]);
     }
 
     pub(super) fn push_accept(&mut self, slot: u32, fd: RawFd) {
@@ -389,10 +358,8 @@ impl Uring {
     }
 
     pub(super) fn push_recv(&mut self, slot: u32, fd: RawFd, mut buf: IoBuf, at: usize, len: usize) {
-        let (start, room) = place(&mut buf);
-        assert!(len > 0 && at.checked_add(len).is_some_and(|end| end <= room), "receive of {len} bytes at {at} into a buffer of {room}");
         let len32 = len.min(MAX_TRANSFER_BYTES) as u32;
-        let entry = opcode::Recv::new(Fd(fd), start.wrapping_add(at), len32).build();
+        let entry = opcode::Recv::new(Fd(fd), place(&mut buf).wrapping_add(at), len32).build();
         self.queue(slot, Work::Recv { fd, buf, at, len }, entry);
     }
 
@@ -404,23 +371,6 @@ impl Uring {
             Layout::Many(message) => opcode::SendMsg::new(Fd(fd), message).flags(flags as u32).build(),
         };
         self.queue(slot, Work::Send { fd, gather, done, total }, entry);
-    }
-}
-
-/// What an operation is counted on.
-pub(crate) fn handle_of(op: &Op) -> Option<Handle> {
-    match op {
-        Op::OpenDir { .. } | Op::Listen { .. } | Op::Connect { .. } => None,
-        Op::Lock { dir, .. }
-        | Op::List { dir }
-        | Op::Open { dir, .. }
-        | Op::Rename { dir, .. }
-        | Op::Unlink { dir, .. }
-        | Op::SyncDir { dir } => Some(*dir),
-        Op::Allocate { file, .. } | Op::Read { file, .. } | Op::Write { file, .. } | Op::Sync { file } => Some(*file),
-        Op::Accept { listener } => Some(*listener),
-        Op::Recv { socket, .. } | Op::Send { socket, .. } | Op::Shutdown { socket } => Some(*socket),
-        Op::Close { handle } => Some(*handle),
     }
 }
 
