@@ -182,13 +182,13 @@ impl Conditions {
             drawn.network.latency = drawn.network.latency.with_tail(Odds::one_in(200), 250 * MILLISECOND);
         }
         if random.coin() {
-            drawn.network.reset = Odds::one_in(random.between(500, 20_000) as u32);
+            drawn.network.reset = Odds::one_in(random.between(5_000, 100_000) as u32);
         }
         if random.coin() {
-            drawn.network.flip = Odds::one_in(random.between(500, 20_000) as u32);
+            drawn.network.flip = Odds::one_in(random.between(5_000, 100_000) as u32);
         }
         drawn.network.buffer_bytes = 16 << random.between(10, 16);
-        drawn.network.chunk_bytes = 1 << random.between(10, 17);
+        drawn.network.chunk_bytes = 1 << random.between(12, 17);
         drawn.processor.turn = drawn.processor.turn.with_tail(Odds::one_in(5_000), 40 * MILLISECOND);
         drawn
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use kontiki_io::{Completion, Handle, IoErrorKind, Name, Op, Token, Wake};
+use kontiki_io::{Completion, Handle, IoErrorKind, IoStats, Name, Op, Token, Wake};
 
 use crate::conditions::DiskConditions;
 use crate::disk::{Disk, FileId};
@@ -147,6 +147,7 @@ pub(crate) struct Process {
     pub(crate) handles: BTreeMap<u32, HandleEntry>,
     pub(crate) next_handle: u32,
     pub(crate) locks: Vec<(PathBuf, Name)>,
+    pub(crate) stats: IoStats,
     /// World time at which the process wants its next turn whatever happens.
     pub(crate) wake_at_ns: Option<u64>,
     /// World time before which it has no processor.

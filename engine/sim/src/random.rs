@@ -12,7 +12,10 @@ impl Odds {
 
     /// One time in `n`; never if `n` is zero.
     pub const fn one_in(n: u32) -> Odds {
-        if n == 0 { Odds::NEVER } else { Odds(1_000_000 / n) }
+        match 1_000_000u32.checked_div(n) {
+            Some(parts) => Odds(parts),
+            None => Odds::NEVER,
+        }
     }
 }
 

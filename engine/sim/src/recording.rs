@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use kontiki_core::Time;
-use kontiki_io::{Completion, Io, IoError, Op, Token, Wake};
+use kontiki_io::{Completion, Io, IoError, IoStats, Op, Token, Wake};
 
 /// Sees what goes through a [`Recording`].
 pub trait Observer {
@@ -96,5 +96,9 @@ impl<I: Io, O: Observer> Io for Recording<I, O> {
 
     fn describe(&self) -> String {
         format!("{}, recorded", self.inner.describe())
+    }
+
+    fn stats(&self) -> IoStats {
+        self.inner.stats()
     }
 }

@@ -311,6 +311,7 @@ impl World {
         self.wipe(host);
     }
 
+    /// Writes under way reach the caches first, sector by sector undecided like everything unflushed; then the disk decides.
     fn power_cut(&mut self, host: usize, kept: &mut dyn FnMut(Unflushed) -> bool) {
         self.record(host, "power cut", self.hosts[host].boot, 0, 0);
         self.counts.add("power cut");
@@ -325,15 +326,13 @@ impl World {
             losses += u64::from(!keep);
             keep
         });
-        let group = state.disk_conditions.erase_group_bytes;
-        if group > 0 {
-            for (file, offset, _) in writes {
-                let from = offset / group * group;
-                if from < offset && state.disk_random.coin() {
-                    let random = &mut state.disk_random;
-                    state.disk.garble(file, from, offset - from, &mut || random.bits());
-                    self.counts.add("erase group garbled");
-                }
+        for (file, offset, _) in writes {
+            let group = state.disk_conditions.erase_group_bytes;
+            let Some(from) = offset.checked_div(group).map(|groups| groups * group) else { continue };
+            if from < offset && state.disk_random.coin() {
+                let random = &mut state.disk_random;
+                state.disk.garble(file, from, offset - from, &mut || random.bits());
+                self.counts.add("erase group garbled");
             }
         }
         let boot = self.hosts[host].boot;

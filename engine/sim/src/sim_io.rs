@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use kontiki_core::Time;
-use kontiki_io::{Completion, Io, IoError, IoErrorKind, Op, Token, Wake};
+use kontiki_io::{Completion, Io, IoError, IoErrorKind, IoStats, Op, Token, Wake};
 
 use crate::conditions::SECOND;
 use crate::host::Host;
@@ -42,7 +42,10 @@ impl fmt::Debug for SimIo {
 
 impl Drop for SimIo {
     fn drop(&mut self) {
-        // While a panic unwinds, the world may be borrowed; then nobody will ask it again.
+        // While a panic unwinds, the world may be borrowed or half changed; then nobody will ask it again.
+        if std::thread::panicking() {
+            return;
+        }
         if let Ok(mut world) = self.world.try_borrow_mut()
             && world.is_current(self.host, self.boot)
         {
@@ -94,5 +97,9 @@ impl Io for SimIo {
 
     fn describe(&self) -> String {
         format!("simulated: host {} of the world of seed {}", self.host, self.world.borrow().seed)
+    }
+
+    fn stats(&self) -> IoStats {
+        self.world.borrow().hosts[self.host].process.stats
     }
 }

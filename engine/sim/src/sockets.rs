@@ -32,20 +32,14 @@ impl World {
                     }
                 }
             }
-            Op::Recv { socket, buf, at, len } => {
-                let room = match buf {
-                    kontiki_io::IoBuf::Block(block) => block.len(),
-                    kontiki_io::IoBuf::Pool(pool) => pool.len(),
-                };
-                assert!(*len > 0 && at + len <= room, "a receive of {len} bytes at {at} of a buffer of {room}");
+            Op::Recv { socket, .. } => {
                 let (connection, side) = self.socket(host, *socket);
                 if let Some(found) = self.network.connections.get_mut(&connection) {
                     found.sides[side].recv = Some(operation);
                 }
                 self.serve_recv(connection, side);
             }
-            Op::Send { socket, gather } => {
-                assert!(traffic::gather_bytes(gather) > 0, "a send of nothing");
+            Op::Send { socket, .. } => {
                 let (connection, side) = self.socket(host, *socket);
                 if let Some(found) = self.network.connections.get_mut(&connection) {
                     found.sides[side].send = Some(operation);

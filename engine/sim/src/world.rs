@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use kontiki_core::Time;
-use kontiki_io::{Completion, Handle, IoBuf, IoError, IoErrorKind, Op, Output, Token};
+use kontiki_io::{Completion, Handle, IoBuf, IoError, IoErrorKind, IoStats, Op, Output, Token};
 
 use crate::conditions::Conditions;
 use crate::disk::Disk;
@@ -13,7 +13,9 @@ use crate::limits;
 use crate::network::Network;
 use crate::op_class::{OpClass, handle_of};
 use crate::random::Random;
+use crate::storage::{assert_aligned, data_bytes};
 use crate::trace::{Counts, Occurrence, Trace};
+use crate::traffic::gather_bytes;
 
 /// Something that will happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -162,6 +164,7 @@ impl World {
                 entry.outstanding += 1;
             }
         }
+        process.stats.ops += 1;
         self.next_operation += 1;
         let pending = Pending { token, class, op, started: false, ending: false, sent: 0, covers: 0 };
         process.operations.insert(self.next_operation, pending);
@@ -173,6 +176,9 @@ impl World {
         if !self.is_current(host, boot) {
             return false;
         }
+        let stats = &mut self.hosts[host].process.stats;
+        stats.turns += 1;
+        stats.enters += 1;
         for operation in std::mem::take(&mut self.hosts[host].process.queued) {
             self.start(host, operation);
         }
@@ -188,6 +194,7 @@ impl World {
             done.push(completion);
         }
         let rung = state.process.bell.take();
+        state.process.stats.rings += u64::from(rung);
         let wake_ns = until.map(|until| state.clock.world_ns(until.0)).filter(|_| deliver == 0 && !rung);
         // After a turn that changed anything the process goes round again: only then is it known what it waits for.
         state.process.wake_at_ns = Some(wake_ns.unwrap_or(self.now_ns));
@@ -263,6 +270,9 @@ impl World {
     pub(crate) fn finish(&mut self, host: usize, pending: Pending, result: Result<Output, IoErrorKind>) {
         let handle = handle_of(&pending.op);
         let token = pending.token;
+        if result.is_ok() {
+            count(&mut self.hosts[host].process.stats, &pending.op, &result);
+        }
         let (buf, at) = match pending.op {
             Op::Read { buf, .. } => (Some(buf), 0),
             Op::Recv { buf, at, .. } => (Some(buf), at),
@@ -277,6 +287,25 @@ impl World {
         self.record(host, "done", token.0, outcome, content);
         let result = result.map_err(|kind| IoError { kind, errno: 0 });
         self.hosts[host].process.ready.push_back((Completion { token, result, buf }, handle));
+    }
+}
+
+fn count(stats: &mut IoStats, op: &Op, result: &Result<Output, IoErrorKind>) {
+    let bytes = if let Ok(Output::Bytes(bytes)) = result { *bytes as u64 } else { 0 };
+    match op {
+        Op::Read { .. } => stats.bytes_read += bytes,
+        Op::Recv { .. } => stats.bytes_received += bytes,
+        Op::Send { gather, .. } => stats.bytes_sent += gather_bytes(gather) as u64,
+        Op::Write { data, durable, .. } => {
+            stats.bytes_written += data_bytes(data).len() as u64;
+            stats.flushes += u64::from(*durable);
+            stats.flush_calls += u64::from(*durable);
+        }
+        Op::Sync { .. } | Op::SyncDir { .. } => {
+            stats.flushes += 1;
+            stats.flush_calls += 1;
+        }
+        _ => {}
     }
 }
 
@@ -306,10 +335,29 @@ fn check(process: &Process, handle: Handle, op: &Op) {
         let outstanding = process.handles.get(&handle.0).map_or(0, |entry| entry.outstanding);
         assert!(outstanding == 0, "handle {} is closed with {outstanding} operations outstanding on it", handle.0);
     }
+    match op {
+        Op::Read { offset, buf, len, .. } => {
+            assert_aligned(OpClass::Read, *offset, *len);
+            assert!(*len <= room(buf), "a read of {len} bytes into a buffer of {}", room(buf));
+        }
+        Op::Write { offset, data, .. } => assert_aligned(OpClass::Write, *offset, data_bytes(data).len()),
+        Op::Recv { buf, at, len, .. } => {
+            assert!(*len > 0 && at + len <= room(buf), "a receive of {len} bytes at {at} of a buffer of {}", room(buf));
+        }
+        Op::Send { gather, .. } => assert!(gather_bytes(gather) > 0, "a send of nothing"),
+        _ => {}
+    }
     if let Op::Recv { .. } | Op::Send { .. } = op {
         let class = OpClass::of(op);
         let mut others = process.operations.values().filter(|other| other.class == class);
         let doubled = others.any(|other| handle_of(&other.op) == Some(handle));
         assert!(!doubled, "two {class:?} are outstanding on connection {}", handle.0);
+    }
+}
+
+fn room(buf: &IoBuf) -> usize {
+    match buf {
+        IoBuf::Block(block) => block.len(),
+        IoBuf::Pool(pool) => pool.len(),
     }
 }
