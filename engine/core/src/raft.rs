@@ -343,6 +343,11 @@ impl Raft {
         (ready && count > 0).then(|| self.frame_of(count)).flatten()
     }
 
+    /// Whether the table of pending writes has room: a frame stepped without it is dropped.
+    pub fn can_append(&self) -> bool {
+        self.log.has_room()
+    }
+
     /// The frame that would follow the log's end.
     pub(crate) fn frame_of(&self, count: u32) -> Option<FrameMeta> {
         let frame = FrameMeta { term: self.hard.term, first: self.log.last().next(), count, prev_term: self.log.last_term() };
