@@ -37,33 +37,50 @@ pub(crate) fn check_tiling(body: &[u8], header: &Header) -> Result<(), FrameErro
     if rest.is_empty() { Ok(()) } else { Err(FrameError::Entry { ordinal: header.meta.count }) }
 }
 
+/// The entries of a frame that lie in a range, in order, without allocation: see [`entries`].
+#[derive(Clone, Debug)]
+pub struct Entries<'a> {
+    rest: &'a [u8],
+    term: Term,
+    sessions: bool,
+    next: u64,
+    from: u64,
+    /// One past the last.
+    end: u64,
+}
+
 /// The entries of a frame that lie in `range`, in order, without allocation. `header` is the frame's own, as
 /// [`crate::verify`] gave it; of a frame that was never verified the walk ends at the first impossible entry.
-pub fn entries<'a>(frame: &'a [u8], header: &Header, range: IndexRange) -> impl Iterator<Item = Entry<'a>> + use<'a> {
+pub fn entries<'a>(frame: &'a [u8], header: &Header, range: IndexRange) -> Entries<'a> {
     let Header { meta, sessions, body_bytes, .. } = *header;
     let body_end = BODY_OFFSET.saturating_add(body_bytes as usize);
-    let mut rest = frame.get(BODY_OFFSET..body_end).unwrap_or_default();
-    let mut next = meta.first.0;
     let end = meta.first.0.saturating_add(u64::from(meta.count)).min(range.to.0.saturating_add(1));
-    core::iter::from_fn(move || {
-        while next < end {
-            let (entry, after) = split_first(rest)?;
-            rest = after;
-            let index = LogIndex(next);
-            next += 1;
-            if index < range.from {
+    let rest = frame.get(BODY_OFFSET..body_end).unwrap_or_default();
+    Entries { rest, term: meta.term, sessions, next: meta.first.0, from: range.from.0, end }
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = Entry<'a>;
+
+    fn next(&mut self) -> Option<Entry<'a>> {
+        while self.next < self.end {
+            let (entry, after) = split_first(self.rest)?;
+            self.rest = after;
+            let index = self.next;
+            self.next += 1;
+            if index < self.from {
                 continue;
             }
-            let (session, payload) = if sessions {
+            let (session, payload) = if self.sessions {
                 let (prefix, payload) = entry.split_at_checked(SESSION_PREFIX_BYTES)?;
                 (Some((u64_at(prefix, 0), u64_at(prefix, 8))), payload)
             } else {
                 (None, entry)
             };
-            return Some(Entry { index, term: meta.term, session, payload });
+            return Some(Entry { index: LogIndex(index), term: self.term, session, payload });
         }
         None
-    })
+    }
 }
 
 /// Writes one entry at offset `at` of a frame being built, and returns where the next one goes; `None`, and

@@ -41,7 +41,7 @@ mod header;
 mod layout;
 mod stamp;
 
-pub use entries::{Entry, entries, put_entry};
+pub use entries::{Entries, Entry, entries, put_entry};
 pub use error::FrameError;
 pub use header::{Header, Kind, parse_header, seal, seal_noop, verify};
 pub use stamp::{DiskStamp, WireStamp};
