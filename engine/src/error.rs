@@ -79,6 +79,17 @@ pub enum StartError {
         /// What the system said.
         reason: String,
     },
+    /// The node stopped before it was up.
+    #[error("the node stopped before it was up: {0}")]
+    Stopped(String),
+    /// The state machine's state begins after entries this log no longer holds.
+    #[error("the state machine has applied {applied}, but the log begins at {first}: restore a state at least as new, or start with an empty data directory")]
+    StateBehindLog {
+        /// What the machine said.
+        applied: u64,
+        /// First index of the log.
+        first: u64,
+    },
     /// A thread could not be started.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
@@ -100,6 +111,12 @@ pub enum Failure {
     /// The backend itself broke.
     #[error("input/output backend: {0}")]
     Io(String),
+    /// The node never came up; `start` said why.
+    #[error("{0}")]
+    Start(String),
+    /// A broken invariant of Kontiki itself: please report it, with the log around it.
+    #[error("internal error: {0}")]
+    Panic(String),
     /// The transport cannot go on.
     #[error("transport: {0}")]
     Net(String),

@@ -6,12 +6,17 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+mod cache;
+mod catchup;
+mod clients;
 mod config;
 mod error;
 mod handle;
 mod launch;
 pub mod limits;
 mod node;
+mod opening;
+mod pending;
 mod reactor;
 mod shared;
 mod state_machine;
@@ -22,10 +27,15 @@ pub use config::{ApplyOn, Backend, Config, ConfigError, Medium, Member};
 pub use error::{Failure, LeaderHint, Lost, ProposeError, StartError};
 pub use handle::{Node, Proposer};
 pub use kontiki_core::{ClusterId, Incarnation, LogIndex, NodeId, Role, Term};
-pub use launch::Builder;
-pub use reactor::Reactor;
+pub use launch::{AnyIo, Builder};
+pub use reactor::{Reactor, State, TurnError};
 pub use state_machine::{ApplyError, Entries, Entry, Replies, StateMachine};
 pub use status::{Counters, Latency, PeerStatus, Status};
 pub use ticket::{Applied, Ticket};
 
 pub use kontiki_net::client;
+
+/// The README's example, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -18,13 +18,19 @@ pub const MAX_CACHED_FRAMES: usize = 1024;
 /// that only a send or a write still holds.
 pub const MAX_RING_BLOCKS: usize = 2 * MAX_CACHED_FRAMES;
 /// Sealed batches of this leader whose tickets wait for commit and apply.
-pub const MAX_PENDING_BATCHES: usize = 512;
+pub const MAX_PENDING_BATCHES: usize = 126;
+/// Side tables of tickets: the pending batches, the one open and the one being sealed.
+pub const SIDE_TABLES: usize = MAX_PENDING_BATCHES + 2 + MAX_APPLY_QUEUE;
+/// Room for a status in a response to a client, in bytes.
+pub const STATUS_BYTES: usize = 8 << 10;
 /// Control messages that wait for a write to become durable: a few per peer.
 pub const MAX_DEFERRED_SENDS: usize = 256;
 /// Members of a cluster.
 pub const MAX_VOTERS: usize = 9;
 /// Buffers for reading old frames back: one per peer that catches up, one for apply, rounded up.
 pub const READ_BUFFERS: usize = 4;
+/// Size of a read buffer, in bytes, unless a frame may be longer.
+pub const READ_BYTES: usize = 512 << 10;
 /// Frames handed to the apply stage and not applied yet.
 pub const MAX_APPLY_QUEUE: usize = 64;
 /// Operations outstanding at once: writes, reads, segment preparation, two connections a peer each way, clients.

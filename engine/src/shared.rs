@@ -1,7 +1,7 @@
 //! What callers' threads and the reactor share: the open batch, the tickets, the bell, and what is published.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use kontiki_core::NodeId;
@@ -26,9 +26,10 @@ pub(crate) enum Life {
 pub(crate) struct Shared {
     pub(crate) batch: OpenBatch,
     pub(crate) tickets: Tickets,
+    id: NodeId,
     bell: Arc<dyn Wake>,
     /// The reactor would seal a first entry at once: no write is in flight.
-    pub(crate) eager: AtomicBool,
+    eager: AtomicBool,
     /// Leader's id as last known, zero if unknown.
     leader: AtomicU64,
     members: Vec<(NodeId, SocketAddr)>,
@@ -48,10 +49,11 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(batch: OpenBatch, tickets: Tickets, members: Vec<(NodeId, SocketAddr)>, max_entry_bytes: usize, bell: Arc<dyn Wake>) -> Shared {
+    pub(crate) fn new(batch: OpenBatch, tickets: Tickets, id: NodeId, members: Vec<(NodeId, SocketAddr)>, max_entry_bytes: usize, bell: Arc<dyn Wake>) -> Shared {
         Shared {
             batch,
             tickets,
+            id,
             bell,
             eager: AtomicBool::new(false),
             leader: AtomicU64::new(0),
@@ -140,16 +142,22 @@ impl Shared {
     /// The reactor needs to know of the first entry only if it would seal it now; of the last writer of
     /// a sealed batch always, since it waits for exactly that.
     fn ring_for(&self, first: bool, last_after_seal: bool) {
-        // SeqCst, against the reactor's store: either we see that it is eager, or it sees our entry when it looks.
-        if last_after_seal || (first && self.eager.load(Ordering::SeqCst)) {
-            self.ring();
+        if last_after_seal {
+            return self.ring();
+        }
+        if first {
+            // Against the fence in `set_eager`: either we see that it is eager, or it sees our entry when it looks.
+            fence(Ordering::SeqCst);
+            if self.eager.load(Ordering::Relaxed) {
+                self.ring();
+            }
         }
     }
 
     fn not_written(&self, slot: Slot) -> ProposeError {
         match slot {
             Slot::Closed if self.stopping() || !matches!(self.life(), Life::Running) => ProposeError::Stopped,
-            Slot::Closed => ProposeError::NotLeader { leader: self.leader() },
+            Slot::Closed => self.refused(),
             Slot::Full | Slot::Written { .. } => {
                 // A full batch can be sealed now, even behind a write in flight.
                 self.ring();
@@ -162,11 +170,18 @@ impl Shared {
         if !matches!(self.life(), Life::Running) {
             return ProposeError::Stopped;
         }
-        if self.batch.is_closed() {
+        // Elected, but the batch is not open yet: a moment's matter.
+        if self.batch.is_closed() && self.leader_id() != self.id.0 {
             return ProposeError::NotLeader { leader: self.leader() };
         }
         self.busy.fetch_add(1, Ordering::Relaxed);
         ProposeError::Busy
+    }
+
+    /// The reactor says whether it would seal a first entry at once, and looks into the batch afterwards.
+    pub(crate) fn set_eager(&self, eager: bool) {
+        self.eager.store(eager, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
     }
 
     pub(crate) fn ring(&self) {

@@ -17,8 +17,9 @@ pub struct Entry<'a> {
 }
 
 /// A run of committed entries: an iterator that borrows the frame they arrived in. Nothing is copied.
+#[derive(Clone, Debug)]
 pub struct Entries<'a> {
-    pub(crate) inner: &'a mut dyn Iterator<Item = frame::Entry<'a>>,
+    pub(crate) inner: frame::Entries<'a>,
 }
 
 impl<'a> Iterator for Entries<'a> {
@@ -26,12 +27,6 @@ impl<'a> Iterator for Entries<'a> {
 
     fn next(&mut self) -> Option<Entry<'a>> {
         self.inner.next().map(|e| Entry { index: e.index, term: e.term, payload: e.payload })
-    }
-}
-
-impl std::fmt::Debug for Entries<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Entries")
     }
 }
 

@@ -377,3 +377,34 @@ pub trait Io {
         IoStats::default()
     }
 }
+
+/// A world behind a pointer is a world.
+impl<T: Io + ?Sized> Io for Box<T> {
+    fn now(&self) -> Time {
+        (**self).now()
+    }
+    fn wall_ns(&self) -> u64 {
+        (**self).wall_ns()
+    }
+    fn submit(&mut self, token: Token, op: Op) {
+        (**self).submit(token, op);
+    }
+    fn capacity(&self) -> usize {
+        (**self).capacity()
+    }
+    fn turn(&mut self, until: Option<Time>, done: &mut Vec<Completion>) -> Result<(), IoError> {
+        (**self).turn(until, done)
+    }
+    fn bell(&self) -> Arc<dyn Wake> {
+        (**self).bell()
+    }
+    fn poll_fd(&self) -> Option<std::os::fd::RawFd> {
+        (**self).poll_fd()
+    }
+    fn describe(&self) -> String {
+        (**self).describe()
+    }
+    fn stats(&self) -> crate::IoStats {
+        (**self).stats()
+    }
+}

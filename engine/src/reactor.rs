@@ -1,0 +1,229 @@
+//! The loop: one turn drains completions, steps the replica, submits everything and waits, in one entry
+//! to the kernel. A product with an event loop of its own turns it itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kontiki_core::Time;
+use kontiki_io::{Completion, Io};
+use kontiki_mem::Ring;
+
+use crate::apply::{ApplyQueue, ApplyStage};
+use crate::config::Config;
+use crate::error::{Failure, StartError};
+use crate::handle::Proposer;
+use crate::limits::{IO_CAPACITY, MAX_RING_BLOCKS};
+use crate::node::Replica;
+use crate::opening::Opening;
+use crate::shared::{Life, Shared};
+use crate::state_machine::StateMachine;
+
+/// How long a stopping node waits for its last operations before it closes everything under them.
+const CLOSE_LIMIT_NS: u64 = 2_000_000_000;
+
+/// Where a node is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Recovery reads the log.
+    Opening,
+    /// The replica takes part in its cluster.
+    Running,
+    /// Asked to stop: the last writes finish.
+    Closing,
+    /// Nothing is left to do; drop the reactor.
+    Ended,
+}
+
+/// Why a turn was the last one.
+#[derive(Debug, thiserror::Error)]
+pub enum TurnError {
+    /// The node never came up.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The node stopped by itself.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+}
+
+enum Phase {
+    Opening(Box<Opening>),
+    Running(Box<Replica>),
+    Closing(Box<Replica>, Time),
+    Ended,
+}
+
+/// One replica and its loop, over any [`Io`].
+pub struct Reactor<I: Io, M: StateMachine> {
+    io: I,
+    phase: Phase,
+    done: Vec<Completion>,
+    shared: Arc<Shared>,
+    queue: Arc<ApplyQueue>,
+    /// The state machine, where the reactor drives it; `None` where a thread does.
+    stage: Option<ApplyStage<M>>,
+}
+
+impl<I: Io, M: StateMachine> std::fmt::Debug for Reactor<I, M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reactor").field("state", &self.state()).finish_non_exhaustive()
+    }
+}
+
+impl<I: Io, M: StateMachine> Reactor<I, M> {
+    /// A reactor over `io` that will open the log of `config` and then run, with the state machine on
+    /// the reactor's own thread.
+    ///
+    /// # Errors
+    /// A configuration value that cannot be, or memory that cannot be had. Everything else comes from [`Reactor::turn`].
+    pub fn new(config: Config, io: I, machine: M) -> Result<Reactor<I, M>, StartError> {
+        config.check()?;
+        let ring = Ring::new(config.ring_bytes, MAX_RING_BLOCKS)?;
+        Reactor::with_ring(config, io, ring, machine)
+    }
+
+    /// A reactor whose frames live in `ring`, which `io` may have registered with the kernel.
+    pub(crate) fn with_ring(config: Config, io: I, ring: Ring, machine: M) -> Result<Reactor<I, M>, StartError> {
+        let shared = Arc::new(crate::node::shared(&config, io.bell()));
+        let (stage, queue) = ApplyStage::new(machine, shared.tickets.resolver(), config.reply_bytes);
+        let mut reactor =
+            Reactor { io, phase: Phase::Ended, done: Vec::with_capacity(2 * IO_CAPACITY), shared, queue, stage: Some(stage) };
+        let opening = Opening::start(config, Arc::clone(&reactor.shared), Arc::clone(&reactor.queue), ring, &mut reactor.io)?;
+        reactor.phase = Phase::Opening(Box::new(opening));
+        Ok(reactor)
+    }
+
+    /// Hands the state machine out, for a thread to drive.
+    pub(crate) fn take_stage(&mut self) -> Option<ApplyStage<M>> {
+        self.stage.take()
+    }
+
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    pub(crate) fn queue(&self) -> Arc<ApplyQueue> {
+        Arc::clone(&self.queue)
+    }
+
+    /// A handle to propose with, from any thread; `propose` from the turning thread is welcome too.
+    pub fn proposer(&self) -> Proposer {
+        Proposer::new(self.shared())
+    }
+
+    /// Where the node is in its life.
+    pub fn state(&self) -> State {
+        match self.phase {
+            Phase::Opening(_) => State::Opening,
+            Phase::Running(_) => State::Running,
+            Phase::Closing(..) => State::Closing,
+            Phase::Ended => State::Ended,
+        }
+    }
+
+    /// The world this reactor turns in.
+    pub fn io(&self) -> &I {
+        &self.io
+    }
+
+    /// A descriptor that becomes readable when a turn would find something to do; see also [`Reactor::deadline`].
+    pub fn poll_fd(&self) -> Option<std::os::fd::RawFd> {
+        self.io.poll_fd()
+    }
+
+    /// When a turn is due although nothing happens.
+    pub fn deadline(&self) -> Time {
+        match &self.phase {
+            Phase::Opening(opening) => opening.deadline(),
+            Phase::Running(replica) => replica.deadline(),
+            Phase::Closing(_, limit) => *limit,
+            Phase::Ended => Time(u64::MAX),
+        }
+    }
+
+    /// Asks the node to stop; turn on until [`State::Ended`].
+    pub fn stop(&self) {
+        self.shared.ask_stop();
+    }
+
+    /// One turn: submits what is queued, waits for something to happen for at most `wait` (not at all for
+    /// zero), and acts on it.
+    ///
+    /// # Errors
+    /// The node could not start, or stopped by itself; it acknowledges nothing more, and every turn from now on
+    /// says [`State::Ended`].
+    pub fn turn(&mut self, wait: Duration) -> Result<State, TurnError> {
+        let outcome = self.turn_inner(wait);
+        match &outcome {
+            Ok(State::Ended) => self.end(Life::Stopped),
+            Ok(_) => {}
+            Err(TurnError::Start(error)) => self.end(Life::Failed(Failure::Start(error.to_string()))),
+            Err(TurnError::Failed(failure)) => {
+                tracing::error!(%failure, "node stopped");
+                self.end(Life::Failed(failure.clone()));
+            }
+        }
+        outcome
+    }
+
+    fn end(&mut self, life: Life) {
+        if let Phase::Running(replica) | Phase::Closing(replica, _) = &mut self.phase {
+            replica.publish(&self.io);
+        }
+        self.phase = Phase::Ended;
+        self.queue.close();
+        self.shared.end(life);
+    }
+
+    fn turn_inner(&mut self, wait: Duration) -> Result<State, TurnError> {
+        let wait_ns = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
+        let until = if wait_ns == 0 { None } else { Some(self.deadline().min(self.io.now().plus_ns(wait_ns))) };
+        self.io.turn(until, &mut self.done).map_err(|e| Failure::Io(e.to_string()))?;
+        let now = self.io.now();
+        match &mut self.phase {
+            Phase::Opening(opening) => {
+                for completion in self.done.drain(..) {
+                    opening.on_completion(completion, &mut self.io);
+                }
+                if self.shared.stopping() {
+                    self.phase = Phase::Ended;
+                } else if let Some(replica) = opening.poll(now, &mut self.io)? {
+                    self.phase = Phase::Running(Box::new(replica));
+                }
+            }
+            Phase::Running(replica) => {
+                for completion in self.done.drain(..) {
+                    replica.on_completion(completion, now, &mut self.io);
+                }
+                replica.advance(now, &mut self.io)?;
+                if let Some(stage) = &mut self.stage {
+                    // Inline apply: what it frees and answers counts in this very turn.
+                    let mut any = false;
+                    while stage.poll() {
+                        any = true;
+                    }
+                    if any {
+                        replica.applied(now, &mut self.io);
+                    }
+                }
+                if self.shared.stopping() {
+                    replica.begin_close(now, &mut self.io);
+                    let limit = now.plus_ns(CLOSE_LIMIT_NS);
+                    if let Phase::Running(replica) = std::mem::replace(&mut self.phase, Phase::Ended) {
+                        self.phase = Phase::Closing(replica, limit);
+                    }
+                }
+            }
+            Phase::Closing(replica, limit) => {
+                for completion in self.done.drain(..) {
+                    replica.on_completion(completion, now, &mut self.io);
+                }
+                if replica.close(now, &mut self.io) || now >= *limit {
+                    replica.publish(&self.io);
+                    self.phase = Phase::Ended;
+                }
+            }
+            Phase::Ended => self.done.clear(),
+        }
+        Ok(self.state())
+    }
+}

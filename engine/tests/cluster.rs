@@ -1,0 +1,141 @@
+//! Real nodes, real files, real sockets: elect, replicate, lose a leader, restart.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use kontiki::{ApplyOn, Backend, Config, Lost, ProposeError};
+use support::{Cluster, LONG};
+
+fn default(_: &mut Config) {}
+
+fn inline(config: &mut Config) {
+    config.apply_on = ApplyOn::Reactor;
+}
+
+fn portable(config: &mut Config) {
+    config.backend = Backend::Portable;
+}
+
+#[test]
+fn one_node_commits_and_keeps() {
+    let mut cluster = Cluster::start(1, default);
+    let ticket = cluster.propose(b"first");
+    let applied = ticket.wait_timeout(LONG).unwrap().unwrap();
+    assert_eq!(ticket.reply(), 5u64.to_le_bytes());
+    cluster.stop(0);
+    cluster.boot(0);
+    cluster.commit(b"second");
+    let log = cluster.applied(0);
+    assert_eq!(log[0], (applied.index, b"first".to_vec()));
+    assert_eq!(log[1].1, b"second");
+}
+
+fn three_nodes_agree(tune: fn(&mut Config)) {
+    let cluster = Cluster::start(3, tune);
+    let leader = cluster.leader();
+    let mut tickets = Vec::new();
+    for n in 0..2000u32 {
+        tickets.push(cluster.propose(&n.to_le_bytes()));
+    }
+    let mut last = None;
+    for ticket in tickets {
+        last = Some(ticket.wait_timeout(LONG).unwrap().unwrap().index);
+    }
+    cluster.wait_applied(last.unwrap());
+    let reference = cluster.applied(leader);
+    let payloads: Vec<u32> = reference.iter().map(|(_, p)| u32::from_le_bytes(p[..].try_into().unwrap())).collect();
+    assert_eq!(payloads, (0..2000).collect::<Vec<_>>());
+    for at in 0..3 {
+        assert_eq!(cluster.applied(at), reference, "node {at}");
+    }
+}
+
+#[test]
+fn three_nodes_agree_with_apply_threads() {
+    three_nodes_agree(default);
+}
+
+#[test]
+fn three_nodes_agree_with_inline_apply() {
+    three_nodes_agree(inline);
+}
+
+#[test]
+fn three_nodes_agree_on_the_portable_backend() {
+    three_nodes_agree(portable);
+}
+
+#[test]
+fn a_new_leader_takes_over_and_the_old_one_catches_up() {
+    let mut cluster = Cluster::start(3, default);
+    let first = cluster.leader();
+    cluster.commit(b"before");
+    cluster.stop(first);
+    for n in 0..500u32 {
+        cluster.commit(&n.to_le_bytes());
+    }
+    cluster.boot(first);
+    let last = cluster.commit(b"after");
+    cluster.wait_applied(last);
+    let reference = cluster.applied(first);
+    for at in 0..3 {
+        assert_eq!(cluster.applied(at), reference);
+    }
+}
+
+#[test]
+fn followers_name_the_leader() {
+    let cluster = Cluster::start(3, default);
+    let leader = cluster.leader();
+    let last = cluster.commit(b"so that all know");
+    cluster.wait_applied(last);
+    for at in (0..3).filter(|&at| at != leader) {
+        match cluster.node(at).propose(b"x") {
+            Err(ProposeError::NotLeader { leader: Some(hint) }) => assert_eq!(hint.addr, cluster.members[leader].addr),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn an_oversized_entry_is_refused_and_nothing_else_suffers() {
+    let cluster = Cluster::start(1, default);
+    cluster.leader();
+    let limit = cluster.config(0).max_entry_bytes;
+    assert_eq!(cluster.node(0).propose(&vec![0; limit + 1]).unwrap_err(), ProposeError::TooLarge { bytes: limit + 1, limit });
+    cluster.commit(&vec![7; limit]);
+}
+
+#[test]
+fn batches_keep_their_order() {
+    let cluster = Cluster::start(1, default);
+    cluster.leader();
+    let payloads: Vec<[u8; 4]> = (0..5000u32).map(u32::to_le_bytes).collect();
+    let slices: Vec<&[u8]> = payloads.iter().map(|p| &p[..]).collect();
+    let mut tickets = Vec::new();
+    let mut taken = 0;
+    while taken < slices.len() {
+        match cluster.node(0).propose_many(&slices[taken..], &mut tickets) {
+            Ok(n) => taken += n,
+            Err(ProposeError::Busy) => std::thread::yield_now(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    for ticket in &tickets {
+        ticket.wait_timeout(LONG).unwrap().unwrap();
+    }
+    assert_eq!(cluster.applied(0).iter().map(|(_, p)| p.clone()).collect::<Vec<_>>(), payloads.iter().map(|p| p.to_vec()).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_stopped_node_leaves_nobody_waiting() {
+    let mut cluster = Cluster::start(3, default);
+    let leader = cluster.leader();
+    for at in (0..3).filter(|&at| at != leader) {
+        cluster.stop(at);
+    }
+    // Without a majority nothing commits: the ticket stays open until leadership or the node is gone.
+    let Ok(ticket) = cluster.node(leader).propose(b"never") else { return };
+    cluster.stop(leader);
+    assert_eq!(ticket.wait_timeout(LONG).unwrap().unwrap_err(), Lost::Unknown);
+}
