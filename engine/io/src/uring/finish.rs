@@ -104,9 +104,9 @@ impl Uring {
                 }
                 let result = match result {
                     // The end of a stream that we shut down ourselves is no news from the peer.
-                    ..=0 if self.is_shut(slot) => Err(IoError::canceled()),
+                    ended if ended <= 0 && self.is_shut(slot) => Err(IoError::canceled()),
                     0.. => Ok(Output::Bytes(result as usize)),
-                    _ => Err(classify(-result, During::Other)),
+                    failed => Err(classify(-failed, During::Other)),
                 };
                 if let Ok(Output::Bytes(count)) = &result {
                     self.stats.bytes_received += *count as u64;

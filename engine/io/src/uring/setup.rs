@@ -213,12 +213,15 @@ impl Features {
         note(self.direct, "direct files");
         note(self.dsync, "dsync writes");
         note(self.open && self.allocate && self.rename && self.unlink, "file metadata in the ring");
-        let memory = match (self.registered_bytes, self.memory.as_str()) {
-            (0, "") => "no registered memory".to_string(),
-            (0, reason) => format!("no registered memory ({reason})"),
-            (bytes, _) => format!("{} KiB of registered memory", bytes >> 10),
-        };
-        let missing = if missing.is_empty() { String::new() } else { format!("; without {missing}") };
-        format!("{used}, {memory}{missing}")
+        match (self.registered_bytes, self.memory.as_str()) {
+            (0, "") => {}
+            (0, reason) => note(false, &format!("registered memory ({reason})")),
+            (bytes, _) => note(true, &format!("{} KiB of registered memory", bytes >> 10)),
+        }
+        match (used.is_empty(), missing.is_empty()) {
+            (true, _) => format!("without {missing}"),
+            (false, true) => used,
+            (false, false) => format!("{used}; without {missing}"),
+        }
     }
 }
