@@ -6,7 +6,9 @@ use crate::{Effect, Effects, FrameMeta, LogIndex, Message, Term, Time};
 /// What a leader keeps for its term.
 #[derive(Clone, Debug)]
 pub(crate) struct Leading {
-    /// Silence and disk stalls count from here: when it took office, or was excused.
+    /// When it took office.
+    pub(crate) since: Time,
+    /// Silence counts from here: when it took office, or was last excused.
     pub(crate) floor: Time,
     /// Its no-op, the first entry of its term; zero until it stands in the log.
     pub(crate) term_start: LogIndex,
@@ -18,7 +20,7 @@ pub(crate) struct Leading {
 
 impl Leading {
     pub(crate) fn new(now: Time) -> Leading {
-        Leading { floor: now, term_start: LogIndex(0), noop: None, round: 0 }
+        Leading { since: now, floor: now, term_start: LogIndex(0), noop: None, round: 0 }
     }
 
     /// The round of the next heartbeat.

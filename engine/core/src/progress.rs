@@ -204,10 +204,8 @@ impl Progress {
 
     /// The follower holds everything up to `index`, equal to ours, in memory.
     pub(crate) fn received(&mut self, index: LogIndex, now: Time) {
-        if index > self.holds {
-            self.holds = index;
-            self.moved = now;
-        }
+        self.holds = self.holds.max(index);
+        self.moved = now;
         if matches!(self.mode, Mode::Probe { .. }) && index >= self.next {
             self.replicate_from(index.next());
         }
@@ -221,10 +219,11 @@ impl Progress {
         self.reported_last = last;
     }
 
-    /// Replicating: where to go back to, if frames in flight left no trace for `patience_ns`. Whatever is known to
-    /// be held there, and only awaits its disk, is not lost.
+    /// Replicating: where to go back to, if what is in flight left no trace for `patience_ns`: to what is not known to
+    /// be held there; or, if all is held but the follower no longer says that it awaits its disk, to what is not
+    /// acknowledged.
     pub(crate) fn lost_from(&self, patience_ns: u64, now: Time) -> Option<LogIndex> {
-        let next = self.holds.next();
+        let next = if self.holds.next() < self.next { self.holds.next() } else { self.matched.next() };
         let silent = self.inflight.is_empty() || now.since(self.moved) >= patience_ns;
         (next < self.next && silent).then_some(next)
     }

@@ -29,7 +29,8 @@ impl Raft {
     /// Time has passed.
     pub(crate) fn tick(&mut self, fx: &mut Effects) {
         let due = self.condemned_at();
-        if self.now < due || self.excuse_lateness(due) {
+        let disk_hung = self.role == Role::Leader && self.disk_hung_at().is_some_and(|at| at <= self.now);
+        if self.now < due || (!disk_hung && self.excuse_lateness(due)) {
             return;
         }
         self.excused = false;
@@ -79,7 +80,7 @@ impl Raft {
 
     /// Leader: when its oldest write will have been outstanding for too long to go on leading (hazard H97).
     fn disk_hung_at(&self) -> Option<Time> {
-        let since = self.log.writing_since()?.max(self.leading.floor);
+        let since = self.log.writing_since()?.max(self.leading.since);
         Some(since.plus_ns(HUNG_DISK_TIMEOUTS.saturating_mul(self.config.election_max_ns)))
     }
 

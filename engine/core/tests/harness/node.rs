@@ -1,0 +1,342 @@
+//! One simulated node: a core, its disk, and what carries out the core's effects.
+
+use std::collections::VecDeque;
+
+use kontiki_core::{
+    Append, Config, Effect, Effects, Event, FrameMeta, IndexRange, LogIndex, Message, NodeId, Raft, Restored, Role, SessionId, Term, Time,
+    WriteId,
+};
+
+use super::net::{Body, Network, Packet};
+use super::oracle::Oracle;
+
+/// One log entry: the header of the frame it was sealed in, and its payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) frame: FrameMeta,
+    pub(crate) value: String,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct HardRecord {
+    pub(crate) term: Term,
+    pub(crate) vote: Option<NodeId>,
+    pub(crate) recovering: bool,
+}
+
+/// A log write under way.
+#[derive(Clone, Debug)]
+struct LogWrite {
+    write: WriteId,
+    from: LogIndex,
+    entries: Vec<Entry>,
+}
+
+/// A message that waits for a write.
+#[derive(Clone, Debug)]
+struct Waiting {
+    after: WriteId,
+    to: NodeId,
+    session: SessionId,
+    message: Message,
+}
+
+pub(crate) struct Node {
+    pub(crate) config: Config,
+    /// `None` while stopped.
+    pub(crate) raft: Option<Raft>,
+    /// The log as the running node sees it. Index 1 stands first.
+    pub(crate) log: Vec<Entry>,
+    /// What the disk holds durably.
+    pub(crate) disk: Vec<Entry>,
+    pub(crate) record: HardRecord,
+    log_writes: VecDeque<LogWrite>,
+    hard_writes: VecDeque<(WriteId, HardRecord)>,
+    hard_durable: WriteId,
+    log_durable: WriteId,
+    waiting: Vec<Waiting>,
+    /// Withhold completions of hard-state writes, of log writes.
+    pub(crate) hold_hard: bool,
+    pub(crate) hold_log: bool,
+    /// How far the durable state machine applied: survives a stop.
+    pub(crate) applied: LogIndex,
+    /// The state machine is volatile: nothing survives.
+    pub(crate) volatile: bool,
+    /// The log no longer reads below this index (compaction, as seen by senders).
+    pub(crate) compacted: LogIndex,
+    /// How many term runs recovery hands over.
+    pub(crate) runs_restored: usize,
+    /// Frames that the transport takes at once.
+    pub(crate) frames_at_once: u32,
+    /// Writes that the core ever asked for.
+    pub(crate) writes_asked: usize,
+    /// What happened, for scripts.
+    pub(crate) trace: Vec<String>,
+    effects: Effects,
+}
+
+impl Node {
+    pub(crate) fn new(config: Config) -> Node {
+        Node {
+            config,
+            raft: None,
+            log: Vec::new(),
+            disk: Vec::new(),
+            record: HardRecord::default(),
+            log_writes: VecDeque::new(),
+            hard_writes: VecDeque::new(),
+            hard_durable: WriteId(0),
+            log_durable: WriteId(0),
+            waiting: Vec::new(),
+            hold_hard: false,
+            hold_log: false,
+            applied: LogIndex(0),
+            volatile: false,
+            compacted: LogIndex(1),
+            runs_restored: usize::MAX,
+            frames_at_once: u32::MAX,
+            writes_asked: 0,
+            trace: Vec::new(),
+            effects: Effects::new(),
+        }
+    }
+
+    pub(crate) fn id(&self) -> NodeId {
+        self.config.id
+    }
+
+    /// Starts from the disk, as recovery would.
+    pub(crate) fn start(&mut self, now: Time) {
+        assert!(self.raft.is_none(), "already running");
+        self.log = self.disk.clone();
+        let mut runs: Vec<(LogIndex, Term)> = Vec::new();
+        for (at, entry) in self.log.iter().enumerate() {
+            if runs.last().is_none_or(|(_, term)| *term != entry.frame.term) {
+                runs.push((LogIndex(at as u64 + 1), entry.frame.term));
+            }
+        }
+        let newest = runs.len().saturating_sub(self.runs_restored);
+        let restored = Restored {
+            term: self.record.term,
+            vote: self.record.vote,
+            recovering: self.record.recovering,
+            first: LogIndex(1),
+            prev_term: Term(0),
+            runs: runs.split_off(newest),
+            last: LogIndex(self.log.len() as u64),
+            applied: if self.volatile { LogIndex(0) } else { self.applied },
+        };
+        self.raft = Some(Raft::new(self.config.clone(), restored, now));
+        // The new core counts its writes from one.
+        self.hard_durable = WriteId(0);
+        self.log_durable = WriteId(0);
+    }
+
+    /// Stops; the first `kept` writes under way reach the disk all the same, of each kind.
+    pub(crate) fn stop(&mut self, kept: usize) {
+        for _ in 0..kept {
+            self.complete(true);
+            self.complete(false);
+        }
+        self.raft = None;
+        self.log_writes.clear();
+        self.hard_writes.clear();
+        self.waiting.clear();
+    }
+
+    /// The node in one line, its followers indented below.
+    pub(crate) fn state(&self) -> String {
+        let Some(raft) = &self.raft else {
+            return format!("n{} down, term {}, log ..{}\n", self.id(), self.record.term, self.disk.len());
+        };
+        let leader = raft.leader().map_or("-".to_string(), |leader| format!("n{leader}"));
+        let mut out = format!(
+            "n{} {:?} t{} leader {leader}, last {} durable {} commit {}",
+            self.id(),
+            raft.role(),
+            raft.term(),
+            raft.last_index(),
+            raft.durable(),
+            raft.commit()
+        );
+        if raft.recovering() {
+            out.push_str(", recovering");
+        }
+        if raft.refusals() > 0 {
+            out.push_str(&format!(", refused {}", raft.refusals()));
+        }
+        out.push('\n');
+        for progress in raft.progress() {
+            let mode = if progress.probing { "probe" } else { "replicate" };
+            let kib = progress.inflight_bytes / 1024;
+            out.push_str(&format!(
+                "   n{} matched {} next {} {mode}, {kib} KiB in flight\n",
+                progress.peer, progress.matched, progress.next
+            ));
+        }
+        out
+    }
+
+    pub(crate) fn held(&self, hard: bool) -> bool {
+        if hard { self.hold_hard } else { self.hold_log }
+    }
+
+    pub(crate) fn writes_under_way(&self, hard: bool) -> usize {
+        if hard { self.hard_writes.len() } else { self.log_writes.len() }
+    }
+
+    /// The oldest write of a kind reaches the disk.
+    pub(crate) fn complete(&mut self, hard: bool) -> Option<Event> {
+        if hard {
+            let (write, record) = self.hard_writes.pop_front()?;
+            assert!(record.term >= self.record.term, "durable terms never fall");
+            let revote = record.term == self.record.term && self.record.vote.is_some() && record.vote != self.record.vote;
+            assert!(!revote, "a durable vote is for good in its term");
+            self.record = record;
+            self.hard_durable = write;
+            Some(Event::HardStateDurable { write })
+        } else {
+            let LogWrite { write, from, entries } = self.log_writes.pop_front()?;
+            self.disk.truncate(from.0 as usize - 1);
+            assert_eq!(self.disk.len() as u64 + 1, from.0, "writes leave no gap on the disk");
+            self.disk.extend(entries);
+            self.log_durable = write;
+            Some(Event::LogDurable { write })
+        }
+    }
+
+    /// Sends what waited for a write that is durable by now.
+    pub(crate) fn release(&mut self, _now: Time, net: &mut Network, oracle: &mut Oracle) {
+        let durable = self.hard_durable;
+        let (ready, waiting): (Vec<Waiting>, Vec<Waiting>) = self.waiting.drain(..).partition(|waiting| waiting.after <= durable);
+        self.waiting = waiting;
+        for Waiting { to, session, message, .. } in ready {
+            self.transmit(to, session, message, net, oracle);
+        }
+    }
+
+    fn transmit(&mut self, to: NodeId, session: SessionId, message: Message, net: &mut Network, oracle: &mut Oracle) {
+        oracle.said(self.id(), to, &message, &self.record, &self.disk);
+        net.send(Packet { from: self.id(), to, session, body: Body::Message(message) });
+    }
+
+    /// Steps the events, flushes, and carries out all effects, until nothing follows at once.
+    pub(crate) fn turn(&mut self, now: Time, events: Vec<(Event, Vec<Entry>)>, net: &mut Network, oracle: &mut Oracle) {
+        let mut queue: VecDeque<(Event, Vec<Entry>)> = events.into();
+        for _ in 0..10_000 {
+            while let Some((event, entries)) = queue.pop_front() {
+                self.core(|raft, fx| raft.step(now, event, fx));
+                self.carry_out(event, entries, &mut queue, net, oracle);
+            }
+            self.core(|raft, fx| raft.flush(now, fx));
+            self.carry_out(Event::Tick, Vec::new(), &mut queue, net, oracle);
+            if queue.is_empty() {
+                return;
+            }
+        }
+        panic!("a turn does not end");
+    }
+
+    fn core(&mut self, act: impl FnOnce(&mut Raft, &mut Effects)) {
+        if let Some(raft) = &mut self.raft {
+            act(raft, &mut self.effects);
+        }
+    }
+
+    fn carry_out(
+        &mut self,
+        event: Event,
+        entries: Vec<Entry>,
+        queue: &mut VecDeque<(Event, Vec<Entry>)>,
+        net: &mut Network,
+        oracle: &mut Oracle,
+    ) {
+        let mut effects = std::mem::take(&mut self.effects);
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::PersistHardState { write, term, vote, recovering } => {
+                    self.writes_asked += 1;
+                    self.hard_writes.push_back((write, HardRecord { term, vote, recovering }));
+                }
+                Effect::AppendFrame { write, range } => self.append(write, range, &event, &entries),
+                Effect::SealNoop { frame } => {
+                    queue.push_back((Event::Sealed { frame, bytes: 4096 }, vec![Entry { frame, value: String::new() }]));
+                }
+                Effect::Send { to, session, message, after } => match after.filter(|after| *after > self.hard_durable) {
+                    Some(after) => self.waiting.push(Waiting { after, to, session, message }),
+                    None => self.transmit(to, session, message, net, oracle),
+                },
+                Effect::SendFrames { to, session, from, upto, max_bytes, max_frames } => {
+                    queue.push_back((self.send_frames(to, session, from, upto, max_bytes, max_frames, net), Vec::new()));
+                }
+                Effect::Committed { index } => {
+                    self.trace.push(format!("n{} committed {index}", self.id()));
+                    oracle.committed(self, index);
+                    self.applied = self.applied.max(index);
+                }
+                Effect::Role { role, term, leader } => {
+                    let of = match (role, leader) {
+                        (Role::Follower, Some(leader)) => format!(" of n{leader}"),
+                        _ => String::new(),
+                    };
+                    self.trace.push(format!("n{} {role:?}{of} t{term}", self.id()));
+                    oracle.role(self, role, term);
+                }
+                Effect::Truncated { from } => self.trace.push(format!("n{} truncated from {from}", self.id())),
+                Effect::LookupTerm { index } => {
+                    self.trace.push(format!("n{} looks up {index}", self.id()));
+                    let term = self.log.get((index.0 as usize).wrapping_sub(1)).map(|entry| entry.frame.term);
+                    queue.push_back((Event::TermFound { index, term }, Vec::new()));
+                }
+                Effect::FollowerBehind { peer, needs, first } => {
+                    self.trace.push(format!("n{}: n{peer} is behind, needs {needs}, log begins at {first}", self.id()));
+                }
+            }
+        }
+        self.effects = effects;
+    }
+
+    fn append(&mut self, write: WriteId, range: IndexRange, event: &Event, entries: &[Entry]) {
+        self.writes_asked += 1;
+        let offered = match event {
+            Event::Append { append, .. } => append.range,
+            Event::Sealed { frame, .. } => frame.range(),
+            other => panic!("nothing to write came with {other:?}"),
+        };
+        assert!(offered.from <= range.from && range.to <= offered.to, "only what came can be written");
+        let from = (range.from.0 - offered.from.0) as usize;
+        let to = (range.to.0 - offered.from.0) as usize;
+        self.log.truncate(range.from.0 as usize - 1);
+        assert_eq!(self.log.len() as u64 + 1, range.from.0, "the log has no gap");
+        self.log.extend_from_slice(&entries[from..=to]);
+        self.log_writes.push_back(LogWrite { write, from: range.from, entries: entries[from..=to].to_vec() });
+    }
+
+    /// Hands frames to the network as the reactor would: whole ones, the first narrowed.
+    fn send_frames(
+        &mut self,
+        peer: NodeId,
+        session: SessionId,
+        from: LogIndex,
+        upto: LogIndex,
+        max_bytes: u64,
+        max_frames: u32,
+        net: &mut Network,
+    ) -> Event {
+        if from < self.compacted {
+            return Event::FramesGone { peer, session, first: self.compacted };
+        }
+        let (mut next, mut bytes, mut frames) = (from.0, 0, 0);
+        let (term, commit) = self.raft.as_ref().map(|raft| (raft.term(), raft.commit())).expect("it is running");
+        while next <= upto.0 && frames < max_frames.min(self.frames_at_once) && (frames == 0 || bytes + 4096 <= max_bytes) {
+            let frame = self.log[next as usize - 1].frame;
+            let same = self.log[next as usize - 1..].iter().take_while(|entry| entry.frame == frame).count() as u64;
+            let to = (next + same - 1).min(upto.0);
+            let append = Append { leader_term: term, commit, frame, range: IndexRange { from: LogIndex(next), to: LogIndex(to) } };
+            let entries = self.log[next as usize - 1..to as usize].to_vec();
+            net.send(Packet { from: self.id(), to: peer, session, body: Body::Frame(append, entries) });
+            (next, bytes, frames) = (to + 1, bytes + 4096, frames + 1);
+        }
+        Event::FramesSent { peer, session, to: LogIndex(next - 1), bytes, frames }
+    }
+}
