@@ -1,0 +1,481 @@
+//! What must hold whatever happens: the judge hears of everything the replicas and clients do and says what was broken.
+//!
+//! It knows nothing of how the engine works. It keeps the one history that all replicas must share, the entry at each
+//! index as whoever applied it first saw it, and holds every later event against it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// A violated safety or liveness property. Each says what was seen, for a reader with the trace beside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Violation {
+    /// Two nodes led in one term (paper, section 5.2).
+    TwoLeaders {
+        /// The term.
+        term: u64,
+        /// Who led in it.
+        nodes: [u64; 2],
+    },
+    /// Two replicas applied different entries at one index (paper, section 5.4.3).
+    Diverged {
+        /// The index.
+        index: u64,
+        /// The replica that applied otherwise.
+        node: u64,
+        /// (term, value) as applied first.
+        first: (u64, u64),
+        /// (term, value) as it applied.
+        second: (u64, u64),
+    },
+    /// A replica applied an index at or before one that it had applied before.
+    WentBack {
+        /// The replica.
+        node: u64,
+        /// The index before.
+        from: u64,
+        /// The index then.
+        to: u64,
+    },
+    /// A replica passed over an entry that another one applied.
+    Skipped {
+        /// The replica that skipped, or the one that found the entry.
+        node: u64,
+        /// The entry passed over.
+        index: u64,
+    },
+    /// The terms of the history fall (paper, section 5.3).
+    TermFell {
+        /// The index where.
+        index: u64,
+        /// The terms before and at it.
+        terms: [u64; 2],
+    },
+    /// A value was applied that nobody proposed, or not as it was proposed.
+    Invented {
+        /// The replica.
+        node: u64,
+        /// The index.
+        index: u64,
+        /// The value.
+        value: u64,
+    },
+    /// One value stands at two indexes.
+    Twice {
+        /// The value.
+        value: u64,
+        /// Where.
+        indexes: [u64; 2],
+    },
+    /// A write was acknowledged that no replica applied, or not there.
+    FalselyAcknowledged {
+        /// The value.
+        value: u64,
+        /// Where the ticket said it stands.
+        index: u64,
+        /// Where it does stand.
+        found: Option<u64>,
+    },
+    /// A write was said never to be applied, and was.
+    FalselyDenied {
+        /// The value.
+        value: u64,
+        /// Where it stands.
+        index: u64,
+    },
+    /// A proposal's outcome came twice, or for a proposal that was never taken.
+    Misresolved {
+        /// The value.
+        value: u64,
+    },
+    /// In the end, with everything healed, a replica lacks entries that others have.
+    Lags {
+        /// The replica.
+        node: u64,
+        /// How far it is.
+        applied: u64,
+        /// How far the history goes.
+        history: u64,
+    },
+    /// With everything healed, something did not happen in time.
+    NotLive {
+        /// What did not happen.
+        what: &'static str,
+        /// The time it was given, in nanoseconds.
+        within_ns: u64,
+    },
+    /// A node stopped, or refused to start, though nothing had happened that would justify it.
+    StoppedForNothing {
+        /// The node.
+        node: u64,
+        /// What it said.
+        reason: String,
+    },
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Violation::TwoLeaders { term, nodes: [a, b] } => write!(f, "election safety: nodes {a} and {b} both lead in term {term}"),
+            Violation::Diverged { index, node, first, second } => write!(
+                f,
+                "state machine safety: node {node} applies (term {}, value {}) at index {index}, where (term {}, value {}) was applied before",
+                second.0, second.1, first.0, first.1
+            ),
+            Violation::WentBack { node, from, to } => write!(f, "monotony: node {node} applies index {to} after index {from}"),
+            Violation::Skipped { node, index } => {
+                write!(f, "state machine safety: the entry at index {index} was passed over (node {node})")
+            }
+            Violation::TermFell { index, terms: [a, b] } => write!(f, "log: the term falls from {a} to {b} at index {index}"),
+            Violation::Invented { node, index, value } => {
+                write!(f, "integrity: node {node} applies value {value} at index {index}, which nobody proposed so")
+            }
+            Violation::Twice { value, indexes: [a, b] } => write!(f, "exactly once: value {value} stands at indexes {a} and {b}"),
+            Violation::FalselyAcknowledged { value, index, found } => {
+                write!(f, "durability: value {value} was acknowledged at index {index}, and stands at {found:?}")
+            }
+            Violation::FalselyDenied { value, index } => {
+                write!(f, "outcome: value {value} was said never to be applied, and stands at index {index}")
+            }
+            Violation::Misresolved { value } => write!(f, "outcome: the proposal of value {value} was resolved twice, or never made"),
+            Violation::Lags { node, applied, history } => {
+                write!(f, "convergence: node {node} has applied up to {applied}, the history goes to {history}")
+            }
+            Violation::NotLive { what, within_ns } => write!(f, "liveness: {what}: not within {} ms", within_ns / 1_000_000),
+            Violation::StoppedForNothing { node, reason } => write!(f, "availability: node {node} stopped: {reason}"),
+        }
+    }
+}
+
+/// How a proposal ended, as its client was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It may or may not be applied; so begins every proposal.
+    Open,
+    /// Applied at this index.
+    Applied(u64),
+    /// Not applied, and never to be.
+    Never,
+    /// Nobody can tell.
+    Unknown,
+}
+
+/// Hears everything; see the [module](self).
+#[derive(Debug, Default)]
+pub struct Judge {
+    history: BTreeMap<u64, (u64, u64)>,
+    /// Where each applied value stands.
+    places: BTreeMap<u64, u64>,
+    proposals: BTreeMap<u64, Proposal>,
+    leaders: BTreeMap<u64, u64>,
+    /// Last index applied, in the life of its state.
+    applied: BTreeMap<u64, u64>,
+    violations: Vec<Violation>,
+    acknowledged: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Proposal {
+    node: u64,
+    fate: Fate,
+}
+
+impl Judge {
+    /// A judge who has seen nothing.
+    pub fn new() -> Judge {
+        Judge::default()
+    }
+
+    /// A node took a proposal. Values are never reused.
+    pub fn proposed(&mut self, node: u64, value: u64) {
+        if self.proposals.insert(value, Proposal { node, fate: Fate::Open }).is_some() {
+            self.violations.push(Violation::Misresolved { value });
+        }
+    }
+
+    /// A client learned how its proposal ended.
+    pub fn ended(&mut self, value: u64, fate: Fate) {
+        let found = self.places.get(&value).copied();
+        match self.proposals.get_mut(&value) {
+            Some(proposal) if proposal.fate == Fate::Open && fate != Fate::Open => proposal.fate = fate,
+            _ => self.violations.push(Violation::Misresolved { value }),
+        }
+        match (fate, found) {
+            (Fate::Applied(index), found) => {
+                self.acknowledged += 1;
+                if found != Some(index) {
+                    self.violations.push(Violation::FalselyAcknowledged { value, index, found });
+                }
+            }
+            (Fate::Never, Some(index)) => self.violations.push(Violation::FalselyDenied { value, index }),
+            _ => {}
+        }
+    }
+
+    /// A node says that it leads in a term.
+    pub fn leads(&mut self, node: u64, term: u64) {
+        let first = *self.leaders.entry(term).or_insert(node);
+        if first != node {
+            self.violations.push(Violation::TwoLeaders { term, nodes: [first, node] });
+        }
+    }
+
+    /// A node starts with a state that holds everything up to `applied`; zero for one that starts empty.
+    pub fn started(&mut self, node: u64, applied: u64) {
+        self.applied.insert(node, applied);
+    }
+
+    /// A replica applied an entry.
+    pub fn applied(&mut self, node: u64, index: u64, term: u64, value: u64) {
+        let from = self.applied.insert(node, index).unwrap_or(0);
+        if index <= from {
+            self.violations.push(Violation::WentBack { node, from, to: index });
+            return;
+        }
+        if let Some((&passed, _)) = self.history.range(from + 1..index).next() {
+            self.violations.push(Violation::Skipped { node, index: passed });
+        }
+        match self.history.get(&index).copied() {
+            Some(first) if first == (term, value) => return,
+            Some(first) => {
+                self.violations.push(Violation::Diverged { index, node, first, second: (term, value) });
+                return;
+            }
+            None => {}
+        }
+        if self.history.range(index..).next().is_some() {
+            // Somebody applied a later entry without this one.
+            self.violations.push(Violation::Skipped { node, index });
+        }
+        if let Some((_, &(before, _))) = self.history.range(..index).next_back()
+            && before > term
+        {
+            self.violations.push(Violation::TermFell { index, terms: [before, term] });
+        }
+        self.history.insert(index, (term, value));
+        match self.proposals.get(&value).copied() {
+            None => self.violations.push(Violation::Invented { node, index, value }),
+            Some(proposal) => {
+                if proposal.fate == Fate::Never {
+                    self.violations.push(Violation::FalselyDenied { value, index });
+                }
+                // Whoever took it led in the term it was logged in.
+                self.leads(proposal.node, term);
+            }
+        }
+        if let Some(other) = self.places.insert(value, index) {
+            self.violations.push(Violation::Twice { value, indexes: [other, index] });
+        }
+    }
+
+    /// A replica applied what it takes for this value, but not in the form in which it was proposed.
+    pub fn garbled(&mut self, node: u64, index: u64, value: u64) {
+        self.violations.push(Violation::Invented { node, index, value });
+    }
+
+    /// Something that was due did not happen.
+    pub fn not_live(&mut self, what: &'static str, within_ns: u64) {
+        self.violations.push(Violation::NotLive { what, within_ns });
+    }
+
+    /// A node stopped by itself.
+    pub fn stopped_for_nothing(&mut self, node: u64, reason: String) {
+        self.violations.push(Violation::StoppedForNothing { node, reason });
+    }
+
+    /// The last entry of the history.
+    pub fn last_index(&self) -> u64 {
+        self.history.last_key_value().map_or(0, |(&index, _)| index)
+    }
+
+    /// How far a replica is.
+    pub fn applied_by(&self, node: u64) -> u64 {
+        self.applied.get(&node).copied().unwrap_or(0)
+    }
+
+    /// Everything is healed and quiet: every replica must have everything that was acknowledged.
+    pub fn settle(&mut self, nodes: impl IntoIterator<Item = u64>) {
+        let history = self.last_index();
+        for node in nodes {
+            let applied = self.applied_by(node);
+            if applied != history {
+                self.violations.push(Violation::Lags { node, applied, history });
+            }
+        }
+        for (&value, proposal) in &self.proposals {
+            if let Fate::Applied(index) = proposal.fate
+                && self.places.get(&value) != Some(&index)
+            {
+                let found = self.places.get(&value).copied();
+                self.violations.push(Violation::FalselyAcknowledged { value, index, found });
+            }
+        }
+    }
+
+    /// How a proposal ended so far; `Unknown` if there was none of this value.
+    pub fn fate(&self, value: u64) -> Fate {
+        self.proposals.get(&value).map_or(Fate::Unknown, |proposal| proposal.fate)
+    }
+
+    /// What was broken so far.
+    pub fn violations(&self) -> &[Violation] {
+        &self.violations
+    }
+
+    /// Writes acknowledged so far.
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged
+    }
+
+    /// Entries applied so far, by whoever was first.
+    pub fn entries(&self) -> u64 {
+        self.history.len() as u64
+    }
+
+    /// Terms in which somebody was seen to lead.
+    pub fn terms(&self) -> u64 {
+        self.leaders.len() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values 1 to 9, proposed at node 1.
+    fn judge() -> Judge {
+        let mut judge = Judge::new();
+        (1..10).for_each(|value| judge.proposed(1, value));
+        judge
+    }
+
+    fn only(judge: &Judge) -> &Violation {
+        assert_eq!(judge.violations().len(), 1, "{:?}", judge.violations());
+        &judge.violations()[0]
+    }
+
+    #[test]
+    fn a_good_run_is_good() {
+        let mut judge = judge();
+        for node in [1, 2, 3] {
+            judge.started(node, 0);
+            // Indexes 1 and 4 are the engine's own entries.
+            for (index, term, value) in [(2, 1, 5), (3, 1, 6), (5, 2, 7)] {
+                judge.applied(node, index, term, value);
+            }
+        }
+        judge.ended(5, Fate::Applied(2));
+        judge.ended(6, Fate::Unknown);
+        judge.ended(8, Fate::Never);
+        judge.started(2, 0);
+        for (index, term, value) in [(2, 1, 5), (3, 1, 6), (5, 2, 7)] {
+            judge.applied(2, index, term, value);
+        }
+        judge.settle([1, 2, 3]);
+        assert_eq!(judge.violations(), []);
+        assert_eq!((judge.acknowledged(), judge.entries(), judge.terms()), (1, 3, 2));
+    }
+
+    #[test]
+    fn two_leaders_in_a_term_are_seen() {
+        let mut judge = judge();
+        judge.leads(1, 4);
+        judge.leads(1, 4);
+        judge.leads(2, 5);
+        assert_eq!(judge.violations(), []);
+        judge.leads(3, 5);
+        assert_eq!(only(&judge), &Violation::TwoLeaders { term: 5, nodes: [2, 3] });
+        // Entries tell as well: each was logged in the term of whoever took it.
+        let mut judge = self::judge();
+        judge.proposed(2, 20);
+        judge.applied(3, 1, 1, 1);
+        judge.applied(3, 2, 1, 20);
+        assert_eq!(only(&judge), &Violation::TwoLeaders { term: 1, nodes: [1, 2] });
+    }
+
+    #[test]
+    fn different_entries_at_an_index_are_seen() {
+        for (term, value) in [(1, 4), (2, 3)] {
+            let mut judge = judge();
+            judge.applied(1, 5, 1, 3);
+            judge.applied(2, 5, term, value);
+            assert_eq!(only(&judge), &Violation::Diverged { index: 5, node: 2, first: (1, 3), second: (term, value) });
+        }
+    }
+
+    #[test]
+    fn going_back_is_seen_but_not_in_a_new_life() {
+        let mut judge = judge();
+        judge.applied(1, 5, 1, 3);
+        judge.started(1, 0);
+        judge.applied(1, 5, 1, 3);
+        assert_eq!(judge.violations(), []);
+        judge.applied(1, 5, 1, 3);
+        assert_eq!(only(&judge), &Violation::WentBack { node: 1, from: 5, to: 5 });
+    }
+
+    #[test]
+    fn skipping_is_seen_from_both_sides() {
+        let mut judge = judge();
+        judge.applied(1, 2, 1, 1);
+        judge.applied(1, 3, 1, 2);
+        judge.applied(2, 3, 1, 2);
+        assert_eq!(only(&judge), &Violation::Skipped { node: 2, index: 2 });
+
+        let mut judge = self::judge();
+        judge.applied(2, 3, 1, 2);
+        judge.applied(1, 2, 1, 1);
+        assert_eq!(only(&judge), &Violation::Skipped { node: 1, index: 2 });
+        // A state that starts with the entry has not skipped it.
+        let mut judge = self::judge();
+        judge.applied(1, 2, 1, 1);
+        judge.applied(1, 3, 1, 2);
+        judge.started(2, 2);
+        judge.applied(2, 3, 1, 2);
+        assert_eq!(judge.violations(), []);
+    }
+
+    #[test]
+    fn falling_terms_inventions_and_repetitions_are_seen() {
+        let mut judge = judge();
+        judge.applied(1, 2, 5, 1);
+        judge.applied(1, 3, 4, 2);
+        assert_eq!(only(&judge), &Violation::TermFell { index: 3, terms: [5, 4] });
+        let mut judge = self::judge();
+        judge.applied(1, 2, 5, 77);
+        assert_eq!(only(&judge), &Violation::Invented { node: 1, index: 2, value: 77 });
+        let mut judge = self::judge();
+        judge.applied(1, 2, 5, 1);
+        judge.applied(1, 3, 5, 1);
+        assert_eq!(only(&judge), &Violation::Twice { value: 1, indexes: [2, 3] });
+    }
+
+    #[test]
+    fn wrong_outcomes_are_seen() {
+        let mut judge = judge();
+        judge.ended(1, Fate::Applied(4));
+        assert_eq!(only(&judge), &Violation::FalselyAcknowledged { value: 1, index: 4, found: None });
+        let mut judge = self::judge();
+        judge.applied(1, 2, 1, 1);
+        judge.ended(1, Fate::Never);
+        assert_eq!(only(&judge), &Violation::FalselyDenied { value: 1, index: 2 });
+        let mut judge = self::judge();
+        judge.ended(1, Fate::Never);
+        judge.applied(1, 2, 1, 1);
+        assert_eq!(only(&judge), &Violation::FalselyDenied { value: 1, index: 2 });
+        for twice in [Fate::Unknown, Fate::Never] {
+            let mut judge = self::judge();
+            judge.ended(1, Fate::Unknown);
+            judge.ended(1, twice);
+            assert_eq!(only(&judge), &Violation::Misresolved { value: 1 });
+        }
+    }
+
+    #[test]
+    fn a_replica_left_behind_is_seen_in_the_end() {
+        let mut judge = judge();
+        judge.started(2, 0);
+        judge.applied(1, 2, 1, 1);
+        judge.settle([1, 2]);
+        assert_eq!(only(&judge), &Violation::Lags { node: 2, applied: 0, history: 2 });
+    }
+}

@@ -1,0 +1,97 @@
+//! What clients propose: unique values in payloads that can be checked wherever they turn up again.
+
+use crate::random::Random;
+
+/// Bytes before the filler of a payload: its value.
+const VALUE_BYTES: usize = 8;
+
+/// What the clients of one run do.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    random: Random,
+    next_value: u64,
+    /// Proposals outstanding at once, in all.
+    pub in_flight: usize,
+    /// Longest pause between two proposals, in nanoseconds.
+    pub pause_ns: u64,
+    /// Longest payload, in bytes.
+    pub payload_bytes: usize,
+}
+
+impl Workload {
+    /// A workload drawn from `random`, with payloads of at most `payload_bytes` (at least eight).
+    pub fn drawn(mut random: Random, payload_bytes: usize) -> Workload {
+        assert!(payload_bytes >= VALUE_BYTES, "a payload has room for its value");
+        let in_flight = 1 << random.between(0, 6);
+        let pause_ns = 1 << random.between(16, 26);
+        let longest = random.between(VALUE_BYTES as u64, payload_bytes as u64);
+        let payload_bytes = if random.coin() { longest.min(200) } else { longest } as usize;
+        Workload { random, next_value: 1, in_flight, pause_ns, payload_bytes }
+    }
+
+    /// A value that was never used, and its payload.
+    pub fn propose(&mut self) -> (u64, Vec<u8>) {
+        let value = self.next_value;
+        self.next_value += 1;
+        let length = self.random.between(VALUE_BYTES as u64, self.payload_bytes as u64) as usize;
+        (value, payload(value, length))
+    }
+
+    /// When the next proposal comes, in nanoseconds from now.
+    pub fn pause(&mut self) -> u64 {
+        self.random.below(self.pause_ns)
+    }
+
+    /// One of `count` nodes to propose to.
+    pub fn any_of(&mut self, count: usize) -> usize {
+        self.random.below(count as u64) as usize
+    }
+
+    /// Whether the next proposal goes to any node rather than to the one thought to lead.
+    pub fn wanders(&mut self) -> bool {
+        self.random.below(16) == 0
+    }
+}
+
+/// The payload of a value: itself, then bytes that follow from it and the length.
+pub fn payload(value: u64, length: usize) -> Vec<u8> {
+    let mut bytes = value.to_le_bytes().to_vec();
+    let mut filler = Random::stream(value, length as u64);
+    while bytes.len() < length {
+        bytes.extend(filler.bits().to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+/// The value of a payload, and whether the rest is what was proposed with it.
+pub fn value_of(bytes: &[u8]) -> (u64, bool) {
+    match bytes.first_chunk::<VALUE_BYTES>() {
+        Some(value) => {
+            let value = u64::from_le_bytes(*value);
+            (value, payload(value, bytes.len()) == bytes)
+        }
+        None => (0, false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn payloads_are_recognised_and_damage_is_seen() {
+        let mut workload = Workload::drawn(Random::new(4), 1000);
+        for expected in 1..100 {
+            let (value, mut bytes) = workload.propose();
+            assert_eq!(value, expected);
+            assert_eq!(value_of(&bytes), (value, true));
+            bytes.push(0);
+            assert!(!value_of(&bytes).1 || bytes.len() == VALUE_BYTES);
+        }
+        let mut bytes = payload(7, 100);
+        bytes[50] ^= 1;
+        assert_eq!(value_of(&bytes), (7, false));
+        assert_eq!(value_of(&[1, 2]), (0, false));
+    }
+}
