@@ -153,16 +153,15 @@ struct Lane {
     /// Size of the body.
     capacity: AtomicUsize,
     table: AtomicU32,
-    /// `sealed (1) | entries reserved, once sealed (31) | entries finished (32)`.
+    /// `entries reserved, once sealed (32) | entries finished (32)`.
     finished: Line<AtomicU64>,
     memory: Witness,
 }
 
-const SEALED: u64 = 1 << 63;
-
-/// True if a lane's `finished` says: sealed, and all writers are done.
+/// True if a lane's `finished`, with some entries finished, says that the batch is sealed and all its writers are
+/// done: a batch that is not sealed has zero for the entries reserved.
 fn complete(finished: u64) -> bool {
-    finished & SEALED != 0 && (finished & !SEALED) >> 32 == finished & u64::from(u32::MAX)
+    finished >> 32 == finished & u64::from(u32::MAX)
 }
 
 /// The reactor's view of the two lanes.
@@ -411,7 +410,7 @@ impl OpenBatch {
         let Some(held) = &mut desk.held[word.lane] else { unreachable!("an open batch has memory") };
         held.sealed = Some((word.count, held.capacity - word.room));
         // Relaxed: it publishes nothing, and as a read-modify-write it keeps what writers released.
-        let target = SEALED | u64::from(word.count) << 32;
+        let target = u64::from(word.count) << 32;
         self.lanes[word.lane].0.finished.0.fetch_add(target, Ordering::Relaxed);
     }
 

@@ -250,6 +250,47 @@ fn ticket_drop_beside_resolve_frees_the_slot_once() {
     });
 }
 
+/// One slot, two generations, two resolvers: the second reply is written after the first, whoever frees the slot.
+#[test]
+fn ticket_replies_of_two_generations_do_not_race() {
+    model(|| {
+        let tickets = Tickets::new(1, 8);
+        let ticket = tickets.take().unwrap();
+        let id = ticket.id();
+        let shared = tickets.clone();
+        let owner = thread::spawn(move || {
+            drop(ticket);
+            if let Some(next) = shared.take() {
+                assert!(shared.resolver().resolve(next.id(), Outcome::Applied { index: 2 }, &[2]));
+                assert_eq!(next.reply(), [2]);
+            }
+        });
+        assert!(tickets.resolver().resolve(id, Outcome::Applied { index: 1 }, &[1]));
+        owner.join().unwrap();
+        assert_eq!(tickets.in_flight(), 0);
+    });
+}
+
+/// An id made up ahead of its time is a bug of the engine, but no race with the reader of the last reply.
+#[test]
+fn ticket_resolved_ahead_of_its_time_races_with_nobody() {
+    model(|| {
+        let tickets = Tickets::new(1, 8);
+        let ticket = tickets.take().unwrap();
+        let id = ticket.id();
+        let mut resolver = tickets.resolver();
+        assert!(resolver.resolve(id, Outcome::Applied { index: 1 }, &[1]));
+        let owner = thread::spawn(move || {
+            assert_eq!(ticket.wait(), Outcome::Applied { index: 1 });
+            assert_eq!(ticket.reply(), [1]);
+        });
+        // Loom would try this first alone: it has seen that nobody's load conflicts with this one's.
+        thread::yield_now();
+        resolver.resolve(TicketId(id.0 + (1 << 32)), Outcome::Unknown, &[9]);
+        owner.join().unwrap();
+    });
+}
+
 #[test]
 fn ticket_is_resolved_once() {
     model(|| {

@@ -143,7 +143,7 @@ impl Slab {
         }
         slot.kind.store(kind << 32 | reply.len() as u64, Ordering::Relaxed);
         slot.value.store(value, Ordering::Relaxed);
-        // Release: outcome and reply come first. Acquire: the owner's drop, or its waker, came before.
+        // Release: outcome and reply come first. Acquire: the waker, if one was left, is there.
         let before = slot.state.fetch_or(flag::DONE, Ordering::AcqRel);
         if before & flag::DROPPED != 0 {
             self.free(id, before);
@@ -358,8 +358,9 @@ impl Ticket {
         drop(place);
         // Outside the lock: a waker's drop is foreign code.
         drop(replaced);
-        // Release: a resolver that sees the flag finds the waker. Acquire: or else its outcome is seen here.
-        slot.state.fetch_or(flag::WAITING, Ordering::AcqRel);
+        // Release: a resolver that sees the flag finds the waker. One that does not has set `DONE` before, which is
+        // seen below.
+        slot.state.fetch_or(flag::WAITING, Ordering::Release);
         self.poll_outcome()
     }
 
@@ -426,8 +427,9 @@ impl Future for Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        // Release: what was read of the reply comes before the slot's reuse. Acquire: so does the resolver's part.
-        let before = self.slot().state.fetch_or(flag::DROPPED, Ordering::AcqRel);
+        // Acquire: the resolver's part, if done, comes before the slot's reuse. (A reply is read only once done, and
+        // then it is this thread that frees the slot.)
+        let before = self.slot().state.fetch_or(flag::DROPPED, Ordering::Acquire);
         if before & flag::DONE != 0 {
             self.slab.free(self.id, before);
         }
