@@ -1,0 +1,228 @@
+//! Term, vote and boot number: one checksummed record in two copies.
+//!
+//! An update writes the first copy durably, then the second, then is answered. So the copies are equal, or the first is one
+//! update ahead: an update that a crash tore and nobody was answered. The newer one is taken then: its vote and
+//! its *recovering* mark may be needlessly strict, never too lax. If one copy is unreadable the other one is at least as new as the last
+//! answered update, and repairs it. Any other pair means that a flushed write was lost: the node stops.
+//! (All this holds of what is durable. So the file is flushed before the copies are read at open: what a killed process left in
+//! a drive's cache must not be taken for a step that was completed.)
+
+use kontiki_core::{ClusterId, GroupId, Incarnation, NodeId, Term};
+use kontiki_frame::BLOCK_BYTES;
+
+use crate::layout::{AT_CHECKSUM, AT_VERSION, all_zero, checksum, field, put, u16_at, u32_at, u64_at};
+use crate::segment_header::Identity;
+use crate::{WalError, names};
+
+const MAGIC: [u8; 4] = *b"KtkH";
+pub(crate) const VERSION: u16 = 1;
+
+const AT_FLAGS: usize = 10;
+const AT_SEQUENCE: usize = 16;
+const AT_INCARNATION: usize = 24;
+const AT_TERM: usize = 32;
+const AT_VOTE: usize = 40;
+const AT_SEGMENT_BYTES: usize = 48;
+const AT_NODE: usize = 56;
+const AT_GROUP: usize = 64;
+const AT_CLUSTER: usize = 72;
+const AT_RESERVED: usize = 88;
+
+const FLAG_RECOVERING: u16 = 1;
+const FLAG_INITIALISED: u16 = 2;
+
+/// What a node must remember besides its log (paper, figure 2: persistent state), and that it is recovering.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HardState {
+    /// Current term.
+    pub term: Term,
+    /// Vote in that term.
+    pub vote: Option<NodeId>,
+    /// Whether the node is recovering: it neither campaigns nor votes.
+    pub recovering: bool,
+}
+
+/// One copy of the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) sequence: u64,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) state: HardState,
+    pub(crate) segment_bytes: u64,
+    /// Whether a first start was finished: only then may a missing log be taken for a lost one.
+    pub(crate) initialised: bool,
+}
+
+/// Why a copy cannot be read as ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Unfit {
+    /// Not intact.
+    Damaged,
+    /// Intact, and not for us: this stops the node whatever the other copy says.
+    Stop(WalError),
+}
+
+impl Record {
+    pub(crate) fn encode(&self, identity: &Identity, block: &mut [u8]) {
+        assert_eq!(block.len(), BLOCK_BYTES, "the record fills one block");
+        block.fill(0);
+        put(block, 0, &MAGIC);
+        put(block, AT_VERSION, &VERSION.to_le_bytes());
+        let recovering = if self.state.recovering { FLAG_RECOVERING } else { 0 };
+        let initialised = if self.initialised { FLAG_INITIALISED } else { 0 };
+        put(block, AT_FLAGS, &(recovering | initialised).to_le_bytes());
+        put(block, AT_SEQUENCE, &self.sequence.to_le_bytes());
+        put(block, AT_INCARNATION, &self.incarnation.0.to_le_bytes());
+        put(block, AT_TERM, &self.state.term.0.to_le_bytes());
+        put(block, AT_VOTE, &self.state.vote.map_or(0, |id| id.0).to_le_bytes());
+        put(block, AT_SEGMENT_BYTES, &self.segment_bytes.to_le_bytes());
+        put(block, AT_NODE, &identity.node.0.to_le_bytes());
+        put(block, AT_GROUP, &identity.group.0.to_le_bytes());
+        put(block, AT_CLUSTER, &identity.cluster.0.to_le_bytes());
+        let crc = checksum(block);
+        put(block, AT_CHECKSUM, &crc.to_le_bytes());
+    }
+
+    /// Reads a copy. Whose it is comes with it.
+    pub(crate) fn parse(block: &[u8]) -> Result<(Record, Identity), Unfit> {
+        if block.len() != BLOCK_BYTES || field::<4>(block, 0) != MAGIC || checksum(block) != u32_at(block, AT_CHECKSUM) {
+            return Err(Unfit::Damaged);
+        }
+        let version = u16_at(block, AT_VERSION);
+        if version > VERSION {
+            return Err(Unfit::Stop(WalError::NewerFormat { name: names::plain(names::HARD_STATE), found: version, known: VERSION }));
+        }
+        let flags = u16_at(block, AT_FLAGS);
+        let known = FLAG_RECOVERING | FLAG_INITIALISED;
+        let reserved = block.get(AT_RESERVED..).unwrap_or_default();
+        if version == 0 || flags & !known != 0 || !all_zero(reserved) {
+            return Err(Unfit::Damaged);
+        }
+        let vote = u64_at(block, AT_VOTE);
+        let record = Record {
+            sequence: u64_at(block, AT_SEQUENCE),
+            incarnation: Incarnation(u64_at(block, AT_INCARNATION)),
+            state: HardState {
+                term: Term(u64_at(block, AT_TERM)),
+                vote: (vote != 0).then_some(NodeId(vote)),
+                recovering: flags & FLAG_RECOVERING != 0,
+            },
+            segment_bytes: u64_at(block, AT_SEGMENT_BYTES),
+            initialised: flags & FLAG_INITIALISED != 0,
+        };
+        let identity = Identity {
+            node: NodeId(u64_at(block, AT_NODE)),
+            group: GroupId(u64_at(block, AT_GROUP)),
+            cluster: ClusterId(u128::from_le_bytes(field(block, AT_CLUSTER))),
+        };
+        Ok((record, identity))
+    }
+
+    fn parse_ours(block: &[u8], identity: &Identity) -> Result<Record, Unfit> {
+        let (record, found) = Record::parse(block)?;
+        identity.check(&found, names::plain(names::HARD_STATE)).map_err(Unfit::Stop)?;
+        Ok(record)
+    }
+}
+
+/// Which copy of the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Copy {
+    First,
+    Second,
+}
+
+impl Copy {
+    pub(crate) const fn offset(self) -> u64 {
+        match self {
+            Copy::First => 0,
+            Copy::Second => crate::limits::HARD_STATE_COPY_OFFSET,
+        }
+    }
+}
+
+/// What the two copies amount to: the record in force, and the copy that is to be rewritten with it before anything else.
+/// `None` stands for a copy that could not be read.
+pub(crate) fn judge(first: Option<&[u8]>, second: Option<&[u8]>, identity: &Identity) -> Result<(Record, Option<Copy>), WalError> {
+    let read = |block: Option<&[u8]>| match Record::parse_ours(block.unwrap_or_default(), identity) {
+        Ok(record) => Ok(Some(record)),
+        Err(Unfit::Damaged) => Ok(None),
+        Err(Unfit::Stop(error)) => Err(error),
+    };
+    match (read(first)?, read(second)?) {
+        (Some(a), Some(b)) if a == b => Ok((a, None)),
+        (Some(a), Some(b)) if b.sequence.checked_add(1) == Some(a.sequence) => Ok((a, Some(Copy::Second))),
+        (Some(a), Some(b)) => Err(WalError::HardStateDisagrees { first: a.sequence, second: b.sequence }),
+        (Some(a), None) => Ok((a, Some(Copy::Second))),
+        (None, Some(b)) => Ok((b, Some(Copy::First))),
+        (None, None) => Err(WalError::HardStateLost),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn identity() -> Identity {
+        Identity { cluster: ClusterId(0xabc), node: NodeId(2), group: GroupId(0) }
+    }
+
+    fn record(sequence: u64) -> Record {
+        let state = HardState { term: Term(sequence + 3), vote: Some(NodeId(9)), recovering: true };
+        Record { sequence, incarnation: Incarnation(4), state, segment_bytes: 1 << 20, initialised: true }
+    }
+
+    fn block(sequence: u64) -> Vec<u8> {
+        let mut block = vec![0; BLOCK_BYTES];
+        record(sequence).encode(&identity(), &mut block);
+        block
+    }
+
+    #[test]
+    fn read_back() {
+        assert_eq!(Record::parse(&block(7)), Ok((record(7), identity())));
+    }
+
+    #[test]
+    fn the_pair() {
+        let judge = |a: Option<u64>, b: Option<u64>| {
+            let (a, b) = (a.map(block), b.map(block));
+            judge(a.as_deref(), b.as_deref(), &identity()).map(|(record, repair)| (record.sequence, repair))
+        };
+        assert_eq!(judge(Some(5), Some(5)), Ok((5, None)));
+        assert_eq!(judge(Some(6), Some(5)), Ok((6, Some(Copy::Second))), "a torn update: the newer");
+        assert_eq!(judge(Some(5), Some(6)), Err(WalError::HardStateDisagrees { first: 5, second: 6 }), "never written in this order");
+        assert_eq!(judge(Some(7), Some(5)), Err(WalError::HardStateDisagrees { first: 7, second: 5 }));
+        assert_eq!(judge(None, Some(5)), Ok((5, Some(Copy::First))));
+        assert_eq!(judge(Some(5), None), Ok((5, Some(Copy::Second))));
+        assert_eq!(judge(None, None), Err(WalError::HardStateLost));
+    }
+
+    /// H91, the record's half.
+    #[test]
+    fn every_flipped_bit_is_found() {
+        let mut block = block(3);
+        for bit in 0..BLOCK_BYTES * 8 {
+            block[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Record::parse(&block), Err(Unfit::Damaged), "bit {bit}");
+            block[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
+    #[test]
+    fn not_for_us() {
+        let stop = |change: &dyn Fn(&mut Vec<u8>)| {
+            let mut changed = block(3);
+            change(&mut changed);
+            let crc = checksum(&changed);
+            put(&mut changed, AT_CHECKSUM, &crc.to_le_bytes());
+            // The other copy is fine; the verdict must stand all the same.
+            super::judge(Some(&changed), Some(&block(3)), &identity()).unwrap_err()
+        };
+        assert!(matches!(stop(&|b| put(b, AT_VERSION, &2u16.to_le_bytes())), WalError::NewerFormat { found: 2, known: 1, .. }));
+        assert!(matches!(stop(&|b| put(b, AT_NODE, &[3])), WalError::WrongNode { found: NodeId(3), .. }));
+        assert!(matches!(stop(&|b| put(b, AT_CLUSTER, &[1])), WalError::WrongCluster { .. }));
+        assert!(matches!(stop(&|b| put(b, AT_GROUP, &[1])), WalError::WrongGroup { .. }));
+    }
+}

@@ -1,0 +1,57 @@
+//! Every bound of the log, in one place, and how they relate.
+
+use kontiki_frame::{BLOCK_BYTES, MAX_FRAME_BYTES};
+
+/// Most segment files at once, live and spare: each is an open file and a table of extents in memory.
+pub const MAX_SEGMENTS: usize = 512;
+/// Smallest segment, in bytes: its header and a few small frames.
+pub const MIN_SEGMENT_BYTES: u64 = 16 * BLOCK_BYTES as u64;
+/// Largest segment, in bytes.
+pub const MAX_SEGMENT_BYTES: u64 = 1 << 30;
+/// Extents (index to position) kept in memory per segment.
+pub const MAX_EXTENTS: usize = 64;
+/// A segment gets an extent each such fraction of it; the rest of the table is for superseding frames.
+pub const EXTENTS_BY_STRIDE: u64 = 32;
+/// Runs of equal term kept in memory; older terms are looked up on disk.
+pub const MAX_TERM_RUNS: usize = 128;
+/// Frames (and segment headers) that wait to be written or are being written.
+pub const MAX_QUEUED: usize = 1024;
+/// Hard-state writes that wait for one completion.
+pub const MAX_HARD_STATE_WAITERS: usize = 64;
+/// Most log writes in flight at once.
+pub const MAX_WRITES_IN_FLIGHT: usize = 32;
+/// Most spare segments prepared ahead.
+pub const MAX_SPARE_SEGMENTS: usize = 16;
+/// Reads of frames and lookups of terms in progress at once.
+pub const MAX_READS: usize = 16;
+/// Frames that one read yields at most.
+pub const MAX_FRAMES_PER_READ: usize = 32;
+/// Places remembered for the next read of a sequential reader.
+pub const MAX_PLACES: usize = 8;
+/// Buffers for looking up old terms, and their size in bytes.
+pub const LOOKUP_BUFFERS: usize = 2;
+/// Size of a lookup's buffer, in bytes: an old term's frame header is found a few frames on from an extent.
+pub const LOOKUP_BYTES: usize = 64 << 10;
+/// Size of recovery's reads, in bytes.
+pub const RECOVERY_READ_BYTES: usize = 1 << 20;
+/// Recovery's reads in flight.
+pub const RECOVERY_READS: usize = 2;
+/// Size of the writes that zero a new segment, in bytes: small, so that appends get in between.
+pub const ZERO_BYTES: usize = 256 << 10;
+/// First pause after preparation found the disk full, in ns. Doubles up to [`MAX_RETRY_NS`].
+pub const MIN_RETRY_NS: u64 = 100_000_000;
+/// Longest pause between attempts to prepare a segment on a full disk, in ns.
+pub const MAX_RETRY_NS: u64 = 10_000_000_000;
+/// Offset of the hard state's second copy, in bytes: an erase group of any common flash away from the first.
+pub const HARD_STATE_COPY_OFFSET: u64 = 4 << 20;
+/// Length of the hard-state file, in bytes.
+pub const HARD_STATE_FILE_BYTES: u64 = HARD_STATE_COPY_OFFSET + BLOCK_BYTES as u64;
+
+const _: () = assert!(MIN_SEGMENT_BYTES <= MAX_SEGMENT_BYTES && MIN_SEGMENT_BYTES.is_multiple_of(BLOCK_BYTES as u64));
+const _: () = assert!((EXTENTS_BY_STRIDE as usize) < MAX_EXTENTS);
+// A frame straddles recovery's reads in a buffer of its own, so reads need not hold a whole one.
+const _: () = assert!(RECOVERY_READ_BYTES.is_multiple_of(BLOCK_BYTES) && ZERO_BYTES.is_multiple_of(BLOCK_BYTES));
+const _: () = assert!(LOOKUP_BYTES.is_multiple_of(BLOCK_BYTES) && MAX_FRAME_BYTES.is_multiple_of(BLOCK_BYTES));
+// A queue always holds what one full set of writes in flight carries, and one header for each spare segment.
+const _: () = assert!(MAX_QUEUED > MAX_WRITES_IN_FLIGHT + MAX_SPARE_SEGMENTS);
+const _: () = assert!(MAX_SEGMENTS > MAX_SPARE_SEGMENTS + 2);

@@ -1,0 +1,197 @@
+//! Spare segments: made or recycled ahead of use, so that an append changes no metadata.
+//!
+//! A new file is filled with zeros under another name, flushed, renamed, and its name flushed: a segment's name stands for a
+//! finished file. A recycled file is renamed and keeps its old contents, which can never pass for new: position and
+//! generation stand in every stamp. One operation at a time.
+
+use kontiki_io::{Handle, IoData, IoError, IoErrorKind, Name, Op, Output};
+use kontiki_mem::Pool;
+
+use crate::limits::ZERO_BYTES;
+use crate::segments::Segment;
+use crate::{WalError, names};
+
+/// What became of an operation of a job.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// The job's next operation.
+    Next(Op),
+    /// The job is done: here is a prepared segment.
+    Prepared(Segment),
+    /// The job is done: the file is gone.
+    Removed,
+    /// The disk is full. What was begun is cleared away; a segment that was to be recycled comes back.
+    Full(Option<Segment>),
+}
+
+/// The step that is under way.
+#[derive(Debug)]
+enum Step {
+    /// A new file, under a name that recovery ignores.
+    Open,
+    /// A leftover of an attempt that a crash cut short was in the way.
+    ClearWay,
+    Allocate(Handle),
+    /// Zeros from this offset on.
+    Zero(Handle, u64),
+    Sync(Handle),
+    Rename(Handle),
+    SyncName(Handle),
+    /// Full: close and remove what was begun.
+    GiveUp(Handle),
+    Unlink,
+    /// A released file gets its new name.
+    Recycle(Segment),
+    SyncRecycled(Segment),
+    /// A released file that nobody needs goes.
+    Close(Segment),
+    Remove(u64),
+    SyncRemoved(u64),
+}
+
+/// Does one job at a time: start it, submit what comes back, and hand every result to [`Preparer::done`].
+#[derive(Debug)]
+pub(crate) struct Preparer {
+    dir: Handle,
+    segment_bytes: u64,
+    /// Only ever written from, so its buffer stays zero.
+    zeros: Pool,
+    /// Number of the segment being prepared.
+    number: u64,
+    step: Option<Step>,
+}
+
+impl Preparer {
+    pub(crate) fn new(dir: Handle, segment_bytes: u64) -> Preparer {
+        Preparer { dir, segment_bytes, zeros: Pool::new(1, ZERO_BYTES), number: 0, step: None }
+    }
+
+    pub(crate) fn busy(&self) -> bool {
+        self.step.is_some()
+    }
+
+    /// A new segment.
+    pub(crate) fn create(&mut self, number: u64) -> Op {
+        self.begin(number, Step::Open)
+    }
+
+    /// A released segment becomes segment `number`.
+    pub(crate) fn recycle(&mut self, segment: Segment, number: u64) -> Op {
+        assert!(segment.readers == 0 && segment.number < number, "a file is recycled once nobody reads it, to a higher number");
+        self.begin(number, Step::Recycle(segment))
+    }
+
+    /// A released segment's file goes.
+    pub(crate) fn remove(&mut self, segment: Segment) -> Op {
+        assert_eq!(segment.readers, 0, "a file is removed once nobody reads it");
+        self.begin(segment.number, Step::Close(segment))
+    }
+
+    fn begin(&mut self, number: u64, step: Step) -> Op {
+        assert!(self.step.is_none(), "one job at a time");
+        self.number = number;
+        self.enter(step)
+    }
+
+    /// The operation of a step, which is then under way.
+    fn enter(&mut self, step: Step) -> Op {
+        let dir = self.dir;
+        let fresh = names::plain(names::SEGMENT_NEW);
+        let op = match &step {
+            Step::Open => Op::Open { dir, name: fresh, create: true },
+            Step::ClearWay | Step::Unlink => Op::Unlink { dir, name: fresh },
+            Step::Allocate(file) => Op::Allocate { file: *file, len: self.segment_bytes },
+            Step::Zero(file, offset) => {
+                let Some(zeros) = self.zeros.take() else { panic!("a completed write has given its buffer back") };
+                let length = (self.segment_bytes - offset).min(zeros.len() as u64) as usize;
+                Op::Write { file: *file, offset: *offset, data: IoData::Pool(zeros, length), durable: false }
+            }
+            Step::Sync(file) => Op::Sync { file: *file },
+            Step::Rename(_) => Op::Rename { dir, from: fresh, to: names::segment(self.number) },
+            Step::Recycle(segment) => Op::Rename { dir, from: names::segment(segment.number), to: names::segment(self.number) },
+            Step::SyncName(_) | Step::SyncRecycled(_) | Step::SyncRemoved(_) => Op::SyncDir { dir },
+            Step::GiveUp(file) => Op::Close { handle: *file },
+            Step::Close(segment) => Op::Close { handle: segment.file },
+            Step::Remove(number) => Op::Unlink { dir, name: names::segment(*number) },
+        };
+        self.step = Some(step);
+        op
+    }
+
+    fn next(&mut self, step: Step) -> Result<Outcome, WalError> {
+        Ok(Outcome::Next(self.enter(step)))
+    }
+
+    /// What a step's operation came to.
+    ///
+    /// # Errors
+    /// A failure other than a full disk: nobody knows then what is on the medium.
+    pub(crate) fn done(&mut self, result: Result<Output, IoError>) -> Result<Outcome, WalError> {
+        let Some(step) = self.step.take() else { panic!("a completion for a job that is not under way") };
+        if let Err(error) = result {
+            return self.failed(step, error);
+        }
+        match (step, result) {
+            (Step::Open, Ok(Output::File(file, _))) => self.next(Step::Allocate(file)),
+            (Step::ClearWay, _) => self.next(Step::Open),
+            (Step::Allocate(file), _) => self.next(Step::Zero(file, 0)),
+            (Step::Zero(file, offset), _) => {
+                let offset = offset + ZERO_BYTES as u64;
+                self.next(if offset < self.segment_bytes { Step::Zero(file, offset) } else { Step::Sync(file) })
+            }
+            (Step::Sync(file), _) => self.next(Step::Rename(file)),
+            (Step::Rename(file), _) => self.next(Step::SyncName(file)),
+            (Step::SyncName(file), _) => {
+                Ok(Outcome::Prepared(Segment { number: self.number, file, generation: 0, whole: true, readers: 0 }))
+            }
+            (Step::GiveUp(_), _) => self.next(Step::Unlink),
+            (Step::Unlink, _) => Ok(Outcome::Full(None)),
+            (Step::Recycle(segment), _) => self.next(Step::SyncRecycled(segment)),
+            (Step::SyncRecycled(segment), _) => {
+                let generation = segment.generation + 1;
+                Ok(Outcome::Prepared(Segment { number: self.number, generation, ..segment }))
+            }
+            (Step::Close(segment), _) => self.next(Step::Remove(segment.number)),
+            (Step::Remove(number), _) => self.next(Step::SyncRemoved(number)),
+            (Step::SyncRemoved(_), _) => Ok(Outcome::Removed),
+            (Step::Open, other) => panic!("opening a file yielded {other:?}"),
+        }
+    }
+
+    fn failed(&mut self, step: Step, error: IoError) -> Result<Outcome, WalError> {
+        let full = error.kind == IoErrorKind::Full;
+        match step {
+            Step::Open if error.kind == IoErrorKind::Exists => self.next(Step::ClearWay),
+            Step::Open if full => Ok(Outcome::Full(None)),
+            Step::Allocate(file) | Step::Zero(file, _) | Step::Sync(file) | Step::Rename(file) if full => self.next(Step::GiveUp(file)),
+            Step::Recycle(segment) if full => Ok(Outcome::Full(Some(segment))),
+            // The file is no part of the log any more: how its handle ends changes nothing.
+            Step::GiveUp(_) => self.next(Step::Unlink),
+            Step::Close(segment) => self.next(Step::Remove(segment.number)),
+            step => {
+                let (what, name) = step.name(self.number);
+                Err(WalError::of(what, name, error))
+            }
+        }
+    }
+}
+
+impl Step {
+    fn name(&self, number: u64) -> (&'static str, Name) {
+        let fresh = names::plain(names::SEGMENT_NEW);
+        match self {
+            Step::Open => ("create", fresh),
+            Step::ClearWay | Step::Unlink => ("remove", fresh),
+            Step::Allocate(_) => ("allocate", fresh),
+            Step::Zero(..) => ("write zeros to", fresh),
+            Step::Sync(_) => ("flush", fresh),
+            Step::Rename(_) => ("rename", fresh),
+            Step::Recycle(segment) => ("rename", names::segment(segment.number)),
+            Step::SyncName(_) | Step::SyncRecycled(_) => ("make durable the name", names::segment(number)),
+            Step::GiveUp(_) => ("close", fresh),
+            Step::Close(segment) => ("close", names::segment(segment.number)),
+            Step::Remove(number) => ("remove", names::segment(*number)),
+            Step::SyncRemoved(number) => ("make durable the removal of", names::segment(*number)),
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Making the hard state durable: one update at a time, first copy, then second, then the answer.
+
+use std::collections::VecDeque;
+
+use kontiki_core::WriteId;
+use kontiki_io::{Handle, Io, IoData, Op};
+use kontiki_mem::Pool;
+
+use crate::HardState;
+use crate::hard_state::{Copy, Record};
+use crate::limits::MAX_HARD_STATE_WAITERS;
+use crate::segment_header::Identity;
+use crate::token::Purpose;
+
+#[derive(Debug)]
+pub(crate) struct Saver {
+    file: Handle,
+    identity: Identity,
+    blocks: Pool,
+    /// Durable, or being written.
+    record: Record,
+    step: Option<Copy>,
+    /// Newest state asked for since the update under way began; the ones before it are covered by it.
+    waiting: Option<HardState>,
+    /// Writes not answered yet, oldest first, and how many of them the update under way covers.
+    waiters: VecDeque<WriteId>,
+    covered: usize,
+}
+
+impl Saver {
+    pub(crate) fn new(file: Handle, identity: Identity, record: Record, blocks: Pool) -> Saver {
+        let waiters = VecDeque::with_capacity(MAX_HARD_STATE_WAITERS);
+        Saver { file, identity, blocks, record, step: None, waiting: None, waiters, covered: 0 }
+    }
+
+    pub(crate) fn file(&self) -> Handle {
+        self.file
+    }
+
+    pub(crate) fn idle(&self) -> bool {
+        self.step.is_none() && self.waiting.is_none()
+    }
+
+    pub(crate) fn save(&mut self, write: WriteId, state: HardState) {
+        assert!(self.waiters.len() < MAX_HARD_STATE_WAITERS, "more hard-state writes than the core may have pending");
+        assert!(state.term >= self.waiting.unwrap_or(self.record.state).term, "terms never fall");
+        self.waiters.push_back(write);
+        self.waiting = Some(state);
+    }
+
+    pub(crate) fn pump(&mut self, io: &mut dyn Io) {
+        if self.step.is_some() {
+            return;
+        }
+        let Some(state) = self.waiting.take() else { return };
+        self.record = Record { sequence: self.record.sequence + 1, state, ..self.record };
+        self.covered = self.waiters.len();
+        self.write(Copy::First, io);
+    }
+
+    fn write(&mut self, copy: Copy, io: &mut dyn Io) {
+        io.submit(Purpose::HardState.token(), write(&self.record, &self.identity, self.file, copy, &self.blocks));
+        self.step = Some(copy);
+    }
+
+    /// A copy is durable. Once both are, the writes that this answers.
+    pub(crate) fn written(&mut self, io: &mut dyn Io) -> impl Iterator<Item = WriteId> {
+        let answered = match self.step {
+            Some(Copy::First) => {
+                self.write(Copy::Second, io);
+                0
+            }
+            Some(Copy::Second) => {
+                self.step = None;
+                std::mem::take(&mut self.covered)
+            }
+            None => panic!("a completion for an update that is not under way"),
+        };
+        self.waiters.drain(..answered)
+    }
+}
+
+/// The operation that makes one copy of a record durable.
+pub(crate) fn write(record: &Record, identity: &Identity, file: Handle, copy: Copy, blocks: &Pool) -> Op {
+    let Some(mut block) = blocks.take() else { panic!("a completed write has given its buffer back") };
+    record.encode(identity, block.bytes_mut());
+    let length = block.len();
+    Op::Write { file, offset: copy.offset(), data: IoData::Pool(block, length), durable: true }
+}

@@ -1,0 +1,150 @@
+//! The first block of a segment file: whose it is, and how it continues the log.
+
+use kontiki_core::{ClusterId, GroupId, Incarnation, LogIndex, NodeId, Term};
+use kontiki_frame::BLOCK_BYTES;
+use kontiki_io::Name;
+
+use crate::layout::{AT_CHECKSUM, AT_VERSION, all_zero, checksum, field, put, u16_at, u32_at, u64_at};
+use crate::{WalError, names};
+
+const MAGIC: [u8; 4] = *b"KtkS";
+/// Version of the log's format: segment headers and all that hangs on them.
+pub(crate) const VERSION: u16 = 1;
+
+const AT_NUMBER: usize = 16;
+const AT_GENERATION: usize = 24;
+const AT_BOOT: usize = 32;
+const AT_SEGMENT_BYTES: usize = 40;
+const AT_PREV_END: usize = 48;
+const AT_PREV_INDEX: usize = 56;
+const AT_PREV_TERM: usize = 64;
+const AT_NODE: usize = 72;
+const AT_GROUP: usize = 80;
+const AT_CLUSTER: usize = 88;
+const AT_RESERVED: usize = 104;
+
+/// Whose files these are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) cluster: ClusterId,
+    pub(crate) node: NodeId,
+    pub(crate) group: GroupId,
+}
+
+impl Identity {
+    /// Checks that what a file says of itself is what we are.
+    pub(crate) fn check(&self, found: &Identity, name: Name) -> Result<(), WalError> {
+        if found.cluster != self.cluster {
+            Err(WalError::WrongCluster { name, found: found.cluster, expected: self.cluster })
+        } else if found.node != self.node {
+            Err(WalError::WrongNode { name, found: found.node, expected: self.node })
+        } else if found.group != self.group {
+            Err(WalError::WrongGroup { name })
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// What a segment's first block says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentHeader {
+    /// Its number: positions `number * segment_bytes` and up are in it.
+    pub number: u64,
+    /// How often the file was recycled.
+    pub generation: u64,
+    /// The boot that opened the segment.
+    pub boot: Incarnation,
+    /// Size of each segment of this log, in bytes.
+    pub segment_bytes: u64,
+    /// Position where the log ended when this segment was opened: what links it to its predecessor.
+    pub prev_end: u64,
+    /// Last index of the log then.
+    pub prev_index: LogIndex,
+    /// Term of that entry.
+    pub prev_term: Term,
+}
+
+/// What the first block of a file turned out to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// This very segment's.
+    Own(SegmentHeader),
+    /// Nothing yet, or the header of the file's former life: a prepared segment, of this generation when opened.
+    Unused { generation: u64 },
+    /// Neither.
+    Damaged,
+}
+
+impl SegmentHeader {
+    pub(crate) fn encode(&self, identity: &Identity, block: &mut [u8]) {
+        assert_eq!(block.len(), BLOCK_BYTES, "the header fills one block");
+        block.fill(0);
+        put(block, 0, &MAGIC);
+        put(block, AT_VERSION, &VERSION.to_le_bytes());
+        put(block, AT_NUMBER, &self.number.to_le_bytes());
+        put(block, AT_GENERATION, &self.generation.to_le_bytes());
+        put(block, AT_BOOT, &self.boot.0.to_le_bytes());
+        put(block, AT_SEGMENT_BYTES, &self.segment_bytes.to_le_bytes());
+        put(block, AT_PREV_END, &self.prev_end.to_le_bytes());
+        put(block, AT_PREV_INDEX, &self.prev_index.0.to_le_bytes());
+        put(block, AT_PREV_TERM, &self.prev_term.0.to_le_bytes());
+        put(block, AT_NODE, &identity.node.0.to_le_bytes());
+        put(block, AT_GROUP, &identity.group.0.to_le_bytes());
+        put(block, AT_CLUSTER, &identity.cluster.0.to_le_bytes());
+        let crc = checksum(block);
+        put(block, AT_CHECKSUM, &crc.to_le_bytes());
+    }
+
+    /// Reads a header; `None` if it is not intact.
+    pub(crate) fn parse(block: &[u8], name: &Name) -> Result<Option<(SegmentHeader, Identity)>, WalError> {
+        if block.len() != BLOCK_BYTES || field::<4>(block, 0) != MAGIC || checksum(block) != u32_at(block, AT_CHECKSUM) {
+            return Ok(None);
+        }
+        let version = u16_at(block, AT_VERSION);
+        if version > VERSION {
+            return Err(WalError::NewerFormat { name: name.clone(), found: version, known: VERSION });
+        }
+        let reserved = block.get(AT_RESERVED..).unwrap_or_default();
+        if version == 0 || !all_zero(reserved) {
+            return Ok(None);
+        }
+        let header = SegmentHeader {
+            number: u64_at(block, AT_NUMBER),
+            generation: u64_at(block, AT_GENERATION),
+            boot: Incarnation(u64_at(block, AT_BOOT)),
+            segment_bytes: u64_at(block, AT_SEGMENT_BYTES),
+            prev_end: u64_at(block, AT_PREV_END),
+            prev_index: LogIndex(u64_at(block, AT_PREV_INDEX)),
+            prev_term: Term(u64_at(block, AT_PREV_TERM)),
+        };
+        let identity = Identity {
+            node: NodeId(u64_at(block, AT_NODE)),
+            group: GroupId(u64_at(block, AT_GROUP)),
+            cluster: ClusterId(u128::from_le_bytes(field(block, AT_CLUSTER))),
+        };
+        // Indexes stay below the greatest, so that the next one always exists.
+        if header.generation == u64::MAX || header.prev_index.0 == u64::MAX {
+            return Ok(None);
+        }
+        Ok(Some((header, identity)))
+    }
+
+    /// What the first block of the file of segment `number` is. `None` stands for a block that could not be read.
+    ///
+    /// # Errors
+    /// Intact headers that stop the node: of a newer format, another node, or another segment size.
+    pub(crate) fn find(block: Option<&[u8]>, number: u64, segment_bytes: u64, identity: &Identity) -> Result<Found, WalError> {
+        let Some(block) = block else { return Ok(Found::Damaged) };
+        if block.len() == BLOCK_BYTES && all_zero(block) {
+            return Ok(Found::Unused { generation: 0 });
+        }
+        let name = names::segment(number);
+        let Some((header, found)) = SegmentHeader::parse(block, &name)? else { return Ok(Found::Damaged) };
+        identity.check(&found, name)?;
+        if header.segment_bytes != segment_bytes {
+            return Err(WalError::SegmentBytes { found: header.segment_bytes, expected: segment_bytes });
+        }
+        Ok(if header.number == number { Found::Own(header) } else { Found::Unused { generation: header.generation + 1 } })
+    }
+}

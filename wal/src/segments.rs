@@ -1,0 +1,76 @@
+//! The segment files of a running log: those it lives in, those it left, those it will go to.
+
+use std::collections::VecDeque;
+
+use kontiki_io::Handle;
+
+use crate::limits::MAX_SEGMENTS;
+
+/// One open segment file.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) number: u64,
+    pub(crate) file: Handle,
+    /// How often the file was recycled.
+    pub(crate) generation: u64,
+    /// Whether the file has a segment's length; one that has not is never used again.
+    pub(crate) whole: bool,
+    /// Reads in progress: until they are done the file keeps its contents.
+    pub(crate) readers: u32,
+}
+
+/// All of them. Numbers only grow: `next_number` is above every file's, so a name is never given twice.
+#[derive(Debug)]
+pub(crate) struct Segments {
+    /// The log, oldest first. Mirrors the segments of the live log's index.
+    pub(crate) linked: VecDeque<Segment>,
+    /// What recovery left aside: evidence, never written again while an older segment is part of the log. By number.
+    pub(crate) aside: Vec<Segment>,
+    /// Written with zeros or recycled, under their names: the next frames go there. By number.
+    pub(crate) prepared: VecDeque<Segment>,
+    /// Released, to be recycled or removed in this order.
+    pub(crate) retired: VecDeque<Segment>,
+    pub(crate) next_number: u64,
+}
+
+impl Segments {
+    pub(crate) fn none() -> Segments {
+        let table = || VecDeque::with_capacity(MAX_SEGMENTS);
+        Segments { linked: table(), aside: Vec::new(), prepared: table(), retired: table(), next_number: 1 }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.linked.len() + self.aside.len() + self.prepared.len() + self.retired.len()
+    }
+
+    pub(crate) fn current(&self) -> Option<&Segment> {
+        self.linked.back()
+    }
+
+    /// The segment of this number, in the log or released from it.
+    pub(crate) fn get_mut(&mut self, number: u64) -> Option<&mut Segment> {
+        self.linked.iter_mut().chain(self.retired.iter_mut()).find(|segment| segment.number == number)
+    }
+
+    /// Retires the oldest segment of the log and everything aside below its successor.
+    ///
+    /// On disk the oldest file is where recovery starts. So the lowest number of the group goes last: whichever files a power cut finds
+    /// gone, a start that finds the oldest still walks from it to the successor, and never mistakes what was
+    /// left aside for the log.
+    pub(crate) fn retire_oldest(&mut self) {
+        let Some(oldest) = self.linked.pop_front() else { return };
+        let Some(successor) = self.linked.front().map(|segment| segment.number) else { return };
+        let mut group = vec![oldest];
+        group.extend(self.aside.extract_if(.., |segment| segment.number < successor));
+        group.sort_by_key(|segment| segment.number);
+        let lowest = group.remove(0);
+        self.retired.extend(group);
+        self.retired.push_back(lowest);
+        assert!(self.len() <= MAX_SEGMENTS, "retiring makes no segments");
+    }
+
+    /// Every handle, to be closed.
+    pub(crate) fn into_handles(self) -> impl Iterator<Item = Handle> {
+        self.linked.into_iter().chain(self.aside).chain(self.prepared).chain(self.retired).map(|segment| segment.file)
+    }
+}

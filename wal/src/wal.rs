@@ -1,0 +1,473 @@
+//! The running log.
+
+use std::collections::VecDeque;
+
+use kontiki_core::{FrameMeta, Incarnation, IndexRange, LogIndex, Term, Time, WriteId};
+use kontiki_frame::{BLOCK_BYTES, DiskStamp, parse_header};
+use kontiki_io::{Completion, Handle, Io, Op};
+use kontiki_mem::{Block, BlockMut, Pool, PoolBuf};
+
+use crate::append::Appender;
+use crate::index::LiveLog;
+use crate::limits::{MAX_HARD_STATE_WAITERS, MAX_RETRY_NS, MAX_SEGMENTS, MIN_RETRY_NS};
+use crate::prepare::{Outcome, Preparer};
+use crate::read::{Context, Finished, Frames, ReadError, Reads};
+use crate::saver::Saver;
+use crate::segment_header::{Identity, SegmentHeader};
+use crate::segments::Segments;
+use crate::token::Purpose;
+use crate::{HardState, Options, WalError, names};
+
+/// What the log has to say.
+#[derive(Debug)]
+pub enum WalEvent {
+    /// Every log write up to and with this one is durable.
+    LogDurable {
+        /// The newest write of the contiguous durable prefix.
+        write: WriteId,
+    },
+    /// This hard-state write is durable, in both copies.
+    HardStateDurable {
+        /// The write.
+        write: WriteId,
+    },
+    /// A read ended.
+    Read {
+        /// The caller's name for it.
+        tag: u64,
+        /// The caller's buffer, which the frames lie in.
+        buf: PoolBuf,
+        /// The frames found, at least one.
+        result: Result<Frames, ReadError>,
+    },
+    /// A term was looked up.
+    Term {
+        /// The caller's name for the lookup.
+        tag: u64,
+        /// The entry.
+        index: LogIndex,
+        /// Its term; `None` if the log does not hold it.
+        result: Result<Option<Term>, ReadError>,
+    },
+}
+
+/// Whether there is room to append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Space {
+    /// At least one spare segment is ready.
+    Ready,
+    /// A spare segment is being prepared.
+    Preparing,
+    /// The disk is full, or the log has as many segments as it can keep track of. Preparation is tried again by itself; releasing log helps.
+    Full,
+}
+
+/// What the opened log is made of.
+pub(crate) struct Parts {
+    pub(crate) options: Options,
+    pub(crate) identity: Identity,
+    pub(crate) dir: Handle,
+    pub(crate) lock: Handle,
+    pub(crate) saver: Saver,
+    pub(crate) log: LiveLog,
+    pub(crate) segments: Segments,
+    pub(crate) preparer: Preparer,
+    pub(crate) blocks: Pool,
+    pub(crate) boot: Incarnation,
+    pub(crate) end: u64,
+    pub(crate) fresh: bool,
+}
+
+/// An open log. Everything it does it does through the [`Io`] that it is handed: call [`Wal::pump`] once a turn, hand it
+/// its completions, and take its events.
+#[derive(Debug)]
+pub struct Wal {
+    options: Options,
+    identity: Identity,
+    dir: Handle,
+    lock: Handle,
+    saver: Saver,
+    saved: VecDeque<WriteId>,
+    log: LiveLog,
+    segments: Segments,
+    appender: Appender,
+    reads: Reads,
+    preparer: Preparer,
+    /// Buffers for segment headers and hard state.
+    blocks: Pool,
+    boot: Incarnation,
+    /// Position where the log ends.
+    end: u64,
+    /// The next frame opens a segment, whatever room there is: behind the end lies evidence.
+    fresh: bool,
+    /// The disk was full; how long to wait before trying again, and since when that counts.
+    full: Option<(u64, Time)>,
+    poison: Option<WalError>,
+    /// Files still to be closed, the one under way last.
+    closing: Option<Vec<Handle>>,
+}
+
+/// Buffers of one block: both copies of the hard state and a header for every segment that may be opened at once.
+pub(crate) fn block_buffers(options: &Options) -> usize {
+    options.spare_segments + 4
+}
+
+impl Wal {
+    pub(crate) fn new(parts: Parts) -> Wal {
+        let Parts { options, identity, dir, lock, saver, log, segments, preparer, blocks, boot, end, fresh } = parts;
+        Wal {
+            appender: Appender::new(end, options.writes_in_flight, options.max_write_bytes),
+            saved: VecDeque::with_capacity(MAX_HARD_STATE_WAITERS),
+            reads: Reads::new(),
+            options,
+            identity,
+            dir,
+            lock,
+            saver,
+            log,
+            segments,
+            preparer,
+            blocks,
+            boot,
+            end,
+            fresh,
+            full: None,
+            poison: None,
+            closing: None,
+        }
+    }
+
+    /// First index that the log holds; one past [`Wal::last_index`] if it holds none.
+    pub fn first_index(&self) -> LogIndex {
+        self.log.first()
+    }
+
+    /// Term of the entry before [`Wal::first_index`].
+    pub fn prev_term(&self) -> Term {
+        self.log.prev_term()
+    }
+
+    /// Last index appended, durable or not.
+    pub fn last_index(&self) -> LogIndex {
+        self.log.last()
+    }
+
+    /// Position up to which the log is durable, in bytes.
+    pub fn durable_position(&self) -> u64 {
+        self.appender.durable()
+    }
+
+    /// Log writes in flight.
+    pub fn writes_in_flight(&self) -> usize {
+        self.appender.in_flight()
+    }
+
+    /// Whether a frame appended now would be submitted by the next [`Wal::pump`] rather than wait for a write to complete.
+    pub fn has_write_slot(&self) -> bool {
+        self.appender.queued() == 0 && self.appender.in_flight() < self.options.writes_in_flight
+    }
+
+    /// Why the log stopped for good. Nothing becomes durable any more; the node must stop, and may start again.
+    pub fn poisoned(&self) -> Option<&WalError> {
+        self.poison.as_ref()
+    }
+
+    /// Whether there is room ahead.
+    pub fn space(&self) -> Space {
+        if !self.segments.prepared.is_empty() {
+            Space::Ready
+        } else if self.full.is_some() || self.segments.len() >= MAX_SEGMENTS {
+            Space::Full
+        } else {
+            Space::Preparing
+        }
+    }
+
+    /// Nothing is outstanding, and nothing is left to submit.
+    pub fn idle(&self) -> bool {
+        self.appender.idle() && self.saver.idle() && self.reads.idle() && !self.preparer.busy()
+    }
+
+    /// Whether a frame of `bytes` can be appended now: there is room in the current segment or in a prepared one, and in the queue.
+    pub fn can_append(&self, bytes: usize) -> bool {
+        let here = !self.fresh
+            && self.log.has_extent()
+            && matches!((self.log.end(), self.log.limit()), (Some(end), Some(limit)) if limit - end >= bytes as u64);
+        let next = !self.segments.prepared.is_empty() && self.blocks.available() > 0;
+        self.poison.is_none() && self.appender.has_room() && bytes <= self.options.max_frame_bytes && (here || next)
+    }
+
+    /// Appends a sealed frame of which `range` counts, as write `write`: stamps it in place, freezes it, and queues it for [`Wal::pump`].
+    /// The block comes back to be sent to peers. A range from at or before the last index supersedes what stood there.
+    ///
+    /// # Panics
+    /// If [`Wal::can_append`] says no, the frame is not sealed, or its range does not continue the log: bugs of the caller.
+    pub fn append(&mut self, write: WriteId, mut frame: BlockMut, range: IndexRange, meta: FrameMeta) -> Block {
+        let bytes = frame.len();
+        assert!(self.can_append(bytes), "can_append is asked first");
+        match parse_header(frame.bytes()) {
+            Ok(header) => {
+                assert_eq!((header.meta, header.frame_bytes()), (meta, bytes), "the frame is the one that the caller means");
+                assert_eq!((header.cluster, header.group), (self.identity.cluster, self.identity.group), "the frame is of this log");
+                assert_eq!(header.check_range(range), Ok(()), "what counts lies in the frame");
+            }
+            Err(error) => panic!("appending what is not a frame: {error}"),
+        }
+        assert_eq!(self.log.admits(&meta, range), Ok(()), "the frame continues the log");
+        if self.fresh || !self.log.fits(bytes as u64, range) {
+            self.open_segment();
+        }
+        if range.from <= self.log.last() {
+            self.reads.cut(range.from);
+        }
+        let position = self.log.end().unwrap_or(0);
+        self.log.push(position, bytes as u64, &meta, range);
+        self.end = position + bytes as u64;
+        let Some(segment) = self.segments.current() else { panic!("a segment was opened") };
+        let stamp = DiskStamp { position, generation: segment.generation, boot: self.boot, range, watermark: self.appender.durable() };
+        stamp.write(frame.bytes_mut());
+        let frame = frame.freeze();
+        let offset = position - segment.number * self.options.segment_bytes;
+        self.appender.push_frame(segment.file, offset, position, write, frame.clone());
+        frame
+    }
+
+    /// The log goes on in the next prepared segment. Its header is written before the frame that needs it.
+    fn open_segment(&mut self) {
+        let (Some(segment), Some(mut block)) = (self.segments.prepared.pop_front(), self.blocks.take()) else {
+            panic!("can_append is asked first")
+        };
+        let header = SegmentHeader {
+            number: segment.number,
+            generation: segment.generation,
+            boot: self.boot,
+            segment_bytes: self.options.segment_bytes,
+            prev_end: self.end,
+            prev_index: self.log.last(),
+            prev_term: self.log.last_term(),
+        };
+        header.encode(&self.identity, block.bytes_mut());
+        let position = segment.number * self.options.segment_bytes;
+        assert!(position + BLOCK_BYTES as u64 > self.end, "positions grow");
+        self.appender.push_header(segment.file, position, block);
+        self.log.open_segment(segment.number);
+        self.segments.linked.push_back(segment);
+        self.fresh = false;
+    }
+
+    /// Makes term, vote and the *recovering* mark durable. Several calls before an update begins become one; each is answered.
+    ///
+    /// # Panics
+    /// If the term falls, or more than 64 calls wait: bugs of the caller.
+    pub fn save_hard_state(&mut self, write: WriteId, state: HardState) {
+        self.saver.save(write, state);
+    }
+
+    /// Reads whole frames from index `from` on, none past `upto`, into `buf`: as many as fit and lie together, at least one.
+    /// Only what is durable is read: newer frames are in the caller's memory. Ends with [`WalEvent::Read`]. Gives the buffer back at
+    /// once if too many reads are in progress or unread.
+    ///
+    /// # Errors
+    /// The buffer, to try again later.
+    pub fn read(&mut self, tag: u64, from: LogIndex, upto: LogIndex, buf: PoolBuf, io: &mut dyn Io) -> Result<(), PoolBuf> {
+        if self.poison.is_some() {
+            return Err(buf);
+        }
+        let (reads, mut context) = self.reading(io);
+        reads.read(tag, from, upto, buf, &mut context)
+    }
+
+    /// Looks up the term of an entry, in memory or from its frame's header. Ends with [`WalEvent::Term`]. False if too many lookups wait.
+    pub fn lookup_term(&mut self, tag: u64, index: LogIndex, io: &mut dyn Io) -> bool {
+        if self.poison.is_some() {
+            return false;
+        }
+        let (reads, mut context) = self.reading(io);
+        reads.lookup(tag, index, &mut context)
+    }
+
+    fn reading<'a>(&'a mut self, io: &'a mut dyn Io) -> (&'a mut Reads, Context<'a>) {
+        let context = Context {
+            log: &self.log,
+            segments: &mut self.segments,
+            durable: self.appender.durable(),
+            segment_bytes: self.options.segment_bytes,
+            identity: &self.identity,
+            io,
+        };
+        (&mut self.reads, context)
+    }
+
+    /// Entries up to `upto` are needed no more: they are applied, and the state machine will not ask for them again. Segments wholly
+    /// of such entries go, but for the newest `retention_bytes`. Returns the new first index and the term before it if they moved. After a crash the
+    /// log may begin earlier again.
+    pub fn release(&mut self, upto: LogIndex) -> Option<(LogIndex, Term)> {
+        let mut moved = None;
+        while let Some(oldest) = self.log.releasable(upto, self.appender.durable(), self.options.retention_bytes) {
+            self.log.release_oldest();
+            self.segments.retire_oldest();
+            self.reads.released(oldest);
+            moved = Some((self.log.first(), self.log.prev_term()));
+        }
+        assert_eq!(self.log.oldest_segment(), self.segments.linked.front().map(|segment| segment.number), "index and files agree");
+        moved
+    }
+
+    /// Submits what is due: hard state, log writes, lookups, the next step of preparing a segment. Once a turn.
+    pub fn pump(&mut self, io: &mut dyn Io) {
+        if self.poison.is_some() || self.closing.is_some() {
+            return;
+        }
+        self.saver.pump(io);
+        self.appender.pump(io);
+        let (reads, mut context) = self.reading(io);
+        reads.pump(&mut context);
+        self.prepare(io);
+    }
+
+    /// When [`Wal::pump`] wants to be called again though nothing completes: a full disk is looked at again.
+    pub fn deadline(&self) -> Option<Time> {
+        let (pause, since) = self.full?;
+        self.wants_new().then(|| since.plus_ns(pause))
+    }
+
+    fn wants_new(&self) -> bool {
+        self.segments.prepared.len() < self.options.spare_segments && self.segments.len() < MAX_SEGMENTS
+    }
+
+    /// Starts the next job of preparation, if any: first what was released, oldest first, then a new file.
+    fn prepare(&mut self, io: &mut dyn Io) {
+        if self.preparer.busy() {
+            return;
+        }
+        let now = io.now();
+        if self.full.is_some_and(|(pause, since)| now < since.plus_ns(pause)) {
+            return;
+        }
+        // One more spare than asked for: a segment released just after a new one was made is not thrown away.
+        let room = self.segments.prepared.len() <= self.options.spare_segments;
+        let op = if self.segments.retired.front().is_some_and(|segment| segment.readers == 0) {
+            let Some(segment) = self.segments.retired.pop_front() else { return };
+            if room && segment.whole {
+                let number = self.segments.next_number;
+                self.segments.next_number += 1;
+                self.preparer.recycle(segment, number)
+            } else {
+                self.preparer.remove(segment)
+            }
+        } else if self.wants_new() {
+            let number = self.segments.next_number;
+            self.segments.next_number += 1;
+            self.preparer.create(number)
+        } else {
+            return;
+        };
+        io.submit(Purpose::Prepare.token(), op);
+    }
+
+    /// Takes a completion whose token is the log's (top byte [`crate::OWNER`]).
+    pub fn on_completion(&mut self, completion: Completion, io: &mut dyn Io) {
+        let Completion { token, result, buf } = completion;
+        let Some(purpose) = Purpose::of(token) else { panic!("{token:?} is not the log's") };
+        if self.closing.is_some() || self.poison.is_some() {
+            // Memory goes back to its pool; nothing is believed any more.
+            if purpose == Purpose::Close {
+                if let Some(open) = &mut self.closing {
+                    open.pop();
+                }
+                self.close_next(io);
+            }
+            return;
+        }
+        match purpose {
+            Purpose::Write(number) => match result {
+                Ok(_) => self.appender.written(number),
+                Err(source) => self.fail(WalError::Io { what: "write to", name: self.current_name(), source }),
+            },
+            Purpose::HardState => match result {
+                Ok(_) => self.saved.extend(self.saver.written(io)),
+                Err(source) => self.fail(WalError::Io { what: "write to", name: names::plain(names::HARD_STATE), source }),
+            },
+            Purpose::Prepare => match self.preparer.done(result) {
+                Ok(outcome) => self.prepared(outcome, io),
+                Err(error) => self.fail(error),
+            },
+            Purpose::Read(slot) => {
+                let (reads, mut context) = self.reading(io);
+                reads.done(slot, result, buf, &mut context);
+            }
+            Purpose::Open | Purpose::Recover(_) | Purpose::Close => panic!("{purpose:?} is not under way"),
+        }
+    }
+
+    fn prepared(&mut self, outcome: Outcome, io: &mut dyn Io) {
+        match outcome {
+            Outcome::Next(op) => io.submit(Purpose::Prepare.token(), op),
+            Outcome::Prepared(segment) => {
+                self.segments.prepared.push_back(segment);
+                self.full = None;
+            }
+            Outcome::Removed => self.full = None,
+            Outcome::Full(segment) => {
+                let pause = self.full.map_or(MIN_RETRY_NS, |(pause, _)| (2 * pause).min(MAX_RETRY_NS));
+                self.full = Some((pause, io.now()));
+                if let Some(segment) = segment {
+                    self.segments.retired.push_front(segment);
+                }
+                tracing::warn!(
+                    retry_ms = pause / 1_000_000,
+                    "no space to prepare a log segment: appends stop when the current one is full"
+                );
+            }
+        }
+    }
+
+    fn current_name(&self) -> kontiki_io::Name {
+        names::segment(self.segments.current().map_or(0, |segment| segment.number))
+    }
+
+    fn fail(&mut self, error: WalError) {
+        tracing::error!(%error, "the log is poisoned: nothing more becomes durable");
+        self.poison = Some(error);
+    }
+
+    /// What happened since, one event at a time.
+    pub fn next_event(&mut self) -> Option<WalEvent> {
+        if self.poison.is_none() {
+            if let Some(write) = self.saved.pop_front() {
+                return Some(WalEvent::HardStateDurable { write });
+            }
+            if let Some(write) = self.appender.news() {
+                return Some(WalEvent::LogDurable { write });
+            }
+        }
+        self.reads.finished().map(|finished| match finished {
+            Finished::Frames { tag, buf, result } => WalEvent::Read { tag, buf, result },
+            Finished::Term { tag, index, result } => WalEvent::Term { tag, index, result },
+        })
+    }
+
+    /// Closes every file, the lock last. Call it when [`Wal::idle`] or poisoned, and with nothing outstanding; [`Wal::closed`] says when it is done.
+    pub fn close(&mut self, io: &mut dyn Io) {
+        if self.closing.is_some() {
+            return;
+        }
+        let segments = std::mem::replace(&mut self.segments, Segments::none());
+        // Closed from the end: the lock goes last.
+        let mut open = vec![self.lock, self.dir, self.saver.file()];
+        open.extend(segments.into_handles());
+        self.closing = Some(open);
+        self.close_next(io);
+    }
+
+    fn close_next(&mut self, io: &mut dyn Io) {
+        if let Some(&handle) = self.closing.as_ref().and_then(|open| open.last()) {
+            io.submit(Purpose::Close.token(), Op::Close { handle });
+        }
+    }
+
+    /// Whether [`Wal::close`] is done.
+    pub fn closed(&self) -> bool {
+        self.closing.as_ref().is_some_and(Vec::is_empty)
+    }
+}
