@@ -103,7 +103,28 @@ impl Inode {
         if self.length == self.durable_length {
             self.length_since = now;
         }
+        if length < self.length {
+            self.erase_from(length, now);
+        }
         self.length = length;
+    }
+
+    /// What is cut off reads as zeros should the file grow again; until a flush, what was there may come back by sectors.
+    fn erase_from(&mut self, length: u64, now: u64) {
+        for (number, block) in self.blocks.range_mut(length / BLOCK_BYTES as u64..) {
+            let kept = length.saturating_sub(number * BLOCK_BYTES as u64) as usize;
+            let cached = block.cached_mut();
+            for at in kept..BLOCK_BYTES {
+                cached.bytes[at] = 0;
+            }
+            for sector in kept / SECTOR_BYTES..SECTORS_PER_BLOCK {
+                if cached.dirty & (1 << sector) == 0 {
+                    cached.since[sector] = now;
+                }
+                cached.dirty |= 1 << sector;
+                cached.lost &= !(1 << sector);
+            }
+        }
     }
 
     pub(crate) fn read(&self, offset: u64, into: &mut [u8]) -> usize {

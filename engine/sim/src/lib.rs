@@ -29,7 +29,7 @@ pub use conditions::{Conditions, Delay, DiskConditions, MICROSECOND, MILLISECOND
 pub use disk::{Disk, Unflushed};
 pub use host::{Host, Injection};
 pub use judge::{Fate, Judge, Violation};
-pub use op_class::{OpClass, handle_of};
+pub use op_class::OpClass;
 pub use random::{Odds, Random};
 pub use recording::{Observer, Recording};
 pub use sim::Sim;

@@ -1,6 +1,6 @@
 //! Operations by kind: what faults are aimed at and what recordings are sorted by.
 
-use kontiki_io::{Handle, Op};
+use kontiki_io::Op;
 
 /// The kind of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,22 +81,5 @@ impl OpClass {
             self,
             OpClass::Listen | OpClass::Accept | OpClass::Connect | OpClass::Recv | OpClass::Send | OpClass::Shutdown | OpClass::Close
         )
-    }
-}
-
-/// The handle an operation works on, if it works on one.
-pub fn handle_of(op: &Op) -> Option<Handle> {
-    match op {
-        Op::OpenDir { .. } | Op::Listen { .. } | Op::Connect { .. } => None,
-        Op::Lock { dir, .. }
-        | Op::List { dir }
-        | Op::Open { dir, .. }
-        | Op::Rename { dir, .. }
-        | Op::Unlink { dir, .. }
-        | Op::SyncDir { dir } => Some(*dir),
-        Op::Allocate { file, .. } | Op::Read { file, .. } | Op::Write { file, .. } | Op::Sync { file } => Some(*file),
-        Op::Accept { listener } => Some(*listener),
-        Op::Recv { socket, .. } | Op::Send { socket, .. } | Op::Shutdown { socket } => Some(*socket),
-        Op::Close { handle } => Some(*handle),
     }
 }

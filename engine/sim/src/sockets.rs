@@ -5,10 +5,9 @@ use std::net::SocketAddr;
 use kontiki_io::{Handle, IoErrorKind, Op, Output};
 
 use crate::host::{Pending, Resource};
+use crate::limits;
 use crate::network::{Attempt, Connection, Listener, Pipe, Side, host_ip};
-use crate::storage::buffer_bytes;
 use crate::world::{Happening, World};
-use crate::{limits, traffic};
 
 type Ended = Result<Output, IoErrorKind>;
 
@@ -92,7 +91,8 @@ impl World {
             return;
         }
         if let Some(id) = listener {
-            let from = SocketAddr::new(host_ip(host), self.network.free_port(host));
+            let own_ip = if address.ip().is_loopback() { address.ip() } else { host_ip(host) };
+            let from = SocketAddr::new(own_ip, self.network.free_port(host));
             let sides = [Side::new(host, boot, from), Side::new(to, self.hosts[to].boot, address)];
             let connection = self.network.next_id();
             self.network.connections.insert(connection, Connection { sides, pipes: [Pipe::default(), Pipe::default()] });
@@ -133,12 +133,12 @@ impl World {
             Op::Close { handle } => self.close(host, *handle),
             Op::Recv { socket, buf, at, len } => {
                 let (connection, side) = self.socket(host, *socket);
-                let into = &mut buffer_bytes(buf)[*at..*at + *len];
+                let into = &mut buf.bytes_mut()[*at..*at + *len];
                 self.end_recv(connection, side, into, injected)
             }
             Op::Send { socket, gather } => {
                 let (connection, side) = self.socket(host, *socket);
-                let whole = pending.sent == traffic::gather_bytes(gather);
+                let whole = pending.sent == gather.len();
                 self.end_send(connection, side, whole, injected)
             }
             other => unreachable!("{other:?} is no operation on a socket"),

@@ -1,7 +1,6 @@
 //! Operations on files: how long they take, when they take effect, and what goes wrong with them.
 
-use kontiki_io::{Handle, IoBuf, IoData, IoErrorKind, Op, Output};
-use kontiki_mem::BLOCK_BYTES;
+use kontiki_io::{Handle, IoBuf, IoErrorKind, Op, Output};
 
 use crate::conditions::SECOND;
 use crate::disk::FileId;
@@ -11,29 +10,6 @@ use crate::trace::hash_bytes;
 use crate::world::World;
 
 type Ended = Result<Output, IoErrorKind>;
-
-pub(crate) fn data_bytes(data: &IoData) -> &[u8] {
-    match data {
-        IoData::Span(span) => span.bytes(),
-        IoData::Pool(pool, len) => pool.bytes().get(..*len).unwrap_or_else(|| {
-            panic!("a write of {len} bytes out of a pool buffer of {}", pool.len());
-        }),
-    }
-}
-
-pub(crate) fn buffer_bytes(buf: &mut IoBuf) -> &mut [u8] {
-    match buf {
-        IoBuf::Block(block) => block.bytes_mut(),
-        IoBuf::Pool(pool) => pool.bytes_mut(),
-    }
-}
-
-pub(crate) fn assert_aligned(class: OpClass, offset: u64, len: usize) {
-    assert!(
-        offset.is_multiple_of(BLOCK_BYTES as u64) && len.is_multiple_of(BLOCK_BYTES) && len > 0,
-        "{class:?} of {len} bytes at {offset}: not multiples of {BLOCK_BYTES}"
-    );
-}
 
 impl World {
     pub(crate) fn start_storage(&mut self, host: usize, operation: u64) {
@@ -46,7 +22,7 @@ impl World {
         let after_ns = match &pending.op {
             Op::Read { len, .. } => conditions.transfer.draw(random) + moving(*len),
             Op::Write { data, durable, .. } => {
-                let len = data_bytes(data).len();
+                let len = data.bytes().len();
                 let flush = if *durable { conditions.flush.draw(random) } else { 0 };
                 conditions.transfer.draw(random) + moving(len) + flush
             }
@@ -101,7 +77,7 @@ impl World {
             Op::Read { file, offset, buf, len } => self.read(host, *file, *offset, buf, *len),
             Op::Write { file, offset, data, durable } => {
                 let Some(id) = self.file(host, *file) else { return Err(IoErrorKind::NotFound) };
-                let bytes = data_bytes(data);
+                let bytes = data.bytes();
                 self.hosts[host].disk.write(id, *offset, bytes, *durable, &mut |_| true)?;
                 self.record(host, "written", *offset, bytes.len() as u64, hash_bytes(bytes));
                 Ok(Output::Done)
@@ -130,7 +106,7 @@ impl World {
                 self.record(host, "rot", at, 0, 0);
             }
         }
-        let read = self.hosts[host].disk.read(id, offset, &mut buffer_bytes(buf)[..len])?;
+        let read = self.hosts[host].disk.read(id, offset, &mut buf.bytes_mut()[..len])?;
         Ok(Output::Bytes(read))
     }
 
@@ -182,7 +158,7 @@ impl World {
                     let state = &mut self.hosts[host];
                     let (disk, random) = (&mut state.disk, &mut state.disk_random);
                     // It may not even fit: then nothing was written.
-                    let _ = disk.write(id, *offset, data_bytes(data), false, &mut |_| random.coin());
+                    let _ = disk.write(id, *offset, data.bytes(), false, &mut |_| random.coin());
                 }
             }
             Op::Sync { file } => {
@@ -209,7 +185,7 @@ impl World {
             let (disk, random) = (&mut state.disk, &mut state.disk_random);
             let (whole, none) = (everything || random.coin(), random.coin());
             // A full disk: then nothing was written.
-            let _ = disk.write(id, *offset, data_bytes(data), false, &mut |_| whole || (!none && random.coin()));
+            let _ = disk.write(id, *offset, data.bytes(), false, &mut |_| whole || (!none && random.coin()));
         } else if matches!(pending.class, OpClass::Open | OpClass::Rename | OpClass::Unlink | OpClass::Allocate)
             && (everything || self.hosts[host].disk_random.coin())
         {
@@ -222,7 +198,7 @@ impl World {
     pub(crate) fn writes_under_way(&self, host: usize) -> Vec<(FileId, u64, u64)> {
         let operations = self.hosts[host].process.operations.values();
         let writes = operations.filter(|pending| pending.started).filter_map(|pending| match &pending.op {
-            Op::Write { file, offset, data, .. } => Some((self.file(host, *file)?, *offset, data_bytes(data).len() as u64)),
+            Op::Write { file, offset, data, .. } => Some((self.file(host, *file)?, *offset, data.bytes().len() as u64)),
             _ => None,
         });
         writes.collect()

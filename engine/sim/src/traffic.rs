@@ -1,6 +1,6 @@
 //! How bytes, ends and resets travel along a connection.
 
-use kontiki_io::{Gather, IoErrorKind, Op, Output, Piece};
+use kontiki_io::{Gather, IoErrorKind, Op, Output};
 
 use crate::conditions::SECOND;
 use crate::network::{Chunk, Connection};
@@ -8,26 +8,9 @@ use crate::world::{Happening, World};
 
 type Ended = Result<Output, IoErrorKind>;
 
-fn piece_bytes<'a>(gather: &'a Gather, piece: &'a Piece) -> &'a [u8] {
-    let (all, from, to) = match piece {
-        Piece::Head(from, to) => (gather.head.bytes(), *from, *to),
-        Piece::Block(block, from, to) => (block.bytes(), *from, *to),
-    };
-    match all.get(from as usize..to as usize) {
-        Some(bytes) => bytes,
-        None => panic!("a piece from {from} to {to} of a buffer of {} bytes", all.len()),
-    }
-}
-
-/// How much a send takes, in bytes.
-pub(crate) fn gather_bytes(gather: &Gather) -> usize {
-    gather.pieces.iter().map(|piece| piece_bytes(gather, piece).len()).sum()
-}
-
 fn copy_part(gather: &Gather, mut skip: usize, count: usize) -> Vec<u8> {
     let mut part = Vec::with_capacity(count);
-    for piece in &gather.pieces {
-        let bytes = piece_bytes(gather, piece);
+    for bytes in gather.slices() {
         if skip < bytes.len() && part.len() < count {
             let take = (bytes.len() - skip).min(count - part.len());
             part.extend_from_slice(&bytes[skip..skip + take]);
@@ -64,8 +47,8 @@ impl World {
     }
 
     pub(crate) fn end_recv(&mut self, connection: u64, side: usize, into: &mut [u8], injected: Option<IoErrorKind>) -> Ended {
-        let short = self.network.random.happens(self.conditions.network.short_receive);
-        let drawn = self.network.random.bits();
+        let random = &mut self.network.random;
+        let short = if random.happens(self.conditions.network.short_receive) { random.bits() } else { 0 };
         let Some(found) = self.connection(connection) else { return Err(IoErrorKind::Disconnected) };
         let state = &mut found.sides[side];
         state.recv = None;
@@ -73,21 +56,16 @@ impl World {
             self.break_side(connection, side);
             return Err(kind);
         }
+        if state.shut {
+            return Err(IoErrorKind::Canceled);
+        }
         if state.broken {
             return Err(IoErrorKind::Disconnected);
         }
-        if state.shut {
-            // Kernels differ in what they answer.
-            return match drawn % 3 {
-                0 => Ok(Output::Bytes(0)),
-                1 => Err(IoErrorKind::Canceled),
-                _ => Err(IoErrorKind::Disconnected),
-            };
-        }
         let mut take = into.len().min(state.arrived.len());
         assert!(take > 0 || state.ended, "a receive ends with nothing before the end of the stream");
-        if short && take > 1 {
-            take = 1 + (drawn % take as u64) as usize;
+        if short > 0 && take > 1 {
+            take = 1 + (short % take as u64) as usize;
         }
         for (to, from) in into.iter_mut().zip(state.arrived.drain(..take)) {
             *to = from;
@@ -108,7 +86,7 @@ impl World {
             let queued = found.pipes[side].flight_bytes + found.sides[1 - side].arrived.len();
             let Some(pending) = self.hosts[host].process.operations.get_mut(&operation) else { return };
             let Op::Send { gather, .. } = &pending.op else { return };
-            let left = gather_bytes(gather) - pending.sent;
+            let left = gather.len() - pending.sent;
             let room = buffer_bytes.saturating_sub(queued).min(left);
             if left == 0 || failed {
                 self.end_soon(host, operation);

@@ -4,18 +4,16 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use kontiki_core::Time;
-use kontiki_io::{Completion, Handle, IoBuf, IoError, IoErrorKind, IoStats, Op, Output, Token};
+use kontiki_io::{Completion, Handle, IoError, IoErrorKind, IoStats, Op, Output, Token};
 
 use crate::conditions::Conditions;
 use crate::disk::Disk;
 use crate::host::{Clock, Host, HostState, Pending, Process, Resource};
 use crate::limits;
 use crate::network::Network;
-use crate::op_class::{OpClass, handle_of};
+use crate::op_class::OpClass;
 use crate::random::Random;
-use crate::storage::{assert_aligned, data_bytes};
-use crate::trace::{Counts, Occurrence, Trace};
-use crate::traffic::gather_bytes;
+use crate::trace::{Counts, Occurrence, Trace, hash_bytes};
 
 /// Something that will happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -158,7 +156,8 @@ impl World {
         let capacity = self.conditions.processor.capacity;
         let process = &mut self.hosts[host].process;
         assert!(process.outstanding() < capacity, "{class:?} with token {token:?}: {capacity} operations are outstanding already");
-        if let Some(handle) = handle_of(&op) {
+        op.assert_valid();
+        if let Some(handle) = op.handle() {
             check(process, handle, &op);
             if let Some(entry) = process.handles.get_mut(&handle.0) {
                 entry.outstanding += 1;
@@ -268,7 +267,7 @@ impl World {
 
     /// An operation has ended; its process learns of it at its next turn. Memory lent to read or receive goes back.
     pub(crate) fn finish(&mut self, host: usize, pending: Pending, result: Result<Output, IoErrorKind>) {
-        let handle = handle_of(&pending.op);
+        let handle = pending.op.handle();
         let token = pending.token;
         if result.is_ok() {
             count(&mut self.hosts[host].process.stats, &pending.op, &result);
@@ -279,7 +278,7 @@ impl World {
             _ => (None, 0),
         };
         let (outcome, content) = match (&result, &buf) {
-            (Ok(Output::Bytes(bytes)), Some(buf)) => (*bytes as u64, content(buf, at, *bytes)),
+            (Ok(Output::Bytes(bytes)), Some(buf)) => (*bytes as u64, buf.bytes().get(at..at + bytes).map_or(0, hash_bytes)),
             (Ok(Output::Opened(handle) | Output::File(handle, _)), _) => (u64::from(handle.0), 0),
             (Ok(_), _) => (0, 0),
             (Err(kind), _) => ((1 << 63) | *kind as u64, 0),
@@ -295,9 +294,9 @@ fn count(stats: &mut IoStats, op: &Op, result: &Result<Output, IoErrorKind>) {
     match op {
         Op::Read { .. } => stats.bytes_read += bytes,
         Op::Recv { .. } => stats.bytes_received += bytes,
-        Op::Send { gather, .. } => stats.bytes_sent += gather_bytes(gather) as u64,
+        Op::Send { gather, .. } => stats.bytes_sent += gather.len() as u64,
         Op::Write { data, durable, .. } => {
-            stats.bytes_written += data_bytes(data).len() as u64;
+            stats.bytes_written += data.bytes().len() as u64;
             stats.flushes += u64::from(*durable);
             stats.flush_calls += u64::from(*durable);
         }
@@ -307,14 +306,6 @@ fn count(stats: &mut IoStats, op: &Op, result: &Result<Output, IoErrorKind>) {
         }
         _ => {}
     }
-}
-
-fn content(buf: &IoBuf, at: usize, bytes: usize) -> u64 {
-    let all = match buf {
-        IoBuf::Block(block) => block.bytes(),
-        IoBuf::Pool(pool) => pool.bytes(),
-    };
-    all.get(at..at + bytes).map_or(0, crate::trace::hash_bytes)
 }
 
 /// Panics at what the contract of [`kontiki_io::Op`] forbids: better here, with a seed, than on a board.
@@ -335,29 +326,10 @@ fn check(process: &Process, handle: Handle, op: &Op) {
         let outstanding = process.handles.get(&handle.0).map_or(0, |entry| entry.outstanding);
         assert!(outstanding == 0, "handle {} is closed with {outstanding} operations outstanding on it", handle.0);
     }
-    match op {
-        Op::Read { offset, buf, len, .. } => {
-            assert_aligned(OpClass::Read, *offset, *len);
-            assert!(*len <= room(buf), "a read of {len} bytes into a buffer of {}", room(buf));
-        }
-        Op::Write { offset, data, .. } => assert_aligned(OpClass::Write, *offset, data_bytes(data).len()),
-        Op::Recv { buf, at, len, .. } => {
-            assert!(*len > 0 && at + len <= room(buf), "a receive of {len} bytes at {at} of a buffer of {}", room(buf));
-        }
-        Op::Send { gather, .. } => assert!(gather_bytes(gather) > 0, "a send of nothing"),
-        _ => {}
-    }
     if let Op::Recv { .. } | Op::Send { .. } = op {
         let class = OpClass::of(op);
         let mut others = process.operations.values().filter(|other| other.class == class);
-        let doubled = others.any(|other| handle_of(&other.op) == Some(handle));
+        let doubled = others.any(|other| other.op.handle() == Some(handle));
         assert!(!doubled, "two {class:?} are outstanding on connection {}", handle.0);
-    }
-}
-
-fn room(buf: &IoBuf) -> usize {
-    match buf {
-        IoBuf::Block(block) => block.len(),
-        IoBuf::Pool(pool) => pool.len(),
     }
 }

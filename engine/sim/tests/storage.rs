@@ -254,7 +254,7 @@ fn several_writes_in_flight_complete_in_any_order() {
 }
 
 #[test]
-#[should_panic(expected = "not multiples of 4096")]
+#[should_panic(expected = "both must be multiples of 4096")]
 fn an_unaligned_write_is_a_bug_of_the_caller() {
     let mut bench = Bench::new(8, 1);
     let dir = bench.open_dir(0);
