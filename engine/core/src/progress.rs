@@ -65,6 +65,11 @@ impl Inflight {
         self.groups.is_empty()
     }
 
+    /// The newest index in flight.
+    fn last(&self) -> Option<LogIndex> {
+        self.groups.back().map(|group| group.last)
+    }
+
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -171,8 +176,9 @@ impl Progress {
         self.check();
     }
 
-    /// The logs agree up to `next - 1`: sends ahead from `next` on.
+    /// The logs agree up to `next - 1`: sends ahead from `next` on, or from behind the probe that is in flight.
     fn replicate_from(&mut self, next: LogIndex) {
+        let next = self.inflight.last().map_or(next, |last| next.max(last.next()));
         if let Some(sending) = &mut self.sending {
             // What is being sent begins elsewhere: it is sent, but not counted.
             sending.void |= sending.from != next;

@@ -7,8 +7,9 @@
 pub(crate) mod net;
 pub(crate) mod node;
 pub(crate) mod oracle;
+pub(crate) mod script;
 
-use kontiki_core::{Config, Event, LogIndex, NodeId, Role, SessionId, Time};
+use kontiki_core::{Config, Event, LogIndex, NodeId, Role, SessionId, Term, Time};
 
 use net::{Body, Network, Packet};
 use node::{Entry, Node};
@@ -39,6 +40,8 @@ pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
     pub(crate) net: Network,
     pub(crate) oracle: Oracle,
+    /// What happened since a script last looked, in order.
+    pub(crate) trace: Vec<String>,
     next_session: u64,
     next_value: u64,
 }
@@ -63,6 +66,7 @@ impl Cluster {
             nodes,
             net: Network::default(),
             oracle: Oracle::new(options.nodes),
+            trace: Vec::new(),
             next_session: 0,
             next_value: 0,
         };
@@ -88,8 +92,10 @@ impl Cluster {
     pub(crate) fn turn(&mut self, id: NodeId, events: Vec<(Event, Vec<Entry>)>) {
         let node = &mut self.nodes[id.0 as usize - 1];
         node.turn(self.now, events, &mut self.net, &mut self.oracle);
-        let others = &self.nodes;
-        self.oracle.after_turn(&others[id.0 as usize - 1], others);
+        self.trace.append(&mut node.trace);
+        self.trace.append(&mut self.net.trace);
+        let nodes = &self.nodes;
+        self.oracle.after_turn(&nodes[id.0 as usize - 1], nodes);
     }
 
     pub(crate) fn event(&mut self, id: NodeId, event: Event) {
@@ -145,6 +151,16 @@ impl Cluster {
             self.connect(a, b);
         } else {
             self.disconnect(a, b);
+        }
+    }
+
+    /// A node's log now begins at `first`.
+    pub(crate) fn compact(&mut self, id: NodeId, first: LogIndex) {
+        let node = self.node_mut(id);
+        node.compacted = first;
+        let before = node.log.get((first.0 as usize).wrapping_sub(2)).map_or(Term(0), |entry| entry.frame.term);
+        if let Some(raft) = &mut node.raft {
+            raft.compacted(first, before);
         }
     }
 

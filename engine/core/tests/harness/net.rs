@@ -1,6 +1,7 @@
 //! The simulated network: a queue of packets, sessions between pairs, cut links.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
 
 use kontiki_core::{Append, Message, NodeId, SessionId};
 
@@ -36,12 +37,53 @@ pub(crate) struct Network {
     pub(crate) held: Vec<Packet>,
     sessions: BTreeMap<(NodeId, NodeId), SessionId>,
     cut: BTreeSet<(NodeId, NodeId)>,
+    /// Trace each packet as it is sent.
+    pub(crate) wire: bool,
+    pub(crate) trace: Vec<String>,
     /// Packets of any kind ever sent.
     pub(crate) sent: u64,
 }
 
 fn pair(a: NodeId, b: NodeId) -> (NodeId, NodeId) {
     (a.min(b), a.max(b))
+}
+
+impl fmt::Display for Packet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "n{}->n{} {}", self.from, self.to, self.kind())?;
+        match &self.body {
+            Body::Frame(Append { leader_term, commit, range, frame }, _) => {
+                write!(f, " t{leader_term} {}..{}@{} commit {commit}", range.from, range.to, frame.term)
+            }
+            Body::Message(message) => match *message {
+                Message::PreVote { term, last_index, last_term } => write!(f, " t{term} last {last_index}@{last_term}"),
+                Message::PreVoteReply { term, granted, last_index, last_term, recovering } => {
+                    let recovering = if recovering { " recovering" } else { "" };
+                    write!(f, " t{term} {} last {last_index}@{last_term}{recovering}", answer(granted))
+                }
+                Message::Vote { term, last_index, last_term, all_answered } => {
+                    write!(f, " t{term} last {last_index}@{last_term}{}", if all_answered { " all answered" } else { "" })
+                }
+                Message::VoteReply { term, granted } => write!(f, " t{term} {}", answer(granted)),
+                Message::Heartbeat { term, commit, round, term_start, session_commit } => {
+                    write!(f, " t{term} commit {commit} round {round} start {term_start} named {session_commit}")
+                }
+                Message::HeartbeatReply { term, round, recovering, last_index } => {
+                    let recovering = if recovering { " recovering" } else { "" };
+                    write!(f, " t{term} round {round} last {last_index}{recovering}")
+                }
+                Message::Accepted { term, matched } => write!(f, " t{term} matched {matched}"),
+                Message::Received { term, index } => write!(f, " t{term} index {index}"),
+                Message::Rejected { term, prev, last_index, conflict_term, conflict_first } => {
+                    write!(f, " t{term} prev {prev} last {last_index} conflict {conflict_first}@{conflict_term}")
+                }
+            },
+        }
+    }
+}
+
+fn answer(granted: bool) -> &'static str {
+    if granted { "granted" } else { "refused" }
 }
 
 impl Packet {
@@ -103,6 +145,9 @@ impl Network {
             return;
         }
         self.sent += 1;
+        if self.wire {
+            self.trace.push(packet.to_string());
+        }
         if self.holds.iter().any(|filter| filter.matches(&packet)) {
             self.held.push(packet);
         } else {
@@ -112,6 +157,13 @@ impl Network {
 
     pub(crate) fn pop(&mut self) -> Option<Packet> {
         self.queue.pop_front()
+    }
+
+    /// Drops captured packets that match.
+    pub(crate) fn discard(&mut self, filter: &Filter) -> usize {
+        let before = self.held.len();
+        self.held.retain(|packet| !filter.matches(packet));
+        before - self.held.len()
     }
 
     /// Puts captured packets that match back on their way, a copy if `copy`. They go even if their session is gone:

@@ -181,6 +181,10 @@ impl Node {
         if hard { self.hold_hard } else { self.hold_log }
     }
 
+    pub(crate) fn hold_mut(&mut self, hard: bool) -> &mut bool {
+        if hard { &mut self.hold_hard } else { &mut self.hold_log }
+    }
+
     pub(crate) fn writes_under_way(&self, hard: bool) -> usize {
         if hard { self.hard_writes.len() } else { self.log_writes.len() }
     }
