@@ -1,0 +1,99 @@
+//! One connection to one replica, as the commands of this program use it: the library's client, with the
+//! answers told apart by what they mean for a proposal.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use kontiki::client::{Client, ClientError, ClientOptions};
+use kontiki_net::{Request, Response};
+
+/// Longest wait for room in the socket before a replica counts as gone.
+const SEND_LIMIT: Duration = Duration::from_secs(5);
+
+/// What a replica answered to a proposal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Applied.
+    Applied {
+        /// Where it stands in the log.
+        index: u64,
+        /// The state machine's reply.
+        reply: Vec<u8>,
+    },
+    /// In no log, and never will be.
+    NotApplied,
+    /// Nobody can say.
+    Unknown,
+    /// Not taken: another replica leads, at this address if it is known.
+    NotLeader(Option<SocketAddr>),
+    /// Not taken: a bound is reached.
+    Busy,
+    /// Something else, in words.
+    Other(String),
+}
+
+/// The connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    client: Client,
+}
+
+impl Connection {
+    /// Connects within `limit`.
+    ///
+    /// # Errors
+    /// Nobody answers there, or not as a replica.
+    pub(crate) fn open(addr: SocketAddr, limit: Duration) -> Result<Connection, ClientError> {
+        let options = ClientOptions { timeout: positive(limit), ..ClientOptions::default() };
+        Ok(Connection { client: Client::connect(addr, options)? })
+    }
+
+    /// Asks how the replica is: TOML.
+    ///
+    /// # Errors
+    /// No answer within `limit`.
+    pub(crate) fn status(&mut self, limit: Duration) -> Result<String, ClientError> {
+        self.client.set_timeout(positive(limit));
+        Ok(String::from_utf8_lossy(&self.client.status()?).into_owned())
+    }
+
+    /// Sends a proposal; returns the number of the request, one more than that of the last.
+    ///
+    /// # Errors
+    /// It cannot be sent. Part of it may have been: its outcome is unknown.
+    pub(crate) fn send(&mut self, payload: &[u8]) -> Result<u64, ClientError> {
+        self.client.set_timeout(SEND_LIMIT);
+        self.client.send(&Request::Propose { session: None, payload })
+    }
+
+    /// The next answer, and the number of the request that it is to; `None` if none comes within `limit`. A limit of
+    /// zero takes only what has been received already.
+    ///
+    /// # Errors
+    /// The connection failed: what was not answered is unknown.
+    pub(crate) fn receive(&mut self, limit: Duration) -> Result<Option<(u64, Answer)>, ClientError> {
+        self.client.set_timeout(limit);
+        match self.client.receive(|request, response| (request, answer(response))) {
+            Ok(received) => Ok(Some(received)),
+            Err(ClientError::Timeout(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The system takes no time limit of zero.
+fn positive(limit: Duration) -> Duration {
+    limit.max(Duration::from_millis(1))
+}
+
+fn answer(response: &Response<'_>) -> Answer {
+    match *response {
+        Response::Applied { index, reply } => Answer::Applied { index, reply: reply.to_vec() },
+        Response::NotApplied => Answer::NotApplied,
+        Response::Unknown => Answer::Unknown,
+        Response::NotLeader { address, .. } => Answer::NotLeader(address),
+        Response::Busy => Answer::Busy,
+        Response::Error { code, text } => Answer::Other(format!("{text} (code {code})")),
+        Response::Status(_) | Response::Reply(_) => Answer::Other("an answer that fits no proposal".into()),
+    }
+}

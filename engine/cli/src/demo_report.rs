@@ -1,0 +1,78 @@
+//! What a demo prints at its end: what was measured, and what was proved.
+
+use std::time::Duration;
+
+use crate::demo::Fall;
+use crate::error::Error;
+use crate::load::Done;
+use crate::outcomes::Tally;
+use crate::output::say;
+use crate::status::Counters;
+use crate::table::{Pairs, bytes, count, duration};
+use crate::verify::Verdict;
+
+/// Prints what was measured.
+pub(crate) fn measured(done: &Done, falls: &[Fall], counters: Counters, replicas: usize, entry_bytes: u32) -> Tally {
+    let mut tally = Tally::default();
+    for outcomes in done.outcomes.values() {
+        let t = outcomes.tally();
+        tally.acknowledged += t.acknowledged;
+        tally.refused += t.refused;
+        tally.unknown += t.unknown;
+    }
+    let seconds = done.length.as_secs_f64().max(0.001);
+    let down: Duration = falls.iter().map(|f| f.refused).sum();
+    let up = (seconds - down.as_secs_f64()).max(0.001);
+    let us = |us| duration(Duration::from_micros(us));
+    let per_second = |n: u64, s: f64| format!("{}/s", count((n as f64 / s) as u64));
+    let quantile = |q| us(done.timeline.quantile_us(q));
+
+    let mut rows = Pairs::new("measured");
+    rows.row("writes acknowledged", count(tally.acknowledged));
+    rows.row("throughput, over the whole run", per_second(tally.acknowledged, seconds));
+    rows.row("throughput, while there was a leader", per_second(tally.acknowledged, up));
+    rows.row("payload, while there was a leader", format!("{}/s", bytes((tally.acknowledged as f64 * f64::from(entry_bytes) / up) as u64)));
+    rows.row("latency p50", quantile(0.5));
+    rows.row("latency p99", quantile(0.99));
+    rows.row("latency p99.9", quantile(0.999));
+    rows.row("latency, longest", us(done.timeline.max_us()));
+    rows.row(
+        "flushes per 1000 entries and replica",
+        format!("{:.2}", counters.flushes as f64 * 1000.0 / tally.acknowledged.max(1) as f64 / replicas as f64),
+    );
+    rows.row("written to disk per replica", bytes(counters.disk_bytes_written / replicas as u64));
+    rows.row("refused, safe to repeat", count(tally.refused));
+    rows.row("outcome unknown, not repeated", count(tally.unknown));
+    for (n, fall) in (1..).zip(falls) {
+        let which = if falls.len() > 1 { format!(" {n}") } else { String::new() };
+        rows.row(&format!("kill{which}: new leader after"), duration(fall.election));
+        rows.row(&format!("kill{which}: no writes for"), duration(fall.refused));
+    }
+    say(rows);
+    tally
+}
+
+/// Prints what was proved.
+///
+/// # Errors
+/// [`Error::Finding`] if anything acknowledged is missing, doubled, or in another order.
+pub(crate) fn judged(verdict: &Verdict, replicas: usize) -> Result<(), Error> {
+    let mut rows = Pairs::new("proved from what each replica applied");
+    rows.row(&format!("applied by each of {replicas} replicas, in one order"), count(verdict.applied));
+    rows.row("acknowledged, and there exactly once", count(verdict.acknowledged));
+    rows.row("outcome unknown, and there once", count(verdict.unknown_applied));
+    rows.row("outcome unknown, and not there", count(verdict.unknown_absent));
+    rows.row("refused, and not there", count(verdict.refused));
+    rows.row("checksum of the order", format!("{:08x}", verdict.checksum));
+    rows.row("wrong", count(verdict.wrong));
+    say(rows);
+    if verdict.wrong == 0 {
+        say("No acknowledged write is lost, doubled or out of order.");
+        return Ok(());
+    }
+    let mut text = format!("{} findings:", count(verdict.wrong));
+    for finding in &verdict.findings {
+        text.push_str(&format!("\n  {finding}"));
+    }
+    Err(Error::Finding(text))
+}

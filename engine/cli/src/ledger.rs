@@ -1,0 +1,176 @@
+//! The state machine of `demo`: it writes down what it applied, in order, for the proof at the end.
+//!
+//! One record per entry: its index in the log, its name, and the checksum of its bytes as the machine saw
+//! them. The file starts empty with the process, because the log is applied again from its beginning.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::path::Path;
+
+use kontiki::{ApplyError, Entries, LogIndex, Replies, StateMachine};
+
+use crate::error::Error;
+use crate::payload::Name;
+
+/// Bytes of a record.
+pub(crate) const RECORD_BYTES: usize = 24;
+
+/// One applied entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    /// Where it stands in the log.
+    pub(crate) index: u64,
+    /// Its name.
+    pub(crate) name: Name,
+    /// CRC-32 of its bytes.
+    pub(crate) checksum: u32,
+}
+
+impl Record {
+    fn encode(&self) -> [u8; RECORD_BYTES] {
+        let mut bytes = [0; RECORD_BYTES];
+        let words = [u64::from(self.name.client) | (u64::from(self.checksum) << 32), self.name.number];
+        for (place, word) in bytes.chunks_exact_mut(8).zip([self.index, words[0], words[1]]) {
+            place.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+
+    fn decode(bytes: &[u8; RECORD_BYTES]) -> Record {
+        let mut words = [0; 3];
+        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        let [index, who, number] = words;
+        Record { index, name: Name { client: who as u32, number }, checksum: (who >> 32) as u32 }
+    }
+}
+
+/// The machine.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    file: BufWriter<File>,
+}
+
+impl Ledger {
+    /// Starts an empty ledger.
+    ///
+    /// # Errors
+    /// The file cannot be made.
+    pub(crate) fn create(path: &Path) -> Result<Ledger, Error> {
+        let file = File::create(path).map_err(Error::file("cannot create", path))?;
+        Ok(Ledger { file: BufWriter::with_capacity(256 << 10, file) })
+    }
+
+    fn write(&mut self, index: LogIndex, payload: &[u8]) -> Result<(), ApplyError> {
+        let name = Name::of(payload).ok_or_else(|| ApplyError(format!("entry {index} is not one of the demo")))?;
+        let record = Record { index: index.0, name, checksum: crc32fast::hash(payload) };
+        self.file.write_all(&record.encode()).map_err(|e| ApplyError(format!("cannot write the ledger: {e}")))
+    }
+}
+
+impl StateMachine for Ledger {
+    fn apply(&mut self, entries: Entries<'_>, replies: &mut Replies<'_>) -> Result<(), ApplyError> {
+        for entry in entries {
+            self.write(entry.index, entry.payload)?;
+            replies.push(&[]);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        // The verifier misses what is not written, and says so.
+        if let Err(error) = self.file.flush() {
+            tracing::error!(%error, "the ledger is not complete");
+        }
+    }
+}
+
+/// Reads a ledger back, record by record.
+#[derive(Debug)]
+pub(crate) struct Records {
+    file: BufReader<File>,
+    left: u64,
+}
+
+impl Records {
+    /// Opens a ledger.
+    ///
+    /// # Errors
+    /// It cannot be opened, or its last record is cut off.
+    pub(crate) fn open(path: &Path) -> Result<Records, Error> {
+        let file = File::open(path).map_err(Error::file("cannot open", path))?;
+        let bytes = file.metadata().map_err(Error::file("cannot read", path))?.len();
+        if !bytes.is_multiple_of(RECORD_BYTES as u64) {
+            return Err(Error::Finding(format!("the ledger {} ends within a record", path.display())));
+        }
+        Ok(Records { file: BufReader::with_capacity(1 << 20, file), left: bytes / RECORD_BYTES as u64 })
+    }
+
+    /// Records not read yet.
+    pub(crate) fn left(&self) -> u64 {
+        self.left
+    }
+
+    /// The next record; `None` at the end.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) fn next(&mut self) -> std::io::Result<Option<Record>> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let mut bytes = [0; RECORD_BYTES];
+        self.file.read_exact(&mut bytes)?;
+        self.left -= 1;
+        Ok(Some(Record::decode(&bytes)))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::payload::Payloads;
+
+    /// A ledger with these names at these indexes.
+    pub(crate) fn written(path: &Path, entry_bytes: usize, entries: &[(u64, u32, u64)]) {
+        let mut payloads = Payloads::new(entry_bytes);
+        let mut ledger = Ledger::create(path).unwrap();
+        for &(index, client, number) in entries {
+            ledger.write(LogIndex(index), payloads.make(Name { client, number })).unwrap();
+        }
+    }
+
+    #[test]
+    fn records_come_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ledger");
+        written(&path, 40, &[(2, 0, 0), (3, u32::MAX, 5)]);
+        let mut records = Records::open(&path).unwrap();
+        assert_eq!(records.left(), 2);
+        let first = records.next().unwrap().unwrap();
+        assert_eq!((first.index, first.name), (2, Name { client: 0, number: 0 }));
+        let second = records.next().unwrap().unwrap();
+        let name = Name { client: u32::MAX, number: 5 };
+        assert_eq!(second, Record { index: 3, name, checksum: Payloads::new(40).checksum(name) });
+        assert_eq!(records.next().unwrap(), None);
+    }
+
+    #[test]
+    fn a_foreign_entry_stops_the_machine() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::create(&dir.path().join("ledger")).unwrap();
+        assert!(ledger.write(LogIndex(1), b"what is this").unwrap_err().0.contains("entry 1"));
+    }
+
+    #[test]
+    fn a_record_cut_off_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ledger");
+        std::fs::write(&path, [0; RECORD_BYTES + 1]).unwrap();
+        assert!(Records::open(&path).is_err());
+    }
+}

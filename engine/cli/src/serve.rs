@@ -1,0 +1,169 @@
+//! `kontiki serve`: one replica of the built-in key-value machine.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use kontiki::{Config, ConfigError, Node, Proposer, StateMachine};
+use tracing_subscriber::EnvFilter;
+
+use crate::error::Error;
+use crate::kv::{self, KeyValue};
+use crate::ledger::Ledger;
+use crate::output::{complain, say};
+use crate::signals;
+
+/// What a stranger starts from.
+const EXAMPLE: &str = include_str!("node.example.toml");
+
+/// Run one replica of the built-in key-value store until SIGINT or SIGTERM.
+///
+/// Give every replica its own file: they differ in `id` and `dir`. Messages go to standard error;
+/// RUST_LOG sets how many (default: info). Exit codes: 0 stopped when asked, 1 failed, 2 bad configuration.
+#[derive(Args, Debug)]
+pub(crate) struct Serve {
+    /// The replica's configuration, TOML. See --example-config
+    #[arg(long, value_name = "FILE", required_unless_present = "example_config")]
+    config: Option<PathBuf>,
+    /// Print a configuration file with comments, to start from, and exit
+    #[arg(long)]
+    example_config: bool,
+    /// Stop when standard input ends
+    #[arg(long, hide = true)]
+    until_eof: bool,
+    /// Run the demo's ledger instead of the key-value store, and write it to this file
+    #[arg(long, hide = true, value_name = "FILE")]
+    ledger: Option<PathBuf>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Bad configuration, or why the node could not start or stopped.
+pub(crate) fn run(command: Serve) -> Result<(), Error> {
+    let Some(path) = command.config.filter(|_| !command.example_config) else {
+        say(EXAMPLE.trim_end());
+        return Ok(());
+    };
+    log_to_stderr();
+    let mut config = read_config(&path)?;
+    match command.ledger {
+        Some(ledger) => serve(config, Ledger::create(&ledger)?, command.until_eof),
+        None => {
+            if config.reply_bytes < kv::REPLY_BYTES {
+                tracing::info!(reply_bytes = kv::REPLY_BYTES, "reply_bytes raised to what the key-value machine needs");
+                config.reply_bytes = kv::REPLY_BYTES;
+            }
+            serve(config, KeyValue::default(), command.until_eof)
+        }
+    }
+}
+
+fn serve<M: StateMachine>(config: Config, machine: M, until_eof: bool) -> Result<(), Error> {
+    let (id, listen) = (config.id, config.listen_addr());
+    let node = Node::builder(config).start(machine)?;
+    if let Some(listen) = listen {
+        tracing::info!(node = id, %listen, "ready");
+    }
+    let proposer = node.proposer();
+    signals::on_signal(move |signal| {
+        tracing::info!(signal, "stopping");
+        proposer.stop();
+    })?;
+    if until_eof {
+        stop_at_eof(node.proposer())?;
+    }
+    // Returns when asked to stop, and when the node stops by itself: then with the reason.
+    node.proposer().wait_stopped()?;
+    node.shutdown()?;
+    tracing::info!(node = id, "stopped");
+    Ok(())
+}
+
+/// Stops the node when whoever holds the other end of standard input is gone.
+fn stop_at_eof(proposer: Proposer) -> Result<(), Error> {
+    let wait = move || {
+        let mut ignored = [0; 64];
+        while matches!(std::io::stdin().lock().read(&mut ignored), Ok(1..)) {}
+        proposer.stop();
+    };
+    std::thread::Builder::new().name("stdin".into()).spawn(wait).map_err(Error::system("cannot start a thread"))?;
+    Ok(())
+}
+
+/// Reads and checks a configuration file.
+///
+/// # Errors
+/// It cannot be read, or says something that cannot be.
+pub(crate) fn read_config(path: &Path) -> Result<Config, Error> {
+    let text = std::fs::read_to_string(path).map_err(|e| ConfigError::File { path: path.to_owned(), reason: e.to_string() })?;
+    Ok(Config::from_toml(&text)?)
+}
+
+/// Sends events to standard error, as RUST_LOG says.
+pub(crate) fn log_to_stderr() {
+    let filter = match std::env::var("RUST_LOG") {
+        Err(_) => EnvFilter::new("info"),
+        Ok(text) => EnvFilter::try_new(&text).unwrap_or_else(|error| {
+            complain(format_args!("RUST_LOG={text} is not a filter ({error}); using info"));
+            EnvFilter::new("info")
+        }),
+    };
+    // Fails only if one is installed already, which would be as good.
+    drop(tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init());
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_example_is_a_configuration() {
+        let config = Config::from_toml(EXAMPLE).unwrap();
+        assert_eq!(config.members.len(), 3);
+        assert_eq!(config.reply_bytes, kv::REPLY_BYTES);
+    }
+
+    #[test]
+    fn the_example_names_every_key_with_its_default() {
+        let defaults = Config::default();
+        // What is commented out is the default: with all comments off it is still the same configuration.
+        let uncommented: String =
+            EXAMPLE.lines().map(|l| l.strip_prefix("# ").filter(|l| l.contains(" = ")).unwrap_or(l)).flat_map(|l| [l, "\n"]).collect();
+        let config = Config::from_toml(&uncommented).unwrap();
+        let expected = Config {
+            cluster: config.cluster,
+            id: config.id,
+            members: config.members.clone(),
+            listen: config.listen,
+            dir: config.dir.clone(),
+            reply_bytes: kv::REPLY_BYTES,
+            ..defaults
+        };
+        assert_eq!(config, expected);
+        let keys = [
+            "listen",
+            "election_min_ms",
+            "election_max_ms",
+            "heartbeat_ms",
+            "max_entry_bytes",
+            "max_frame_bytes",
+            "max_in_flight",
+            "ring_bytes",
+            "window_bytes",
+            "window_frames",
+            "max_clients",
+            "segment_bytes",
+            "retention_bytes",
+            "writes_in_flight",
+            "medium",
+            "backend",
+            "apply_on",
+            "seed",
+        ];
+        for key in keys {
+            assert!(uncommented.contains(&format!("\n{key} = ")), "{key}");
+        }
+    }
+}

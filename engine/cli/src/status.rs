@@ -1,0 +1,183 @@
+//! `kontiki status`: what each replica says of itself.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Deserialize;
+
+use crate::connection::Connection;
+use crate::error::Error;
+use crate::output::{complain, say};
+use crate::put_get::To;
+use crate::table;
+
+/// Show what replicas say of themselves: role, term, progress.
+#[derive(Args, Debug)]
+pub(crate) struct Status {
+    #[command(flatten)]
+    to: To,
+    /// Print everything, as TOML
+    #[arg(long)]
+    full: bool,
+}
+
+/// What this program uses of a replica's status. More may be there.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct View {
+    /// The replica.
+    pub(crate) id: u64,
+    /// Its boot number.
+    pub(crate) incarnation: u64,
+    /// Its role: "Leader", "Follower", and so on.
+    pub(crate) role: String,
+    /// Its term.
+    pub(crate) term: u64,
+    /// The leader, if it knows one.
+    pub(crate) leader: Option<u64>,
+    /// Committed up to here.
+    pub(crate) commit: u64,
+    /// Applied up to here.
+    pub(crate) applied: u64,
+    /// First index in its log.
+    pub(crate) first: u64,
+    /// Last index in its log.
+    pub(crate) last: u64,
+    /// Durable up to here.
+    pub(crate) durable: u64,
+    /// Whether it refetches what its medium lost.
+    #[serde(default)]
+    pub(crate) recovering: bool,
+    /// Whether it refuses writes for lack of space.
+    #[serde(default)]
+    pub(crate) disk_full: bool,
+    /// The backend for input and output.
+    #[serde(default)]
+    pub(crate) backend: String,
+    /// What it found in its log at the start.
+    #[serde(default)]
+    pub(crate) recovery: String,
+    /// Counts since its start.
+    #[serde(default)]
+    pub(crate) counters: Counters,
+    /// Its peers.
+    #[serde(default)]
+    pub(crate) peers: Vec<Peer>,
+}
+
+/// Counts since a replica's start.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Counters {
+    /// Entries it sealed as a leader.
+    pub(crate) entries_proposed: u64,
+    /// Entries it applied.
+    pub(crate) entries_applied: u64,
+    /// Bytes written to its disk.
+    pub(crate) disk_bytes_written: u64,
+    /// Durable writes and flushes.
+    pub(crate) flushes: u64,
+}
+
+/// A peer of a replica.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(crate) struct Peer {
+    /// Whether a session is open.
+    pub(crate) connected: bool,
+}
+
+impl View {
+    /// Whether it leads.
+    pub(crate) fn leads(&self) -> bool {
+        self.role == "Leader"
+    }
+
+    fn parse(text: &str) -> Result<View, String> {
+        toml::from_str(text).map_err(|e| format!("its status is not understood: {}", e.message()))
+    }
+}
+
+/// Asks one replica.
+///
+/// # Errors
+/// It does not answer within `limit`, or not with a status.
+pub(crate) fn fetch(addr: SocketAddr, limit: Duration) -> Result<View, String> {
+    View::parse(&fetch_text(addr, limit)?)
+}
+
+fn fetch_text(addr: SocketAddr, limit: Duration) -> Result<String, String> {
+    let mut connection = Connection::open(addr, limit).map_err(|e| e.to_string())?;
+    connection.status(limit).map_err(|e| e.to_string())
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// No replica answered.
+pub(crate) fn run(command: &Status) -> Result<(), Error> {
+    let mut silent = Vec::new();
+    let mut rows = table::table(["node", "address", "role", "term", "leader", "first", "durable", "commit", "applied", "peers", "notes"]);
+    let mut answers = 0;
+    for &addr in &command.to.addrs {
+        let text = match fetch_text(addr, command.to.limit()) {
+            Ok(text) => text,
+            Err(error) => {
+                silent.push(format!("{addr}: {error}"));
+                continue;
+            }
+        };
+        answers += 1;
+        if command.full {
+            say(format_args!("# {addr}\n{}", text.trim_end()));
+            continue;
+        }
+        match View::parse(&text) {
+            Ok(view) => drop(rows.add_row(row(addr, &view))),
+            Err(error) => silent.push(format!("{addr}: {error}")),
+        }
+    }
+    if answers == 0 {
+        return Err(Error::Unreachable(silent.join("; ")));
+    }
+    if !command.full {
+        say(rows);
+    }
+    for line in silent {
+        complain(line);
+    }
+    Ok(())
+}
+
+fn row(addr: SocketAddr, view: &View) -> [String; 11] {
+    let connected = view.peers.iter().filter(|p| p.connected).count();
+    let notes: Vec<&str> = [(view.recovering, "recovering"), (view.disk_full, "disk full")].iter().filter(|n| n.0).map(|n| n.1).collect();
+    [
+        view.id.to_string(),
+        addr.to_string(),
+        view.role.to_lowercase(),
+        view.term.to_string(),
+        view.leader.map_or("-".into(), |l| l.to_string()),
+        table::count(view.first),
+        table::count(view.durable),
+        table::count(view.commit),
+        table::count(view.applied),
+        format!("{connected}/{}", view.peers.len()),
+        notes.join(", "),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_status_with_more_than_is_known_is_read() {
+        let text = "id = 1\nincarnation = 2\nrole = \"Leader\"\nterm = 3\nleader = 1\nleader_addr = \"127.0.0.1:1\"\ncommit = 4\napplied = 4\n\
+                    first = 1\nlast = 5\ndurable = 5\nnew = 7\n[counters]\nflushes = 9\nnewer = 1\n[[peers]]\nid = 2\nconnected = true\nmatched = 4\n";
+        let view = View::parse(text).unwrap();
+        assert!(view.leads());
+        assert_eq!((view.term, view.leader, view.counters.flushes, view.peers.len()), (3, Some(1), 9, 1));
+        assert!(View::parse("role = 1").unwrap_err().contains("not understood"));
+    }
+}
