@@ -322,7 +322,11 @@ impl Client {
     fn write(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), ClientError> {
         let left = self.left(deadline)?;
         self.stream.set_write_timeout(Some(left)).map_err(|error| self.failed(error))?;
-        self.stream.write_all(bytes).map_err(|error| self.failed(error))
+        self.stream.write_all(bytes).map_err(|error| {
+            // Half a request may be out: nothing can follow it.
+            let _ = self.stream.shutdown(std::net::Shutdown::Both);
+            self.failed(error)
+        })
     }
 
     fn left(&self, deadline: Instant) -> Result<Duration, ClientError> {

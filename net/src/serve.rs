@@ -180,8 +180,8 @@ impl Net {
     pub(crate) fn client_overdue(&mut self, c: usize, now: Time, io: &mut dyn Io) {
         let idle_ns = self.options.client_idle_timeout_ns;
         let Some(client) = self.clients.get_mut(c).and_then(Option::as_mut) else { return };
-        // While it is the node that owes answers, silence is no fault of the client.
-        if client.in_flight > 0 && !client.sending {
+        // While it is the node that owes answers, or has only just given them, silence is no fault of the client.
+        if !client.sending && (client.in_flight > 0 || client.outbox.len() > 0) {
             client.alive = now;
         }
         if now.since(client.alive) >= idle_ns {
@@ -270,9 +270,12 @@ impl Net {
             client.sending = true;
             self.counters.bytes_out += self.conns.send(client.slot, gather, io);
         }
-        // The buffer is the kernel's while a receive is out: so not before every payload in it was used.
+        // The buffer is the kernel's while a receive is out: so not before every payload in it was used, nor
+        // while a whole request in it waits for its turn.
         if client.queued == 0 && self.conns.may_receive(client.slot) {
-            let want = match message_bytes(client.inbox.unread(), self.options.max_payload_bytes()) {
+            let unread = client.inbox.unread();
+            let want = match message_bytes(unread, self.options.max_payload_bytes()) {
+                Ok(Some(length)) if length <= unread.len() => return,
                 Ok(want) => want.unwrap_or(CLIENT_HEADER_BYTES),
                 Err(error) => return self.refuse_client(c, error, io),
             };

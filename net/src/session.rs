@@ -297,7 +297,8 @@ impl Net {
 
     fn recv_control(&mut self, p: usize, io: &mut dyn Io) {
         let Some(session) = self.peers.get_mut(p).and_then(|peer| peer.session.as_mut()) else { return };
-        if !self.conns.may_receive(session.control) {
+        // Without room for events whole messages may wait in the buffer: it stays here until they are handed over.
+        if self.events.room() == 0 || !self.conns.may_receive(session.control) {
             return;
         }
         if let Some((buf, at, len)) = session.inbox.lend(CONTROL_MAX_BYTES) {
