@@ -12,7 +12,9 @@
 //! - `cargo +nightly miri test -p kontiki-mem`: the aliasing rules. There is no `mmap` under Miri; rings then stand
 //!   on plain memory.
 //! - `RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address cargo test -p kontiki-mem --lib --tests --target
-//!   x86_64-unknown-linux-gnu`: the bounds, and use after free.
+//!   x86_64-unknown-linux-gnu`: the bounds, and use after free. Likewise `thread` (with
+//!   `-Cunsafe-allow-abi-mismatch=sanitizer` where the standard library cannot be rebuilt: it then reports that
+//!   library's own locks and channels, and what they guard).
 
 mod batch;
 mod block;

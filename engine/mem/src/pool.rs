@@ -1,5 +1,7 @@
 //! Pools of aligned buffers of one size.
 
+use std::fmt;
+
 use crate::BLOCK_BYTES;
 use crate::block::{Block, Home};
 use crate::free_list::FreeList;
@@ -15,7 +17,6 @@ pub struct Pool {
 }
 
 /// What all handles, buffers and frozen blocks of a pool share.
-#[derive(Debug)]
 pub(crate) struct Shared {
     memory: Memory,
     buffer_bytes: usize,
@@ -54,6 +55,16 @@ impl Shared {
             assert!(references.is_free(), "a buffer came back while it was in use");
             self.put(slot);
         }
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("buffers", &self.references.len())
+            .field("buffer_bytes", &self.buffer_bytes)
+            .field("available", &self.available)
+            .finish_non_exhaustive()
     }
 }
 

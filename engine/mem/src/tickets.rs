@@ -94,7 +94,6 @@ impl Slot {
     }
 }
 
-#[derive(Debug)]
 pub(crate) struct Slab {
     slots: Box<[Slot]>,
     replies: Memory,
@@ -183,6 +182,16 @@ impl Slab {
             _ => Outcome::Unknown,
         };
         Some((outcome, kind as u32 as usize))
+    }
+}
+
+impl fmt::Debug for Slab {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slab")
+            .field("slots", &self.slots.len())
+            .field("reply_bytes", &self.reply_bytes)
+            .field("taken", &self.taken)
+            .finish_non_exhaustive()
     }
 }
 

@@ -118,6 +118,25 @@ fn proposals_and_tickets_do_not_allocate() {
 }
 
 #[test]
+fn more_wakers_than_a_resolver_holds_do_not_allocate() {
+    const CALLERS: usize = 100;
+    let tickets = Tickets::new(CALLERS, 0);
+    let mut resolver = tickets.resolver();
+    let wakers: Vec<_> = (0..CALLERS).map(|_| Waker::from(Arc::new(Nobody))).collect();
+    let mut taken: Vec<_> = (0..CALLERS).map(|_| tickets.take().unwrap()).collect();
+    let used = calls(|| {
+        for (ticket, waker) in taken.iter_mut().zip(&wakers) {
+            assert!(pin!(ticket).poll(&mut Context::from_waker(waker)).is_pending());
+        }
+        for ticket in &taken {
+            assert!(resolver.resolve(ticket.id(), Outcome::Unknown, &[]));
+        }
+        resolver.flush();
+    });
+    assert_eq!(used, 0);
+}
+
+#[test]
 fn waiting_and_waking_threads_do_not_allocate() {
     let tickets = Tickets::new(4, 0);
     let engine = tickets.clone();

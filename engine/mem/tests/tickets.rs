@@ -190,6 +190,18 @@ fn a_caller_of_many_tickets_is_woken_once_a_batch() {
 }
 
 #[test]
+fn a_dropped_ticket_takes_its_waker_along() {
+    let tickets = Tickets::new(1, 0);
+    let (counter, waker) = Counter::new();
+    let mut ticket = Box::pin(tickets.take().unwrap());
+    assert!(ticket.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    let id = ticket.id();
+    drop(ticket);
+    assert!(tickets.resolver().resolve(id, APPLIED, &[]));
+    assert_eq!((counter.count(), Arc::strong_count(&counter)), (0, 2));
+}
+
+#[test]
 fn abandoning_ends_everything_as_unknown() {
     let tickets = Tickets::new(4, 8);
     let mut resolver = tickets.resolver();
