@@ -14,9 +14,9 @@ use kontiki_core::{
 };
 use kontiki_frame::{self as frame, Header, Kind};
 use kontiki_io::{Completion, Io, Wake};
-use kontiki_mem::{Batch, Block, BlockMut, OpenBatch, Outcome, Resolver, Ring, Sealed, Tickets};
+use kontiki_mem::{Batch, Block, BlockMut, OpenBatch, Outcome, PoolBuf, Resolver, Ring, Sealed, Tickets};
 use kontiki_net::{ClientEvent, FrameStamp, Net, NetError, NetEvent, Response};
-use kontiki_wal::{HardState, ReadError, ReadFrames, Wal, WalEvent};
+use kontiki_wal::{FrameAt, Frames, HardState, ReadError, Space, Wal, WalEvent};
 
 use crate::apply::{ApplyQueue, Work};
 use crate::cache::{Cached, FrameCache};
@@ -105,6 +105,7 @@ pub(crate) struct Replica {
     counters: Counters,
     flush_latency: Latency,
     commit_latency: Latency,
+    disk_full: bool,
     recovery: String,
 }
 
@@ -153,11 +154,16 @@ impl Replica {
             counters: Counters::default(),
             flush_latency: Latency::default(),
             commit_latency: Latency::default(),
+            disk_full: false,
             recovery,
         }
     }
 
     /// When a turn is due although nothing happens.
+    pub(crate) fn standing(&self) -> (Role, Term) {
+        (self.raft.role(), self.raft.term())
+    }
+
     pub(crate) fn deadline(&self) -> Time {
         let wal = self.wal.deadline().unwrap_or(Time(u64::MAX));
         let net = self.net.deadline().unwrap_or(Time(u64::MAX));
@@ -166,7 +172,7 @@ impl Replica {
 
     pub(crate) fn on_completion(&mut self, completion: Completion, now: Time, io: &mut dyn Io) {
         match (completion.token.0 >> 56) as u8 {
-            kontiki_wal::TOKEN_TAG => self.wal.on_completion(completion, now, io),
+            kontiki_wal::OWNER => self.wal.on_completion(completion, io),
             kontiki_net::TOKEN_TAG => self.net.on_completion(now, completion, io),
             owner => panic!("a completion for nobody: owner {owner}"),
         }
@@ -182,6 +188,7 @@ impl Replica {
             return Err(failure);
         }
         self.wal_events(now, io)?;
+        self.watch_space();
         self.net_events(now, io)?;
         if now >= self.raft.deadline() {
             self.step(now, Event::Tick, io);
@@ -190,12 +197,12 @@ impl Replica {
         self.seal(now, io);
         self.raft.flush(now, &mut self.fx);
         self.carry_out(now, io);
-        self.wal.pump(now, io);
+        self.wal.pump(io);
         self.make_room(now, io);
-        self.net.tick(now, io, &mut self.ring);
         self.hand_to_apply(now, io);
-        self.release(now, io);
+        self.release();
         self.answer_clients();
+        self.net.tick(now, io, &mut self.ring);
         self.shared.set_eager(self.role == Role::Leader && self.wal.writes_in_flight() == 0);
         if self.role == Role::Leader && self.wants_seal() {
             // An entry that came between the look above and the flag: its caller saw a reactor that was not eager.
@@ -210,7 +217,9 @@ impl Replica {
     /// Inline apply has run: hand over more, answer, release.
     pub(crate) fn applied(&mut self, now: Time, io: &mut dyn Io) {
         self.hand_to_apply(now, io);
+        self.release();
         self.answer_clients();
+        self.net.tick(now, io, &mut self.ring);
     }
 
     /// Whether the port is open: `None` until that is known.
@@ -229,9 +238,9 @@ impl Replica {
     // ---- events -------------------------------------------------------------------------------
 
     fn wal_events(&mut self, now: Time, io: &mut dyn Io) -> Result<(), Failure> {
-        while let Some(event) = self.wal.poll_event() {
+        while let Some(event) = self.wal.next_event() {
             match event {
-                WalEvent::Durable { write } => {
+                WalEvent::LogDurable { write } => {
                     while let Some(&(id, queued)) = self.writes.front() {
                         if id > write {
                             break;
@@ -249,10 +258,11 @@ impl Replica {
                     self.step(now, Event::HardStateDurable { write }, io);
                     self.release_sends(now);
                 }
-                WalEvent::Read { tag, result } => self.read_done(tag, result, now, io)?,
-                WalEvent::Term { index, term } => self.step(now, Event::TermFound { index, term }, io),
-                WalEvent::DiskFull => tracing::warn!("disk full: writes are refused until there is space for the next segment"),
-                WalEvent::SpaceReturned => tracing::info!("disk space is back: writes are taken again"),
+                WalEvent::Read { tag, buf, result } => self.read_done(tag, buf, result, now, io)?,
+                WalEvent::Term { index, result, .. } => {
+                    let term = result.map_err(|e| Failure::Log(e.to_string()))?;
+                    self.step(now, Event::TermFound { index, term }, io);
+                }
             }
         }
         Ok(())
@@ -325,7 +335,7 @@ impl Replica {
         match effect {
             Effect::PersistHardState { write, term, vote, recovering } => {
                 self.saves.push_back(write);
-                self.wal.save_hard_state(write, HardState { term, vote, recovering }, io);
+                self.wal.save_hard_state(write, HardState { term, vote, recovering });
             }
             Effect::AppendFrame { write, range } => self.append(write, range, now),
             Effect::SealNoop { frame } => {
@@ -343,7 +353,7 @@ impl Replica {
                 tracing::info!(%from, "entries superseded by a newer leader's");
                 self.cache.truncate(from);
             }
-            Effect::LookupTerm { index } => self.wal.lookup_term(index, io),
+            Effect::LookupTerm { index } => self.lookup_term(index, now, io),
             Effect::FollowerBehind { peer, needs, first } => {
                 tracing::error!(%peer, %needs, %first, "a follower needs entries that are no longer in this log: raise retention_bytes, or rebuild it");
             }
@@ -357,7 +367,7 @@ impl Replica {
         if self.role != Role::Leader {
             self.counters.frames_received += 1;
         }
-        let block = self.wal.append(write, block, range, &header.meta);
+        let block = self.wal.append(write, block, range, header.meta);
         self.writes.push_back((write, now));
         if self.cache.is_full() {
             self.cache.evict(self.raft.durable());
@@ -576,40 +586,66 @@ impl Replica {
         }
         let Some(buf) = self.catchup.pool.take() else { return refused(self) };
         let Some(tag) = self.catchup.begin(reader) else { return refused(self) };
-        self.wal.read(tag, from, upto, buf, io);
+        if self.wal.read(tag, from, upto, buf, io).is_err() {
+            self.catchup.end(tag);
+            refused(self);
+        }
     }
 
-    fn read_done(&mut self, tag: u64, result: Result<ReadFrames, ReadError>, now: Time, io: &mut dyn Io) -> Result<(), Failure> {
+    fn read_done(&mut self, tag: u64, buf: PoolBuf, result: Result<Frames, ReadError>, now: Time, io: &mut dyn Io) -> Result<(), Failure> {
         let Some(reader) = self.catchup.end(tag) else { return Ok(()) };
-        match (reader, result) {
-            (Reader::Apply, Ok(read)) => self.apply_read(&read, now),
-            (Reader::Apply, Err(error)) => return Err(Failure::Log(error.to_string())),
-            (Reader::Peer { peer, session, from, max_frames }, result) => {
-                let (mut next, mut bytes, mut frames) = (from, 0u64, 0u32);
-                match result {
-                    Ok(read) => {
-                        for f in read.frames.iter().take(max_frames as usize) {
-                            let block = read.block.slice(f.offset, f.len);
-                            let stamp = self.stamp(f.range);
-                            if self.net.send_frame(now, peer, session, stamp, block).is_err() {
-                                break;
-                            }
-                            bytes += f.len as u64;
-                            frames += 1;
-                            next = f.range.to.next();
-                        }
+        let frames = match (result, reader) {
+            (Ok(frames), _) => frames,
+            (Err(ReadError::Gone { first }), Reader::Peer { peer, session, .. }) => {
+                self.step(now, Event::FramesGone { peer, session, first }, io);
+                return Ok(());
+            }
+            (Err(ReadError::NotDurable), Reader::Peer { peer, session, from, .. }) => {
+                self.step(now, Event::FramesSent { peer, session, to: from.prev(), bytes: 0, frames: 0 }, io);
+                return Ok(());
+            }
+            (Err(ReadError::NotDurable), Reader::Apply) => return Ok(()),
+            // What this node once held whole is damaged: it cannot serve it, and must not hide it.
+            (Err(error), _) => return Err(Failure::Log(error.to_string())),
+        };
+        let block = buf.freeze();
+        match reader {
+            Reader::Apply => self.apply_read(&block, &frames, now),
+            Reader::Peer { peer, session, from, max_frames } => {
+                let (mut next, mut bytes, mut count) = (from, 0u64, 0u32);
+                for f in frames.iter().take(max_frames as usize) {
+                    let stamp = self.stamp(f.range);
+                    if self.net.send_frame(now, peer, session, stamp, block.slice(f.offset, f.bytes)).is_err() {
+                        break;
                     }
-                    Err(ReadError::Gone { first }) => {
-                        self.step(now, Event::FramesGone { peer, session, first }, io);
-                        return Ok(());
-                    }
-                    // Damage in what this node once held whole. It cannot serve it; it must not hide it.
-                    Err(error) => return Err(Failure::Log(error.to_string())),
+                    bytes += f.bytes as u64;
+                    count += 1;
+                    next = f.range.to.next();
                 }
-                self.step(now, Event::FramesSent { peer, session, to: next.prev(), bytes, frames }, io);
+                self.step(now, Event::FramesSent { peer, session, to: next.prev(), bytes, frames: count }, io);
             }
         }
         Ok(())
+    }
+
+    fn lookup_term(&mut self, index: LogIndex, now: Time, io: &mut dyn Io) {
+        if !self.wal.lookup_term(0, index, io) {
+            // Too many at once: as if the log did not hold it, and the core falls back to a probe.
+            self.raft.step(now, Event::TermFound { index, term: None }, &mut self.fx);
+        }
+    }
+
+    /// Tells the operator when the disk is full, and when it is not any more.
+    fn watch_space(&mut self) {
+        let full = self.wal.space() == Space::Full;
+        if full != self.disk_full {
+            self.disk_full = full;
+            if full {
+                tracing::warn!("disk full: once the segment in use is full, writes are refused until there is space for the next");
+            } else {
+                tracing::info!("disk space is back");
+            }
+        }
     }
 
     // ---- apply --------------------------------------------------------------------------------
@@ -660,14 +696,16 @@ impl Replica {
         true
     }
 
-    fn apply_read(&mut self, read: &ReadFrames, now: Time) {
-        for f in &read.frames {
+    fn apply_read(&mut self, block: &Block, frames: &[FrameAt], now: Time) {
+        for f in frames {
             // Only what follows on: the queue may have been fed from memory meanwhile.
             if f.range.from > self.next_apply || f.range.to < self.next_apply || !self.queue.has_room(usize::MAX) {
                 continue;
             }
             let range = IndexRange { from: self.next_apply, to: f.range.to.min(self.commit) };
-            if range.to < range.from || !self.hand_over(read.block.slice(f.offset, f.len), f.header, range, now) {
+            let part = block.slice(f.offset, f.bytes);
+            let Ok(header) = frame::parse_header(part.bytes()) else { panic!("a frame that the log has checked does not parse") };
+            if range.to < range.from || !self.hand_over(part, header, range, now) {
                 break;
             }
         }
@@ -675,13 +713,13 @@ impl Replica {
     }
 
     /// What the state machine has made durable need not stay in the log, beyond the retention limit.
-    fn release(&mut self, now: Time, io: &mut dyn Io) {
+    fn release(&mut self) {
         let durable = self.queue.durable().min(self.queue.applied());
         if durable <= self.released {
             return;
         }
         self.released = durable;
-        if let Some((first, prev_term)) = self.wal.release(durable, now, io) {
+        if let Some((first, prev_term)) = self.wal.release(durable) {
             self.raft.compacted(first, prev_term);
         }
     }
@@ -769,7 +807,7 @@ impl Replica {
             last: self.raft.last_index(),
             durable: self.raft.durable(),
             recovering: self.raft.recovering(),
-            disk_full: self.wal.disk_full(),
+            disk_full: self.disk_full,
             peers,
             counters,
             flush_latency: self.flush_latency.clone(),
@@ -786,16 +824,19 @@ impl Replica {
         self.stalled.clear();
         self.cache.clear();
         self.net.stop(now, io);
-        self.wal.pump(now, io);
+        self.wal.pump(io);
     }
 
     /// True once nothing is outstanding.
     pub(crate) fn close(&mut self, now: Time, io: &mut dyn Io) -> bool {
-        while self.wal.poll_event().is_some() {}
+        while self.wal.next_event().is_some() {}
         while self.net.poll_event().is_some() {}
-        self.wal.pump(now, io);
+        self.wal.pump(io);
         self.net.tick(now, io, &mut self.ring);
-        self.net.idle() && self.wal.idle()
+        if self.net.idle() && self.wal.idle() {
+            self.wal.close(io);
+        }
+        self.net.idle() && self.wal.closed()
     }
 }
 

@@ -101,7 +101,7 @@ impl Opening {
         let kontiki_wal::Opened { wal, hard_state, incarnation, restored, report } = opened;
         let took = now.since(self.began);
         let recovery = describe(&report, took);
-        if report.damage.is_some() || hard_state.recovering {
+        if hard_state.recovering {
             tracing::warn!(%recovery, "log recovered with losses: this replica refetches from its peers and does not vote until it has what it lost");
         } else {
             tracing::info!(%recovery, "log recovered");
@@ -121,16 +121,7 @@ impl Opening {
             window_frames: config.window_frames,
             seed,
         };
-        let restored = Restored {
-            term: hard_state.term,
-            vote: hard_state.vote,
-            recovering: hard_state.recovering,
-            first: restored.first,
-            prev_term: restored.prev_term,
-            runs: restored.runs,
-            last: restored.last,
-            applied,
-        };
+        let restored = Restored { applied, ..restored };
         let raft = Raft::new(core, restored, now);
         let Some(listen) = config.listen_addr() else {
             return Err(StartError::Config(crate::ConfigError::Value {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kontiki_core::Time;
+use kontiki_core::{Role, Term, Time};
 use kontiki_io::{Completion, Io};
 use kontiki_mem::Ring;
 
@@ -120,6 +120,14 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
         }
     }
 
+    /// Role and term of the replica, once it takes part: what a simulation watches from turn to turn.
+    pub fn standing(&self) -> Option<(Role, Term)> {
+        match &self.phase {
+            Phase::Running(replica) | Phase::Closing(replica, _) => Some(replica.standing()),
+            Phase::Opening(_) | Phase::Ended => None,
+        }
+    }
+
     /// The world this reactor turns in.
     pub fn io(&self) -> &I {
         &self.io
@@ -176,7 +184,9 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
 
     fn turn_inner(&mut self, wait: Duration) -> Result<State, TurnError> {
         let wait_ns = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
-        let until = if wait_ns == 0 { None } else { Some(self.deadline().min(self.io.now().plus_ns(wait_ns))) };
+        // Inline apply takes a bounded bite a turn, so that a long catch-up does not hold up a heartbeat.
+        let hungry = self.stage.is_some() && !self.queue.is_empty();
+        let until = if wait_ns == 0 || hungry { None } else { Some(self.deadline().min(self.io.now().plus_ns(wait_ns))) };
         self.io.turn(until, &mut self.done).map_err(|e| Failure::Io(e.to_string()))?;
         let now = self.io.now();
         match &mut self.phase {
