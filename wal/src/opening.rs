@@ -57,7 +57,7 @@ enum Step {
     OpenHardState,
     SyncHardState,
     ReadHardState(Copy),
-    RepairHardState(Copy),
+    RepairHardState,
     OpenSegment(usize),
     ReadHeader(usize),
     Recover,
@@ -280,7 +280,7 @@ impl Opening {
                 let (first, second) = (self.first_copy.take(), block_read(result, buf));
                 self.judge_hard_state(first.as_ref().map(PoolBuf::bytes), second.as_ref().map(PoolBuf::bytes))
             }
-            Step::RepairHardState(_) => {
+            Step::RepairHardState => {
                 result.map_err(failed("repair", hard_state()))?;
                 self.open_segment(0)
             }
@@ -385,7 +385,7 @@ impl Opening {
         let Some(copy) = repair else { return self.open_segment(0) };
         self.report.hard_state_repaired = true;
         tracing::warn!(?copy, "one copy of the hard state was damaged or one update behind: rewritten from the other");
-        Ok(self.write_record(Step::RepairHardState(copy), copy))
+        Ok(self.write_record(Step::RepairHardState, copy))
     }
 
     fn open_segment(&mut self, at: usize) -> Result<Then, WalError> {
