@@ -17,8 +17,9 @@ pub(crate) struct Campaign {
 }
 
 impl Raft {
-    /// Whether an election that this node starts could end well: its disk answers, its terms are not used up, and
-    /// its log holds what its state machine has applied.
+    /// Whether an election that this node starts could end well: its disk answers, its terms are not used up, and its
+    /// log holds what its state machine has applied. (A leader without it would put other entries where its state
+    /// machine has already been; if no log in the cluster holds it any more, that is an operator's to decide.)
     pub(crate) fn may_ask_for_votes(&self) -> bool {
         self.disk_is_prompt() && self.hard.term.0 < MAX_TERM && self.commit <= self.log.last()
     }
@@ -86,7 +87,7 @@ impl Raft {
         self.hard.enter(Term(self.hard.term.0 + 1));
         self.hard.vote_for(self.config.id);
         self.campaign = Campaign { voted: false, all_answered };
-        self.following = crate::follower::Following::new(self.commit_here());
+        self.following = crate::follower::Following::new(self.commit_here(), self.now);
         self.clear_ballots();
         self.wait_for_election();
         self.announce(fx);

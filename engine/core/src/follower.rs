@@ -26,8 +26,8 @@ pub(crate) struct Following {
 
 impl Following {
     /// A follower of a term whose leader is not known: what is committed equals every leader's log.
-    pub(crate) fn new(committed: LogIndex) -> Following {
-        Following { verified: committed, ..Following::default() }
+    pub(crate) fn new(committed: LogIndex, now: Time) -> Following {
+        Following { verified: committed, answered_at: now, ..Following::default() }
     }
 
     /// The leader's session is a new one: what it named in the old one is void.

@@ -38,7 +38,7 @@ pub struct PeerProgress {
     pub next: LogIndex,
     /// Bytes sent and not acknowledged.
     pub inflight_bytes: u64,
-    /// Whether it is being probed.
+    /// Whether frames are not sent ahead to it: where the logs agree is being looked for, or it is behind this log.
     pub probing: bool,
     /// Time of its last sign of life.
     pub heard: Time,
@@ -119,7 +119,7 @@ impl Raft {
             refusals: 0,
             config,
         };
-        raft.following = Following::new(raft.commit_here());
+        raft.following = Following::new(raft.commit_here(), now);
         if !raft.peers.is_empty() {
             raft.wait_for_election();
         }
@@ -257,9 +257,9 @@ impl Raft {
         let was_leader = self.role == Role::Leader;
         if term > self.hard.term {
             self.hard.enter(term);
-            self.following = Following::new(self.commit_here());
+            self.following = Following::new(self.commit_here(), self.now);
         } else if was_leader {
-            self.following = Following::new(self.commit_here());
+            self.following = Following::new(self.commit_here(), self.now);
         }
         self.role = Role::Follower;
         self.leader = leader;
@@ -404,7 +404,7 @@ impl Raft {
             matched: peer.progress.matched(),
             next: peer.progress.next(),
             inflight_bytes: peer.progress.inflight.bytes(),
-            probing: matches!(peer.progress.mode, Mode::Probe { .. }),
+            probing: peer.progress.mode != Mode::Replicate,
             heard: peer.heard,
         })
     }
