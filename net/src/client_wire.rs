@@ -163,7 +163,6 @@ pub fn decode_request(bytes: &[u8], max_payload_bytes: usize) -> Result<Option<(
         }
         (2, 0) => Request::Query { payload },
         (3, 0) if payload.is_empty() => Request::Status,
-        (kind @ 1..=3, _) => return Err(ClientWireError::Kind { kind }),
         (kind, _) => return Err(ClientWireError::Kind { kind }),
     };
     Ok(Some((head.request, request, total)))
@@ -262,7 +261,10 @@ pub(crate) fn message_bytes(bytes: &[u8], max_payload_bytes: usize) -> Result<Op
     Ok(Some(CLIENT_HEADER_BYTES + length as usize))
 }
 
-fn decode(bytes: &[u8], max_payload_bytes: usize) -> Result<Option<(Head, &[u8], usize)>, ClientWireError> {
+/// A message's header, payload and whole length.
+type Parts<'a> = (Head, &'a [u8], usize);
+
+fn decode(bytes: &[u8], max_payload_bytes: usize) -> Result<Option<Parts<'_>>, ClientWireError> {
     let Some(total) = message_bytes(bytes, max_payload_bytes)? else { return Ok(None) };
     let Some(message) = bytes.get(..total) else { return Ok(None) };
     let field = ClientWireError::Field;

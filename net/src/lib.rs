@@ -1,4 +1,67 @@
-//! wip
+//! Kontiki's transport: framed, checksummed, sessioned messages over raw TCP, between nodes and for clients.
+//!
+//! Sans-I/O: [`Net`] submits [`kontiki_io::Op`]s under tokens whose top byte is [`TOKEN_TAG`] and is fed their completions;
+//! it has no thread, no clock and no socket of its own. (The [`client`] module, for programs at the other end, has.)
+//!
+//! # A turn
+//!
+//! ```text
+//! io.turn(until: net.deadline(), ...)    wait
+//! net.on_completion(..)                  for each completion with our tag: digests what came in
+//! net.poll_event()                       until None: frames, messages, sessions, clients, refusals
+//! net.send_message / send_frame / respond / grant_bulk / cut
+//! net.tick(now, io, ring)                once, last: submits every send and receive that is possible
+//! ```
+//!
+//! Nothing waits for anything else: what finds no room is refused ([`SendError::Full`]), dropped and counted (control
+//! messages, which the core repeats) or left in the socket (frames, requests). Memory is set aside in
+//! [`Net::new`]; after that, moving messages, frames and requests allocates nothing. All bounds stand in [`limits`] and [`Options`].
+//!
+//! # Sessions
+//!
+//! Two connections make a session with a peer: *control* for the core's messages, *bulk* for frames, so that bulk never
+//! delays a heartbeat. The node with the lower id dials both, one after the other:
+//!
+//! ```text
+//! dialler                                listener
+//!   control: Hello { session: new }    ->
+//!                                      <-  Welcome { session, nonce: new }
+//!   bulk:    Hello { session, nonce }  ->  session up
+//!   session up                         <-  Welcome { session, nonce }
+//! ```
+//!
+//! The session id is fresh from the dialler, the nonce from the listener: so neither side opens a session on a recording of an
+//! older one. Every greeting names version, cluster, both nodes, incarnation and process; a wrong one is answered with
+//! a typed [`HandshakeRefusal`]. An older incarnation than one already seen is refused, and so is a second
+//! process of the same incarnation. A complete handshake replaces the peer's older session: exactly one is live.
+//!
+//! Every control message and every frame's stamp carries the session and a number that grows by one. Anything damaged,
+//! doubled, missing or foreign is counted, reported, and ends the session; nothing of it reaches the node.
+//! Each side says something at least every quarter of the idle timeout; whoever is silent for all of it loses
+//! the session. Lost sessions are dialled again after a pause that doubles, with seeded jitter.
+//!
+//! # Frames
+//!
+//! A frame is sent from where it lies: a 64-byte wire stamp from a small buffer, then the sealed part of the block, many
+//! frames in one gathering send. It is received where its receiver's log will write it from: in the ring.
+//! [`Net::grant_bulk`] names the one peer whose frames are taken; those of others stay in their sockets.
+//!
+//! A granted connection that is between two frames holds no ring memory: it waits with a receive of 192 bytes, stamp and header,
+//! into a buffer of its own. They are checked (magic, cluster, group, length, stamp, session, number) before ring
+//! memory is reserved and the body awaited; then the body, and what follows it, is received in place. Therefore:
+//!
+//! - a node that becomes leader finds the ring's tail free, and leadership that changes between two frames closes no session: the small receive
+//!   stays posted, and what it catches is kept for the next grant;
+//! - a frame that is half received when the grant moves costs its session ([`DownReason::Revoked`]): a stream cannot be
+//!   taken up in the middle of a frame whose first half was dropped, and what a deposed leader sends is worthless. Its ring
+//!   memory is free with the receive's last completion; blocks can be reserved behind it at once;
+//! - without room in the ring nothing is received, and the sender is held back by TCP.
+//!
+//! # Clients
+//!
+//! Programs connect to the same listener with a greeting of their own and send [`Request`]s; see [`ClientEvent`],
+//! [`Net::payload`] and [`Net::respond`] on the node's side, [`client::Client`] on theirs.
+
 mod bulk_in;
 mod bulk_out;
 pub mod client;

@@ -184,11 +184,11 @@ impl Net {
     /// The next event.
     pub fn poll_event(&mut self) -> Option<NetEvent> {
         let event = self.events.pop()?;
-        match event {
-            NetEvent::Client(
-                ClientEvent::Propose { client, .. } | ClientEvent::Query { client, .. } | ClientEvent::Status { client, .. },
-            ) => self.polled(client),
-            _ => {}
+        if let NetEvent::Client(
+            ClientEvent::Propose { client, .. } | ClientEvent::Query { client, .. } | ClientEvent::Status { client, .. },
+        ) = event
+        {
+            self.polled(client);
         }
         Some(event)
     }

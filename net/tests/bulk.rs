@@ -402,3 +402,24 @@ fn stopping_in_the_middle_of_everything_gives_all_memory_back() {
         assert_eq!(frames.taken(), 0);
     }
 }
+
+#[test]
+fn a_frame_that_cannot_grow_ends_its_session_not_the_node() {
+    let mut cluster = granted(None);
+    let mut frames = Frames::new();
+    // The receive for the first frame also takes the start of the second, which is too long for the block reserved.
+    cluster.hosts[0].send_frame(2, frames.make(1, 10)).unwrap();
+    cluster.hosts[0].send_frame(2, frames.make(2, 600_000)).unwrap();
+    cluster.world.borrow_mut().chunk = 100_000;
+    cluster.run_until("one frame is there", |c| c.hosts[1].net.counters().frames_in == 1);
+    // Somebody else takes the memory right behind it.
+    let other = cluster.hosts[1].ring.reserve(4096).unwrap();
+    cluster.run_until("it is given up", |c| c.hosts[1].net.counters().sessions_down == 1);
+    cluster.turn();
+    assert_eq!(cluster.hosts[1].downs(), [DownReason::NoRoom]);
+    drop(other);
+    cluster.settle();
+    cluster.hosts[0].send_frame(2, frames.make(2, 600_000)).unwrap();
+    cluster.turns(12);
+    assert_eq!(cluster.hosts[1].frames(), [2]);
+}

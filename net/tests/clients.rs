@@ -6,8 +6,8 @@ mod support;
 
 use kontiki_core::{NodeId, SessionId};
 use kontiki_net::{
-    ClientEvent, ClientId, ClientWireError, HandshakeRefusal, Hello, HelloKind, NetEvent, Refusal, Request, Response,
-    decode_response, encode_request, request_bytes,
+    ClientEvent, ClientId, ClientWireError, HandshakeRefusal, Hello, HelloKind, NetEvent, Refusal, Request, Response, decode_response,
+    encode_request, request_bytes,
 };
 use support::{Cluster, Host, Raw, World, addr, options};
 

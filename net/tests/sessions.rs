@@ -457,7 +457,8 @@ fn a_peer_that_is_away_is_dialled_with_growing_pauses() {
 fn an_address_that_never_answers_costs_a_bounded_number_of_attempts() {
     let world = World::new();
     world.borrow_mut().black_holes.insert(addr(7002));
-    let mut cluster = Cluster { world: world.clone(), hosts: vec![Host::new(&world, options(1, 3, 1)), Host::new(&world, options(3, 3, 1))] };
+    let mut cluster =
+        Cluster { world: world.clone(), hosts: vec![Host::new(&world, options(1, 3, 1)), Host::new(&world, options(3, 3, 1))] };
     cluster.turns(60_000);
     assert!(cluster.hosts[0].io.outstanding() <= 16, "{} outstanding", cluster.hosts[0].io.outstanding());
     assert!(cluster.hosts[0].session(3).is_some(), "the others do not notice");
