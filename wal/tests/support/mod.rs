@@ -78,7 +78,8 @@ pub struct Node {
     pub boot: u64,
     pub report: RecoveryReport,
     pub restored: kontiki_core::Restored,
-    pub ring: Ring,
+    /// Made when it is first needed: most nodes of a test only look.
+    ring: Option<Ring>,
     pub pool: Pool,
     next_write: u64,
     /// Index and term up to which each log write goes, oldest first.
@@ -89,35 +90,47 @@ pub struct Node {
     pub terms: Vec<(u64, u64, Result<Option<Term>, ReadError>)>,
 }
 
+/// Why a node is not up.
+#[derive(Debug)]
+pub enum NotUp {
+    Error(WalError),
+    PowerFailed(Box<World>),
+}
+
 /// An entry that was read: index, term, payload.
 pub type Read = (u64, u64, Vec<u8>);
 
 impl Node {
     pub fn open(disk: Disk) -> Node {
-        Node::start(World::new(disk), options()).unwrap().unwrap()
+        Node::try_open(disk, options()).unwrap()
     }
 
     pub fn try_open(disk: Disk, options: Options) -> Result<Node, WalError> {
-        Node::start(World::new(disk), options).unwrap()
+        match Node::start(World::new(disk), options) {
+            Ok(node) => Ok(node),
+            Err(NotUp::Error(error)) => Err(error),
+            Err(NotUp::PowerFailed(_)) => panic!("this world's power does not fail"),
+        }
     }
 
-    pub fn start(mut world: World, options: Options) -> Option<Result<Node, WalError>> {
-        let opened = match open(&mut world, options)? {
-            Ok(opened) => opened,
-            Err(error) => {
+    pub fn start(mut world: World, options: Options) -> Result<Node, NotUp> {
+        let opened = match open(&mut world, options) {
+            Some(Ok(opened)) => opened,
+            Some(Err(error)) => {
                 assert_eq!(world.open_handles(), 0, "a failed opening closes what it opened");
-                return Some(Err(error));
+                return Err(NotUp::Error(error));
             }
+            None => return Err(NotUp::PowerFailed(Box::new(world))),
         };
         let Opened { wal, hard_state, incarnation, restored, report } = opened;
-        Some(Ok(Node {
+        Ok(Node {
             world,
             wal,
             hard_state,
             boot: incarnation.0,
             report,
             restored,
-            ring: Ring::new(4 << 20, 1024).unwrap(),
+            ring: None,
             pool: Pool::new(8, 64 << 10),
             next_write: 0,
             writes: Vec::new(),
@@ -125,7 +138,7 @@ impl Node {
             hard_durable: Vec::new(),
             reads: Vec::new(),
             terms: Vec::new(),
-        }))
+        })
     }
 
     pub fn next_id(&mut self) -> WriteId {
@@ -182,7 +195,8 @@ impl Node {
         if !self.wal.can_append(frame_bytes(count as usize * (4 + size))) {
             return None;
         }
-        let (block, meta) = frame(&mut self.ring, first, count, term, prev_term, size);
+        let ring = self.ring.get_or_insert_with(|| Ring::new(1 << 20, 256).unwrap());
+        let (block, meta) = frame(ring, first, count, term, prev_term, size);
         let write = self.next_id();
         let block = self.wal.append(write, block, range, meta);
         self.writes.push((write, range.to.0));

@@ -24,6 +24,12 @@ impl Wake for Bell {
     fn wake(&self) {}
 }
 
+impl std::fmt::Debug for World {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(&self.log).finish()
+    }
+}
+
 pub struct World {
     pub disk: Disk,
     pub plan: Plan,
@@ -73,7 +79,6 @@ impl World {
 
     /// The medium after a power cut now. Of writes under way any part may have reached it.
     pub fn cut(&self, seed: u64) -> Disk {
-        let mut disk = self.disk.clone();
         let mut random = Random(seed);
         // A few cuts are extreme: nothing, or everything.
         let mut kept: Box<dyn FnMut() -> bool> = match seed {
@@ -84,6 +89,12 @@ impl World {
                 Box::new(move || random.next() % 8 < odds)
             }
         };
+        self.cut_with(&mut kept)
+    }
+
+    /// The medium after a power cut now, in which `kept` decides what reached it.
+    pub fn cut_with(&self, kept: &mut dyn FnMut() -> bool) -> Disk {
+        let mut disk = self.disk.clone();
         for (_, op) in self.held.iter().chain(&self.queue) {
             if let Op::Write { file, offset, data, .. } = op
                 && let Some(id) = self.handles[file.0 as usize]
@@ -91,7 +102,7 @@ impl World {
                 disk.write(id, *offset, bytes_of(data), false, &mut |_| true);
             }
         }
-        disk.cut(&mut kept);
+        disk.cut(kept);
         disk
     }
 
