@@ -18,6 +18,8 @@ pub struct BlockMut {
     ring: Option<Arc<ring::Shared>>,
     /// Position in the ring's endless numbering of bytes.
     start: u64,
+    /// Where that is in the ring's memory.
+    offset: usize,
     len: usize,
     /// In the ring's table; [`NO_SLOT`] if and only if `len` is zero.
     slot: u32,
@@ -26,7 +28,8 @@ pub struct BlockMut {
 impl BlockMut {
     /// The only handle to `slot`, which the ring just gave its first reference.
     pub(crate) fn new(ring: Arc<ring::Shared>, start: u64, len: usize, slot: u32) -> BlockMut {
-        BlockMut { ring: Some(ring), start, len, slot }
+        let offset = ring.offset(start);
+        BlockMut { ring: Some(ring), start, offset, len, slot }
     }
 
     fn ring(&self) -> &Arc<ring::Shared> {
@@ -42,6 +45,11 @@ impl BlockMut {
 
     pub(crate) fn start(&self) -> u64 {
         self.start
+    }
+
+    /// Bytes from the block's end to the end of the region: room to run on.
+    pub(crate) fn beyond(&self) -> usize {
+        self.ring().memory().bytes() - self.offset - self.len
     }
 
     /// The ring lengthened this block's extent to `len`.
@@ -67,7 +75,7 @@ impl BlockMut {
         }
         // SAFETY: the ring gave `start..start + len` to this handle alone and reclaims it only after the handle's
         // drop; the borrow of `self` keeps `bytes_mut` away.
-        unsafe { ring.memory().slice(ring.offset(self.start), self.len) }
+        unsafe { ring.memory().slice(self.offset, self.len) }
     }
 
     /// The contents, to write.
@@ -78,7 +86,7 @@ impl BlockMut {
         }
         // SAFETY: the ring gave `start..start + len` to this handle alone and reclaims it only after the handle's
         // drop, mirror image included; the exclusive borrow of `self` keeps every other slice away.
-        unsafe { ring.memory().slice_mut(ring.offset(self.start), self.len) }
+        unsafe { ring.memory().slice_mut(self.offset, self.len) }
     }
 
     /// The first `len` bytes leave as a block of their own, which the ring reclaims before the rest. `None` if the
@@ -100,7 +108,9 @@ impl BlockMut {
         } else {
             ring.split(self.start, len)?
         };
-        let front = BlockMut::new(ring, self.start, len, front_slot);
+        let next = ring.step(self.offset, len);
+        let (start, offset) = (self.start, std::mem::replace(&mut self.offset, next));
+        let front = BlockMut { ring: Some(ring), start, offset, len, slot: front_slot };
         self.start += len as u64;
         self.len -= len;
         Some(front)
@@ -132,7 +142,7 @@ impl BlockMut {
     /// No more writes: a shared handle.
     pub fn freeze(mut self) -> Block {
         let Some(ring) = self.ring.take() else { unreachable!("a block is frozen once") };
-        Block::new(Home::Ring(ring), self.start, self.len, self.slot)
+        Block::new(Home::Ring(ring), self.start, self.offset, self.len, self.slot)
     }
 
     /// The first byte's address, valid for the block's length while this handle lives: for kontiki-io, which
@@ -142,7 +152,7 @@ impl BlockMut {
         if let Some(references) = ring.references(self.slot) {
             references.writing();
         }
-        ring.memory().at(ring.offset(self.start))
+        ring.memory().at(self.offset)
     }
 
     /// Gives the memory back, if this handle still has some.
@@ -177,16 +187,18 @@ pub(crate) enum Home {
 /// outlives its ring or pool as long as a handle does.
 pub struct Block {
     home: Home,
-    /// Position in the ring's endless numbering of bytes, or offset in the pool.
+    /// Position in the ring's endless numbering of bytes; zero in a pool.
     start: u64,
+    /// Where that is in the memory of ring or pool.
+    offset: usize,
     len: usize,
     slot: u32,
 }
 
 impl Block {
     /// Takes over the only handle to `slot`.
-    pub(crate) fn new(home: Home, start: u64, len: usize, slot: u32) -> Block {
-        Block { home, start, len, slot }
+    pub(crate) fn new(home: Home, start: u64, offset: usize, len: usize, slot: u32) -> Block {
+        Block { home, start, offset, len, slot }
     }
 
     fn references(&self) -> Option<&References> {
@@ -196,11 +208,10 @@ impl Block {
         }
     }
 
-    /// The region the block lies in, and where.
-    fn place(&self) -> (&Memory, usize) {
+    fn memory(&self) -> &Memory {
         match &self.home {
-            Home::Ring(ring) => (ring.memory(), ring.offset(self.start)),
-            Home::Pool(pool) => (pool.memory(), self.start as usize),
+            Home::Ring(ring) => ring.memory(),
+            Home::Pool(pool) => pool.memory(),
         }
     }
 
@@ -212,15 +223,14 @@ impl Block {
         if let Some(references) = self.references() {
             references.reading();
         }
-        let (memory, offset) = self.place();
         // SAFETY: frozen memory is never written, and by the caller's promise not reused either.
-        unsafe { memory.slice(offset, len) }
+        unsafe { self.memory().slice(self.offset, len) }
     }
 
     /// True if `next` lies in the same ring and starts `len` bytes after this block's start.
     pub(crate) fn is_followed_by(&self, len: usize, next: &Block) -> bool {
         let (Home::Ring(ring), Home::Ring(other)) = (&self.home, &next.home) else { return false };
-        Arc::ptr_eq(ring, other) && next.start == self.start + len as u64 && ring.contiguous(self.start, next.start)
+        Arc::ptr_eq(ring, other) && next.start == self.start + len as u64 && next.offset == ring.step(self.offset, len)
     }
 
     /// Length in bytes.
@@ -247,6 +257,10 @@ impl Block {
         assert!(from.checked_add(len).is_some_and(|end| end <= self.len), "a slice of {len} from {from} in a block of {}", self.len);
         let mut part = self.clone();
         part.start += from as u64;
+        part.offset = match &self.home {
+            Home::Ring(ring) => ring.step(self.offset, from),
+            Home::Pool(_) => self.offset + from,
+        };
         part.len = len;
         part
     }
@@ -267,7 +281,7 @@ impl Clone for Block {
         if let Some(references) = self.references() {
             references.another();
         }
-        Block { home: self.home.clone(), start: self.start, len: self.len, slot: self.slot }
+        Block { home: self.home.clone(), start: self.start, offset: self.offset, len: self.len, slot: self.slot }
     }
 }
 

@@ -164,7 +164,7 @@ impl PoolBuf {
     pub fn freeze(mut self) -> Block {
         let (len, start) = (self.len(), self.pool().start(self.slot));
         let Some(pool) = self.pool.take() else { unreachable!("a buffer is frozen once") };
-        Block::new(Home::Pool(pool), start as u64, len, self.slot)
+        Block::new(Home::Pool(pool), 0, start, len, self.slot)
     }
 
     /// The first byte's address, valid for the buffer's length while this handle lives: for kontiki-io, which
@@ -221,6 +221,19 @@ mod tests {
         assert!(pool.take().is_none());
         std::thread::spawn(move || assert_eq!(copy.bytes(), [7; 64])).join().unwrap();
         assert_eq!(pool.available(), 1);
+        assert!(pool.take().is_some());
+    }
+
+    #[test]
+    fn a_slice_keeps_the_whole_buffer() {
+        let pool = Pool::new(2, 64);
+        let _first = pool.take().unwrap();
+        let mut buf = pool.take().unwrap();
+        (0..64).for_each(|n| buf.bytes_mut()[n] = n as u8);
+        let part = buf.freeze().slice(10, 50).slice(2, 3);
+        assert_eq!(part.bytes(), [12, 13, 14]);
+        assert!(pool.take().is_none());
+        drop(part);
         assert!(pool.take().is_some());
     }
 

@@ -105,7 +105,8 @@ impl Ring {
         }
         let mut table = self.shared.table();
         table.reclaim(&self.shared.references);
-        if more > self.shared.capacity - table.held() {
+        // The second can only happen in plain memory, without a mirror.
+        if more > self.shared.capacity - table.held() || more > block.beyond() {
             return false;
         }
         match table.extents.back_mut() {
@@ -166,9 +167,10 @@ impl Shared {
         (start & (self.capacity as u64 - 1)) as usize
     }
 
-    /// True if position `later` can be read by running on from `start`.
-    pub(crate) fn contiguous(&self, start: u64, later: u64) -> bool {
-        MIRRORED || self.offset(start) <= self.offset(later)
+    /// The offset `by` bytes on from `offset`, not more than the capacity. In plain memory (see [`MIRRORED`]) bytes
+    /// stay where they are, in the second half if need be.
+    pub(crate) fn step(&self, offset: usize, by: usize) -> usize {
+        if MIRRORED { (offset + by) & (self.capacity - 1) } else { offset + by }
     }
 
     /// The handles to `slot`; `None` for an empty block's.
