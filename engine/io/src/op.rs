@@ -366,7 +366,10 @@ pub trait Io {
     /// A bell for other threads.
     fn bell(&self) -> Arc<dyn Wake>;
 
-    /// A descriptor that is readable when `turn` would find something, for a foreign event loop.
+    /// A descriptor that is readable when `turn` would find something, for a foreign event loop: it sleeps on the
+    /// descriptor, then turns without waiting; and it turns once after it has submitted, since only a turn hands
+    /// operations over. From the first call on, the bell makes the descriptor readable too. To be called on the
+    /// thread that turns.
     fn poll_fd(&self) -> Option<std::os::fd::RawFd>;
 
     /// Which backend this is and what its probe found, in one line.

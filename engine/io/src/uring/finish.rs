@@ -173,7 +173,7 @@ impl Uring {
                 }
             }
             Work::Allocate { file, len } => {
-                if matches!(-result, libc::EOPNOTSUPP | libc::ENOSYS) || again {
+                if (matches!(-result, libc::EOPNOTSUPP | libc::ENOSYS) || again) && !self.draining {
                     // Reserving by writing zeros takes long: not on this thread.
                     return match self.hand_over(slot, None, Task::Allocate { file, len, map: false }) {
                         Ok(()) => Ended::Goes,

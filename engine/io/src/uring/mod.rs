@@ -4,6 +4,7 @@
 //! - `slots`: the table of outstanding operations and the memory they hold
 //! - `start`: from an [`Op`] to submission entries
 //! - `finish`: from a completion entry to a [`Completion`], or to the rest of a short transfer
+//! - `notice`: a descriptor for foreign event loops
 //! - `turn`: entering the kernel, waiting, and letting go at the end
 //!
 //! # Who may turn it
@@ -11,15 +12,16 @@
 //! made on one thread and moved to another before that, not after.
 
 mod finish;
+mod notice;
 mod setup;
 mod slots;
 mod start;
 mod turn;
 
-use std::cell::UnsafeCell;
+use std::cell::{OnceCell, UnsafeCell};
 use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use io_uring::IoUring;
@@ -32,6 +34,7 @@ use crate::select::{Region, kernel};
 use crate::worker::Worker;
 use crate::{Completion, Io, IoError, IoStats, Op, Options, Token, Wake, clock};
 
+use notice::Notice;
 use setup::{Features, Regions};
 use slots::Slots;
 
@@ -56,6 +59,8 @@ pub(crate) struct Uring {
     handles: Handles,
     bell: Arc<Bell>,
     own: ManuallyDrop<Box<Own>>,
+    /// Written by the kernel with every completion, once somebody asked for a descriptor to poll.
+    notice: OnceCell<Notice>,
     /// A read of the bell is in the kernel, or queued for it.
     bell_armed: bool,
     /// Completed outside of the kernel, or taken from it when its queues were full: for the next turn.
@@ -92,6 +97,7 @@ impl Uring {
             handles: Handles::new(options.handles),
             bell: Arc::new(bell),
             own: ManuallyDrop::new(Box::new(Own { bell: UnsafeCell::new(0), timeout: UnsafeCell::new(Timespec::new()) })),
+            notice: OnceCell::new(),
             bell_armed: false,
             ready: VecDeque::with_capacity(options.capacity),
             worker: None,
@@ -140,9 +146,21 @@ impl Io for Uring {
         Arc::clone(&self.bell) as Arc<dyn Wake>
     }
 
+    /// On a ring that is owned by a thread, the first call must come from it or before its first turn; `None` if
+    /// it comes too late, or the system gives no descriptor.
     fn poll_fd(&self) -> Option<RawFd> {
-        self.bell.serve_foreign_loop();
-        Some(self.ring.as_raw_fd())
+        if self.notice.get().is_none() {
+            match Notice::new(&self.ring, self.bell.fd()) {
+                // Not set before: checked above, and `Uring` is not shared between threads.
+                Ok(notice) => drop(self.notice.set(notice)),
+                Err(errno) => {
+                    tracing::warn!(errno, "this io_uring cannot serve a foreign event loop");
+                    return None;
+                }
+            }
+            self.bell.serve_foreign_loop();
+        }
+        self.notice.get().map(Notice::fd)
     }
 
     fn describe(&self) -> String {

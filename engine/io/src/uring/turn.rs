@@ -19,6 +19,9 @@ impl Uring {
     pub(super) fn run_turn(&mut self, until: Option<Time>, done: &mut Vec<Completion>) -> Result<(), i32> {
         let before = done.len();
         self.enable();
+        if let Some(notice) = self.notice.get() {
+            notice.clear();
+        }
         loop {
             if let Some(errno) = self.broken {
                 return Err(errno);
@@ -37,16 +40,19 @@ impl Uring {
             if rung || own.bell {
                 self.stats.rings += 1;
             }
-            // Under a foreign loop nothing may lie in the queue when that loop goes to sleep.
-            if self.bell.is_foreign() && self.queued() > 0 {
-                self.enter(0);
-            }
             if done.len() > before || rung || own.bell || wait_ns == 0 {
                 break;
             }
             // A signal, an early timeout, or a short transfer that goes on: sleep for what is left.
         }
-        self.bell.leave();
+        if self.bell.is_foreign() {
+            // That loop sleeps outside: the bell must be listened to, and nothing may lie in the queue.
+            self.arm_bell();
+            if self.queued() > 0 {
+                self.enter(0);
+            }
+            self.bell.leave();
+        }
         self.broken.map_or(Ok(()), Err)
     }
 
