@@ -282,7 +282,7 @@ fn decode(bytes: &[u8], max_payload_bytes: usize) -> Result<Option<Parts<'_>>, C
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
     use super::*;
     use proptest::prelude::*;
 

@@ -227,11 +227,9 @@ impl Events {
         self.queue.push_back(event);
     }
 
-    /// Adds a report for the operator, unless the queue is half full: then its counter must do.
-    pub(crate) fn report(&mut self, event: NetEvent) {
-        if self.queue.len() < EVENTS / 2 {
-            self.push(event);
-        }
+    /// Whether there is room for a report to the operator: not once the queue is half full, when a counter must do.
+    pub(crate) fn takes_reports(&self) -> bool {
+        self.queue.len() < EVENTS / 2
     }
 
     pub(crate) fn pop(&mut self) -> Option<NetEvent> {

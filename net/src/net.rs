@@ -271,9 +271,10 @@ impl Net {
     pub(crate) fn report(&mut self, peer: Option<usize>, slot: Slot, reason: Refusal) {
         self.counters.refuse(&reason);
         let peer = peer.and_then(|p| self.peers.get(p)).map(|peer| peer.id);
-        let Some(conn) = self.conns.get(slot) else { return };
+        // Whoever floods us does not flood the log.
+        let Some(conn) = self.conns.get(slot).filter(|_| self.events.takes_reports()) else { return };
         tracing::warn!(peer = peer.map_or(0, |peer| peer.0), remote = %conn.remote, %reason, "refused");
-        self.events.report(NetEvent::Refused { peer, remote: conn.remote, reason });
+        self.events.push(NetEvent::Refused { peer, remote: conn.remote, reason });
     }
 
     fn received(&mut self, slot: Slot, result: Result<Output, IoError>, buf: Option<IoBuf>, now: Time, io: &mut dyn Io) {

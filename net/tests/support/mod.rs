@@ -1,6 +1,6 @@
 //! A small deterministic world for the transport: hosts, byte pipes and a clock, all under the test's control.
 
-#![allow(dead_code, clippy::unwrap_used, clippy::disallowed_methods, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::disallowed_methods, clippy::result_large_err)]
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet, VecDeque};
