@@ -254,6 +254,7 @@ impl Client {
         let mut buffer = Vec::new();
         let mut leave: Option<Next> = None;
         let mut heard = Instant::now();
+        let mut welcome = false;
         loop {
             if self.stopping() && leave.is_none() {
                 leave = Some(Next::Stop);
@@ -261,7 +262,9 @@ impl Client {
             if std::mem::take(&mut self.pause) {
                 thread::sleep(PAUSE);
             }
-            while leave.is_none() && open < self.share {
+            // A replica that has not taken anything yet is asked with one proposal, not with all.
+            let room = if welcome { self.share } else { 1 };
+            while leave.is_none() && open < room {
                 let (floor, number) = (self.outcomes.floor(), self.outcomes.propose());
                 buffer.clear();
                 make(number, &mut buffer);
@@ -294,6 +297,7 @@ impl Client {
                             pending.pop_front();
                             first_request += 1;
                         }
+                        welcome |= matches!(answer, Answer::Applied { .. });
                         if let Some(next) = self.answered(proposal, answer) {
                             leave.get_or_insert(next);
                         }

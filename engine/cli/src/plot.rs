@@ -52,7 +52,12 @@ fn draw(svg: &mut String, title: &str, timeline: &Timeline, marks: &[Mark]) -> R
         .x_label_area_size(24)
         .y_label_area_size(72)
         .build_cartesian_2d(0.0..end, (low..high).log_scale())?;
-    latency.configure_mesh().y_desc("latency, microseconds").light_line_style(WHITE).draw()?;
+    latency
+        .configure_mesh()
+        .y_desc("latency")
+        .y_label_formatter(&|us| crate::table::duration(Duration::from_micros(*us as u64)))
+        .light_line_style(WHITE)
+        .draw()?;
     for (which, (name, colour)) in SERIES.into_iter().enumerate() {
         // A gap in the answers is a gap in the line.
         for run in points.split(|p| p.latency_us.is_none()).filter(|run| !run.is_empty()) {

@@ -69,12 +69,12 @@ pub(crate) fn bytes(n: u64) -> String {
 /// A duration in the unit that suits it.
 pub(crate) fn duration(d: Duration) -> String {
     let us = d.as_micros();
-    match us {
-        0..1_000 => format!("{us} us"),
-        1_000..10_000 => format!("{:.2} ms", us as f64 / 1e3),
-        10_000..1_000_000 => format!("{:.0} ms", us as f64 / 1e3),
-        _ => format!("{:.2} s", us as f64 / 1e6),
-    }
+    let (value, unit) = match us {
+        0..1_000 => return format!("{us} us"),
+        1_000..1_000_000 => (us as f64 / 1e3, "ms"),
+        _ => (us as f64 / 1e6, "s"),
+    };
+    if value < 10.0 && value.fract() != 0.0 { format!("{value:.2} {unit}") } else { format!("{value:.0} {unit}") }
 }
 
 #[cfg(test)]
@@ -91,7 +91,8 @@ mod tests {
         assert_eq!(bytes(1536), "1.5 KiB");
         assert_eq!(bytes(3 << 30), "3.0 GiB");
         assert_eq!(duration(Duration::from_micros(17)), "17 us");
-        assert_eq!(duration(Duration::from_millis(3)), "3.00 ms");
+        assert_eq!(duration(Duration::from_micros(3210)), "3.21 ms");
+        assert_eq!(duration(Duration::from_millis(10)), "10 ms");
         assert_eq!(duration(Duration::from_millis(250)), "250 ms");
         assert_eq!(duration(Duration::from_millis(2500)), "2.50 s");
     }

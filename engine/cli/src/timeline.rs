@@ -13,25 +13,29 @@ fn histogram<T: hdrhistogram::Counter>(digits: u8) -> Histogram<T> {
     Histogram::new_with_bounds(1, MAX_US, digits).unwrap_or_else(|_| unreachable!("1 to {MAX_US} with {digits} digits is valid"))
 }
 
+/// A run may last so many times longer than planned before its end falls into one slot.
+const MAX_STRETCH: usize = 8;
+
 /// Latencies of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Timeline {
     slot: Duration,
+    most_slots: usize,
     slots: Vec<Histogram<u32>>,
     all: Histogram<u64>,
 }
 
 impl Timeline {
-    /// For a run of about `length`, in `slots` slots; what ends later goes into the last one.
+    /// For a run of about `length`, in `slots` slots; it grows if the run lasts longer.
     pub(crate) fn new(length: Duration, slots: u32) -> Timeline {
         let slots = slots.max(1);
         let slot = (length / slots).max(Duration::from_millis(1));
-        Timeline { slot, slots: (0..slots).map(|_| histogram(2)).collect(), all: histogram(3) }
+        Timeline { slot, most_slots: slots as usize * MAX_STRETCH, slots: (0..slots).map(|_| histogram(2)).collect(), all: histogram(3) }
     }
 
     /// An empty one with the same bounds.
     pub(crate) fn clone_empty(&self) -> Timeline {
-        Timeline { slot: self.slot, slots: self.slots.iter().map(|_| histogram(2)).collect(), all: histogram(3) }
+        Timeline { slots: Vec::new(), all: histogram(3), ..*self }
     }
 
     /// A request that was answered at `at` (since the start of the run), `latency` after it was sent.
@@ -39,17 +43,26 @@ impl Timeline {
         let us = u64::try_from(latency.as_micros()).unwrap_or(MAX_US);
         self.all.saturating_record(us);
         let slot = usize::try_from(at.as_nanos() / self.slot.as_nanos()).unwrap_or(usize::MAX);
-        let last = self.slots.len() - 1;
-        if let Some(slot) = self.slots.get_mut(slot.min(last)) {
+        let slot = slot.min(self.most_slots - 1);
+        self.reach(slot + 1);
+        if let Some(slot) = self.slots.get_mut(slot) {
             slot.saturating_record(us);
+        }
+    }
+
+    /// Makes sure that there are so many slots.
+    fn reach(&mut self, slots: usize) {
+        if self.slots.len() < slots {
+            self.slots.resize_with(slots, || histogram(2));
         }
     }
 
     /// Adds what another proposer of the same run recorded.
     pub(crate) fn add(&mut self, other: &Timeline) {
         let same = "timelines of one run have the same bounds";
-        assert!(self.slot == other.slot && self.slots.len() == other.slots.len(), "{same}");
+        assert!(self.slot == other.slot, "{same}");
         assert!(self.all.add(&other.all).is_ok(), "{same}");
+        self.reach(other.slots.len());
         for (mine, theirs) in self.slots.iter_mut().zip(&other.slots) {
             assert!(mine.add(theirs).is_ok(), "{same}");
         }
@@ -70,7 +83,7 @@ impl Timeline {
         self.all.max()
     }
 
-    /// The slots that anything ended in.
+    /// All slots, in order.
     pub(crate) fn points(&self) -> impl Iterator<Item = Point> + '_ {
         let slot = self.slot;
         (0u32..).zip(&self.slots).map(move |(n, h)| Point {
@@ -108,11 +121,11 @@ mod tests {
         b.record(ms(5000), Duration::from_secs(3600));
         a.add(&b);
         let points: Vec<Point> = a.points().collect();
-        assert_eq!(points.len(), 10);
+        assert_eq!(points.len(), 80, "what ends far too late falls into one slot");
         assert_eq!(points[0].latency_us.unwrap(), [100, 100, 100]);
         assert_eq!(points[1].per_second, 200.0);
         assert_eq!(points[2].latency_us, None);
-        assert!(points[9].latency_us.is_some());
+        assert!(points[79].latency_us.is_some());
         assert_eq!(a.count(), 4);
         assert_eq!(a.quantile_us(0.5), 300);
         assert!(a.max_us() >= MAX_US);

@@ -1,0 +1,114 @@
+//! Short runs of `demo` and `bench`: the program proves something, these tests see that it does.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use common::{Servers, good, kontiki, run, wait};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A short demo with its files in a directory of its own; the plot stays for a look.
+fn demo(extra: &[&str]) -> (String, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, plot) = (dir.path().to_str().unwrap(), dir.path().join("plot.svg"));
+    let base = ["demo", "--seconds", "1.5", "--dir", path, "--plot", plot.to_str().unwrap()];
+    let output = good(&run(&[&base[..], extra].concat()));
+    assert!(output.contains("No acknowledged write is lost"), "{output}");
+    assert!(output.contains("killed with SIGKILL"), "{output}");
+    assert!(std::fs::read_to_string(&plot).unwrap().contains("killed"));
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["plot.svg"], "the replicas' directories are removed");
+    (output, dir)
+}
+
+#[test]
+fn three_replicas_lose_their_leader() {
+    let (output, _) = demo(&[]);
+    assert!(output.contains("restarted (its start number 2)"), "{output}");
+}
+
+#[test]
+fn one_replica_is_killed_and_comes_back() {
+    demo(&["--replicas", "1", "--entry-bytes", "1000", "--in-flight", "7"]);
+}
+
+#[test]
+fn all_replicas_are_killed_twice() {
+    let (output, _) = demo(&["--kill", "all", "--kills", "2"]);
+    assert_eq!(output.matches("all 3 replicas killed").count(), 2, "{output}");
+}
+
+#[test]
+fn an_interrupted_demo_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, plot) = (dir.path().to_str().unwrap(), dir.path().join("plot.svg"));
+    let child = kontiki(&["demo", "--seconds", "600", "--dir", path, "--plot", plot.to_str().unwrap()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // Interrupted once it has made a directory for its replicas, wherever it is then.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while std::fs::read_dir(dir.path()).unwrap().count() < 2 {
+        assert!(Instant::now() < deadline, "the demo does not begin");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    assert_eq!(wait(child).code(), Some(130));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "only the plot is left");
+}
+
+fn json(output: &str) -> serde_json::Value {
+    assert_eq!(output.lines().count(), 1, "{output}");
+    serde_json::from_str(output).unwrap()
+}
+
+#[test]
+fn bench_measures_its_own_cluster() {
+    for replicas in ["1", "3"] {
+        let output = good(&run(&[
+            "bench",
+            "--replicas",
+            replicas,
+            "--entry-bytes",
+            "16",
+            "--in-flight",
+            "64",
+            "--seconds",
+            "0.5",
+            "--warmup",
+            "0.1",
+            "--json",
+        ]));
+        let report = json(&output);
+        for key in ["entries_per_s", "p50_us", "p99_us", "p999_us", "cpu_us_per_entry", "rss_bytes"] {
+            assert!(report[key].as_f64().unwrap() > 0.0, "{key}: {output}");
+        }
+        assert!(report["p50_us"].as_f64() <= report["p999_us"].as_f64());
+    }
+}
+
+#[test]
+fn bench_measures_a_cluster_that_runs() {
+    let servers = Servers::start(1);
+    servers.wait_leader();
+    let output = good(&run(&[
+        "bench",
+        "--to",
+        &servers.to(),
+        "--callers",
+        "2",
+        "--in-flight",
+        "16",
+        "--seconds",
+        "0.5",
+        "--warmup",
+        "0.1",
+        "--json",
+    ]));
+    assert!(json(&output)["entries_per_s"].as_f64().unwrap() > 0.0, "{output}");
+    let table = good(&run(&["bench", "--to", &servers.to(), "--seconds", "0.2", "--warmup", "0.1"]));
+    assert!(table.contains("throughput"), "{table}");
+}
