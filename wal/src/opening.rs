@@ -314,7 +314,9 @@ impl Opening {
             }
             Step::Prepare => {
                 let Some(preparer) = &mut self.preparer else { panic!("there is a preparer") };
-                match preparer.done(result)? {
+                let outcome = preparer.done(result);
+                self.handles.extend(preparer.left_open());
+                match outcome? {
                     Outcome::Next(op) => Ok(Then::Op(Step::Prepare, op)),
                     Outcome::Prepared(segment) => {
                         self.handles.push(segment.file);

@@ -59,15 +59,22 @@ pub(crate) struct Preparer {
     /// Number of the segment being prepared.
     number: u64,
     step: Option<Step>,
+    /// The file of a job that failed.
+    left_open: Option<Handle>,
 }
 
 impl Preparer {
     pub(crate) fn new(dir: Handle, segment_bytes: u64) -> Preparer {
-        Preparer { dir, segment_bytes, zeros: Pool::new(1, ZERO_BYTES), number: 0, step: None }
+        Preparer { dir, segment_bytes, zeros: Pool::new(1, ZERO_BYTES), number: 0, step: None, left_open: None }
     }
 
     pub(crate) fn busy(&self) -> bool {
         self.step.is_some()
+    }
+
+    /// The file that a failed job left open.
+    pub(crate) fn left_open(&self) -> Option<Handle> {
+        self.left_open
     }
 
     /// A new segment.
@@ -170,6 +177,7 @@ impl Preparer {
             Step::Close(segment) => self.next(Step::Remove(segment.number)),
             step => {
                 let (what, name) = step.name(self.number);
+                self.left_open = step.file();
                 Err(WalError::of(what, name, error))
             }
         }
@@ -177,6 +185,19 @@ impl Preparer {
 }
 
 impl Step {
+    fn file(&self) -> Option<Handle> {
+        match self {
+            Step::Allocate(file)
+            | Step::Zero(file, _)
+            | Step::Sync(file)
+            | Step::Rename(file)
+            | Step::SyncName(file)
+            | Step::GiveUp(file) => Some(*file),
+            Step::Recycle(segment) | Step::SyncRecycled(segment) | Step::Close(segment) => Some(segment.file),
+            Step::Open | Step::ClearWay | Step::Unlink | Step::Remove(_) | Step::SyncRemoved(_) => None,
+        }
+    }
+
     fn name(&self, number: u64) -> (&'static str, Name) {
         let fresh = names::plain(names::SEGMENT_NEW);
         match self {

@@ -456,6 +456,7 @@ impl Wal {
         // Closed from the end: the lock goes last.
         let mut open = vec![self.lock, self.dir, self.saver.file()];
         open.extend(segments.into_handles());
+        open.extend(self.preparer.left_open());
         self.closing = Some(open);
         self.close_next(io);
     }

@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, clippy::disallowed_methods)]
 
 pub mod disk;
+pub mod life;
 pub mod world;
 
 use kontiki_core::{ClusterId, FrameMeta, GroupId, IndexRange, LogIndex, NodeId, Term, WriteId};
@@ -169,14 +170,14 @@ impl Node {
         }
     }
 
-    /// Runs until nothing happens any more. False if the power failed.
+    /// Runs until nothing happens any more. False if the power or the log failed.
     pub fn run(&mut self) -> bool {
         loop {
             self.wal.pump(&mut self.world);
             self.take_events();
             match self.world.step() {
                 Some(completion) => self.complete(completion),
-                None => return !self.world.stopped(),
+                None => return !self.world.stopped() && self.wal.poisoned().is_none(),
             }
         }
     }
@@ -203,7 +204,7 @@ impl Node {
         Some(block)
     }
 
-    /// Appends at the end in `term`, running the world for room. `None` if the power failed meanwhile.
+    /// Appends at the end in `term`, running the world for room. `None` if the power or the log failed meanwhile.
     pub fn append(&mut self, count: u32, term: u64, size: usize) -> Option<Block> {
         let first = self.last() + 1;
         let prev_term = self.last_term();
@@ -211,10 +212,10 @@ impl Node {
             if let Some(block) = self.try_append(first, count, term, prev_term, size) {
                 return Some(block);
             }
+            self.wal.poisoned().is_none().then_some(())?;
             self.wal.pump(&mut self.world);
-            let completion = self.world.step();
-            assert!(self.wal.poisoned().is_none(), "poisoned: {:?}", self.wal.poisoned());
-            self.complete(completion?);
+            let completion = self.world.step()?;
+            self.complete(completion);
         }
     }
 

@@ -15,6 +15,8 @@ pub struct Plan {
     pub fails: Option<fn(&Op) -> bool>,
     /// Do no operation from this number on: the power failed.
     pub stop_at: Option<u64>,
+    /// The block at this offset of any file cannot be read.
+    pub unreadable: Option<u64>,
     /// Keep these until they are released.
     pub hold: Option<fn(&Op) -> bool>,
 }
@@ -63,6 +65,11 @@ impl World {
             log: Vec::new(),
             random: 1,
         }
+    }
+
+    /// From now on, fails the operation number `at` of those that `fails` picks.
+    pub fn fail(&mut self, at: u64, kind: IoErrorKind, fails: fn(&Op) -> bool) {
+        (self.plan.fail, self.plan.fails, self.picked) = (Some((at, kind)), Some(fails), 0);
     }
 
     pub fn stopped(&self) -> bool {
@@ -128,6 +135,9 @@ impl World {
             }
         }
         let result = match op {
+            Op::Read { offset, buf, len, .. } if self.plan.unreadable.is_some_and(|bad| (offset..offset + len as u64).contains(&bad)) => {
+                return (Err(IoErrorKind::Device), Some(buf));
+            }
             Op::Read { file, offset, mut buf, len } => {
                 let bytes = match &mut buf {
                     IoBuf::Pool(buf) => buf.bytes_mut(),
