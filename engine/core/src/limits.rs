@@ -20,6 +20,9 @@ pub const PENDING_WRITES: usize = 128;
 /// Groups of frames told apart in one follower's window; beyond, the newest group grows.
 pub const INFLIGHT_GROUPS: usize = 64;
 
+/// Most effects of one step or one flush: a node that reserves room for them allocates nothing later.
+pub const MAX_EFFECTS: usize = 8 + 4 * MAX_PEERS;
+
 /// Election timeouts (the longest) for which a leader's own oldest write may be outstanding before it steps down.
 pub const HUNG_DISK_TIMEOUTS: u64 = 3;
 

@@ -96,7 +96,7 @@ impl Raft {
         // Late answers: to a frame that was since accepted, or to an earlier probe (hazard H31).
         let current = match progress.mode {
             Mode::Replicate => prev > progress.matched() && prev < progress.next(),
-            Mode::Probe { .. } => prev.next() == progress.next(),
+            Mode::Probe { .. } => prev == progress.next().prev(),
             Mode::Behind { .. } => false,
         };
         if current {
