@@ -8,6 +8,7 @@ mod index;
 mod layout;
 pub mod limits;
 pub mod names;
+pub mod offline;
 mod opening;
 mod options;
 mod prepare;

@@ -440,21 +440,7 @@ impl Opening {
         }
         let lossy = self.options.medium == Medium::Lossy;
         let uncertain = recovered.damage.is_none() && lossy && (recovered.evidence || !recovered.blank_end);
-        self.report = RecoveryReport {
-            segments: recovered.files.iter().filter(|file| file.linked).count(),
-            frames: recovered.frames,
-            bytes: recovered.frame_bytes,
-            first: recovered.log.first(),
-            last: recovered.log.last(),
-            last_term: recovered.log.last_term(),
-            end: recovered.end,
-            watermark: recovered.watermark,
-            dropped_tail_bytes: recovered.dropped_bytes,
-            damage: recovered.damage,
-            uncertain,
-            hard_state_repaired: self.report.hard_state_repaired,
-            spares: 0,
-        };
+        self.report = RecoveryReport { uncertain, hard_state_repaired: self.report.hard_state_repaired, ..recovered.report() };
         if let Some(damage) = recovered.damage {
             tracing::error!(%damage, cause = %recovered.cause, "acknowledged log is damaged");
             if self.options.sole_voter {

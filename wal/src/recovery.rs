@@ -10,7 +10,7 @@ use kontiki_frame::{BLOCK_BYTES, DiskStamp, Header, parse_header, verify};
 use crate::index::LiveLog;
 use crate::layout::all_zero;
 use crate::segment_header::{Found, Identity};
-use crate::{Cause, Damage};
+use crate::{Cause, Damage, RecoveryReport};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
@@ -452,6 +452,25 @@ impl Recovery {
             dropped_bytes: self.dropped_bytes,
             newest_boot: self.seen_boot,
             cause: self.cause,
+        }
+    }
+}
+
+impl Recovered {
+    /// The part of the report that is the walk's.
+    pub(crate) fn report(&self) -> RecoveryReport {
+        RecoveryReport {
+            segments: self.files.iter().filter(|file| file.linked).count(),
+            frames: self.frames,
+            bytes: self.frame_bytes,
+            first: self.log.first(),
+            last: self.log.last(),
+            last_term: self.log.last_term(),
+            end: self.end,
+            watermark: self.watermark,
+            dropped_tail_bytes: self.dropped_bytes,
+            damage: self.damage,
+            ..RecoveryReport::default()
         }
     }
 }

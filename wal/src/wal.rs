@@ -302,15 +302,15 @@ impl Wal {
     /// of such entries go, but for the newest `retention_bytes`. Returns the new first index and the term before it if they moved. After a crash the
     /// log may begin earlier again.
     pub fn release(&mut self, upto: LogIndex) -> Option<(LogIndex, Term)> {
-        let mut moved = None;
+        let before = self.log.first();
         while let Some(oldest) = self.log.releasable(upto, self.appender.durable(), self.options.retention_bytes) {
             self.log.release_oldest();
             self.segments.retire_oldest();
             self.reads.released(oldest);
-            moved = Some((self.log.first(), self.log.prev_term()));
         }
         assert_eq!(self.log.oldest_segment(), self.segments.linked.front().map(|segment| segment.number), "index and files agree");
-        moved
+        // A segment whose entries were all superseded goes without the first index moving.
+        (self.log.first() > before).then(|| (self.log.first(), self.log.prev_term()))
     }
 
     /// Submits what is due: hard state, log writes, lookups, the next step of preparing a segment. Once a turn.

@@ -1,0 +1,118 @@
+//! The log of a node that does not run, and the format it is in.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use kontiki_core::LogIndex;
+use kontiki_io::Name;
+use kontiki_wal::WalError;
+use kontiki_wal::offline::{CopyInfo, FrameInfo, OfflineError, Part, Verdict, examine};
+use support::{Disk, Node};
+
+type Listed = Vec<(u64, u64, u64, u64)>;
+
+fn look(disk: &Disk) -> Result<(Verdict, Listed), OfflineError<()>> {
+    let mut frames = Vec::new();
+    let mut read = |name: &Name, offset: u64, into: &mut [u8]| {
+        let bytes = disk.contents(name.as_str());
+        let from = (offset as usize).min(bytes.len());
+        let len = into.len().min(bytes.len() - from);
+        into[..len].copy_from_slice(&bytes[from..from + len]);
+        Ok(len)
+    };
+    let mut visit = |frame: FrameInfo<'_>| {
+        assert_eq!(kontiki_frame::verify(frame.frame), Ok(frame.header));
+        frames.push((frame.segment, frame.offset, frame.stamp.range.from.0, frame.stamp.range.to.0));
+    };
+    let verdict = examine(&disk.list(), &mut read, &mut visit)?;
+    Ok((verdict, frames))
+}
+
+fn log() -> Disk {
+    let mut node = Node::open(Disk::default());
+    node.save(2, 1);
+    for _ in 0..20 {
+        node.append(2, 2, 6000).unwrap();
+        assert!(node.run());
+    }
+    node.close()
+}
+
+#[test]
+fn an_intact_log() {
+    let disk = log();
+    let (verdict, frames) = look(&disk).unwrap();
+    assert!(verdict.intact());
+    assert_eq!((verdict.node.0, verdict.report.frames, verdict.report.last), (2, 20, LogIndex(40)));
+    assert_eq!(frames.len(), 20);
+    assert_eq!(frames[..2], [(1, 4096, 1, 2), (1, 4096 + 12288, 3, 4)]);
+    let parts: Vec<Part> = verdict.segments.iter().map(|segment| segment.part).collect();
+    assert_eq!(parts, [Part::Log, Part::Log, Part::Spare]);
+    assert!(matches!(verdict.hard_state[1], CopyInfo::Intact { sequence: 3, state, .. } if state.term.0 == 2));
+    assert!(verdict.report.to_string().starts_with("2 segments, 20 frames"));
+}
+
+#[test]
+fn damage_is_named_and_nothing_else_is_lost() {
+    let mut disk = log();
+    disk.flip("log-0000000000000002.seg", 4096 + 12288 + 200, 0);
+    let (verdict, frames) = look(&disk).unwrap();
+    let damage = verdict.damage().unwrap();
+    assert_eq!((damage.segment, damage.offset), (2, 4096 + 12288));
+    assert!(!verdict.intact());
+    assert_eq!(frames.len(), 11);
+    let said = damage.to_string();
+    assert!(said.contains("log-0000000000000002.seg, offset 16384") && said.contains("checksum"), "{said}");
+}
+
+#[test]
+fn damaged_hard_states() {
+    let mut disk = log();
+    disk.flip("hard-state", 9, 0);
+    let (verdict, _) = look(&disk).unwrap();
+    assert_eq!((verdict.hard_state[0], &verdict.hard_state_error, verdict.intact()), (CopyInfo::Damaged, &None, false));
+    disk.flip("hard-state", (4 << 20) + 9, 0);
+    let (verdict, frames) = look(&disk).unwrap();
+    assert_eq!((verdict.hard_state_error, frames.len()), (Some(WalError::HardStateLost), 20));
+}
+
+#[test]
+fn not_a_log() {
+    assert_eq!(look(&Disk::default()).unwrap_err(), OfflineError::NotALog);
+}
+
+/// Pins the two blocks that the log has besides frames. See `kontiki-frame`'s golden test.
+#[test]
+fn golden_blocks() {
+    let hex =
+        |bytes: &[u8]| bytes.chunks(16).map(|line| line.iter().map(|b| format!("{b:02x}")).collect::<String>() + "\n").collect::<String>();
+    let disk = log();
+    let hard_state = disk.contents("hard-state");
+    assert_eq!(hard_state[..4096], hard_state[4 << 20..]);
+    assert_eq!(
+        hex(&hard_state[..96]),
+        "\
+4b746b481404eaac0100020000000000\n\
+03000000000000000100000000000000\n\
+02000000000000000100000000000000\n\
+00000200000000000200000000000000\n\
+0000000000000000c100000000000000\n\
+00000000000000000000000000000000\n\
+"
+    );
+    assert!(hard_state[96..4096].iter().all(|&byte| byte == 0));
+    let header = disk.contents("log-0000000000000002.seg");
+    assert_eq!(
+        hex(&header[..112]),
+        "\
+4b746b53d8d81fd60100000000000000\n\
+02000000000000000000000000000000\n\
+01000000000000000000020000000000\n\
+00f00300000000001400000000000000\n\
+02000000000000000200000000000000\n\
+0000000000000000c100000000000000\n\
+00000000000000000000000000000000\n\
+"
+    );
+    assert!(header[112..4096].iter().all(|&byte| byte == 0));
+}
