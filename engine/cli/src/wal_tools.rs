@@ -1,12 +1,24 @@
-//! `kontiki wal`: reads a log whose replica is not running.
+//! `kontiki wal`: reads a log whose replica is not running, and changes nothing.
 
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use kontiki_frame::Kind;
+use kontiki_io::Name;
+use kontiki_wal::names;
+use kontiki_wal::offline::{self, CopyInfo, FrameInfo, Part, SegmentInfo, Verdict};
+use rustix::fs::FlockOperation;
 
 use crate::error::Error;
+use crate::output::say;
+use crate::table::{self, count};
 
 /// Read the log in a data directory, without a replica.
+///
+/// The replica must not run: its lock on the directory is respected, and nothing is changed.
 #[derive(Args, Debug)]
 pub(crate) struct Wal {
     #[command(subcommand)]
@@ -15,9 +27,13 @@ pub(crate) struct Wal {
 
 #[derive(Subcommand, Debug)]
 enum WalCommand {
-    /// Check every frame, name each segment, and the first damage if there is any (exit code 1)
+    /// Check every frame of the log; name each segment, and the first damage if there is any
+    ///
+    /// Exit codes: 0 intact, 1 damaged or not readable.
     Verify(Dir),
-    /// As verify, and name every frame
+    /// Print every frame of the log, then what `verify` prints
+    ///
+    /// Exit codes: 0 intact, 1 damaged or not readable.
     Dump(Dir),
 }
 
@@ -30,8 +46,185 @@ struct Dir {
 /// Runs the command.
 ///
 /// # Errors
-/// Not a log, or a damaged one.
+/// Not a log, one that is in use, or a damaged one.
 pub(crate) fn run(command: &Wal) -> Result<(), Error> {
-    let (WalCommand::Verify(Dir { dir }) | WalCommand::Dump(Dir { dir })) = &command.command;
-    Err(Error::Usage(format!("{}: not yet", dir.display())))
+    let (dir, dump) = match &command.command {
+        WalCommand::Verify(Dir { dir }) => (dir, false),
+        WalCommand::Dump(Dir { dir }) => (dir, true),
+    };
+    let _lock = lock(dir)?;
+    let files = list(dir)?;
+    let mut open = HashMap::new();
+    let mut read = |name: &Name, offset: u64, buffer: &mut [u8]| read_at(dir, &mut open, name, offset, buffer);
+    let mut seen = Seen { dump, ..Seen::default() };
+    let verdict = offline::examine(&files, &mut read, &mut |frame| seen.frame(&frame))
+        .map_err(|error| Error::Finding(format!("{}: {error}", dir.display())))?;
+    if dump {
+        say("");
+    }
+    say(segments(&verdict, &seen));
+    for (which, copy) in ["first", "second"].iter().zip(&verdict.hard_state) {
+        say(format_args!("hard state, {which} copy: {}", describe(copy)));
+    }
+    say(format_args!("node {}: {}", verdict.node, verdict.report));
+    judge(dir, &verdict)
+}
+
+/// The error, if the log is not intact.
+fn judge(dir: &Path, verdict: &Verdict) -> Result<(), Error> {
+    let dir = dir.display();
+    if let Some(damage) = verdict.damage() {
+        let entries = format!("entries after {} are not readable", verdict.report.last);
+        return Err(Error::Finding(format!(
+            "{dir}: {damage}; {entries}. In a cluster, start the replica: it fetches them from the others. A single replica needs a backup"
+        )));
+    }
+    if let Some(error) = &verdict.hard_state_error {
+        return Err(Error::Finding(format!("{dir}: {error}")));
+    }
+    if !verdict.intact() {
+        return Err(Error::Finding(format!("{dir}: one copy of the hard state is damaged; the next start repairs it from the other")));
+    }
+    if verdict.report.uncertain {
+        say(
+            "something unreadable stands at the end of the log: a write that a crash cut off, or on a medium that loses what was flushed an acknowledged one",
+        );
+    }
+    say("intact");
+    Ok(())
+}
+
+/// Keeps a replica from starting on the directory while it is read.
+fn lock(dir: &Path) -> Result<Option<File>, Error> {
+    let path = dir.join(names::LOCK);
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        // Copied without its lock, perhaps.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::file("cannot open", &path)(error)),
+    };
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            Err(Error::Finding(format!("{} is in use by a running replica: stop it first, or read a copy", dir.display())))
+        }
+        Err(error) => Err(Error::file("cannot lock", &path)(error.into())),
+    }
+}
+
+/// The files of a directory, with their lengths.
+fn list(dir: &Path) -> Result<Vec<(Name, u64)>, Error> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).map_err(Error::file("cannot read the directory", dir))? {
+        let entry = entry.map_err(Error::file("cannot read the directory", dir))?;
+        // What has no plain name is not one of the log's files.
+        if let Some(name) = entry.file_name().to_str().and_then(Name::new) {
+            files.push((name, entry.metadata().map_err(Error::file("cannot read", &entry.path()))?.len()));
+        }
+    }
+    Ok(files)
+}
+
+fn read_at(dir: &Path, open: &mut HashMap<String, File>, name: &Name, offset: u64, mut buffer: &mut [u8]) -> std::io::Result<usize> {
+    let file = match open.get(name.as_str()) {
+        Some(file) => file,
+        None => open.entry(name.as_str().to_owned()).or_insert(File::open(dir.join(name.as_str()))?),
+    };
+    let wanted = buffer.len();
+    let mut at = offset;
+    while !buffer.is_empty() {
+        match file.read_at(buffer, at) {
+            Ok(0) => break,
+            Ok(bytes) => {
+                at += bytes as u64;
+                buffer = buffer.get_mut(bytes..).unwrap_or_default();
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(wanted - buffer.len())
+}
+
+/// What the frames of one segment hold.
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    frames: u64,
+    first: u64,
+    last: u64,
+}
+
+/// What the walk has seen.
+#[derive(Debug, Default)]
+struct Seen {
+    dump: bool,
+    segments: HashMap<u64, Held>,
+}
+
+impl Seen {
+    fn frame(&mut self, frame: &FrameInfo<'_>) {
+        let FrameInfo { stamp, header, .. } = frame;
+        let held = self.segments.entry(frame.segment).or_default();
+        if self.dump {
+            if held.frames == 0 {
+                say(names::segment(frame.segment));
+            }
+            let kind = match header.kind {
+                Kind::Entries => String::new(),
+                other => format!(", {other:?}"),
+            };
+            say(format_args!(
+                "  offset {:>9}  {:>7} bytes  position {}  term {}  entries {} to {} of {} to {}  boot {}  generation {}  durable to {}{kind}",
+                frame.offset,
+                frame.frame.len(),
+                stamp.position,
+                header.meta.term,
+                stamp.range.from,
+                stamp.range.to,
+                header.meta.first,
+                header.meta.last(),
+                stamp.boot,
+                stamp.generation,
+                stamp.watermark,
+            ));
+        }
+        if held.frames == 0 {
+            held.first = stamp.range.from.0;
+        }
+        held.frames += 1;
+        held.last = stamp.range.to.0;
+    }
+}
+
+fn segments(verdict: &Verdict, seen: &Seen) -> comfy_table::Table {
+    let mut rows = table::table(["segment", "what", "bytes", "generation", "boot", "frames", "entries"]);
+    for SegmentInfo { name, number, bytes, header, part } in &verdict.segments {
+        let held = seen.segments.get(number).copied().unwrap_or_default();
+        rows.add_row([
+            name.to_string(),
+            match part {
+                Part::Log => "log",
+                Part::Spare => "spare",
+                Part::Aside => "set aside",
+            }
+            .to_owned(),
+            count(*bytes),
+            header.map_or("-".into(), |h| h.generation.to_string()),
+            header.map_or("-".into(), |h| h.boot.to_string()),
+            count(held.frames),
+            if held.frames == 0 { "-".into() } else { format!("{} to {}", held.first, held.last) },
+        ]);
+    }
+    rows
+}
+
+fn describe(copy: &CopyInfo) -> String {
+    match copy {
+        CopyInfo::Damaged => "damaged, or not there".into(),
+        CopyInfo::Intact { sequence, incarnation, state } => {
+            let vote = state.vote.map_or("no vote".into(), |node| format!("vote for node {node}"));
+            let recovering = if state.recovering { ", recovering" } else { "" };
+            format!("update {sequence}, start number {incarnation}, term {}, {vote}{recovering}", state.term)
+        }
+    }
 }

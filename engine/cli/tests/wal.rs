@@ -1,0 +1,85 @@
+//! `wal verify` and `wal dump` on logs that a replica wrote.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use common::{Servers, bad, good, run, stdout};
+use rustix::process::Signal;
+
+/// A log of some frames, left by a clean stop.
+fn log() -> (Servers, PathBuf) {
+    let mut servers = Servers::start(1);
+    for n in 0..10 {
+        good(&run(&["put", &format!("key-{n}"), "value", "--to", &servers.to()]));
+    }
+    servers.signal(1, Signal::TERM);
+    assert_eq!(servers.wait_ended(1), Some(0), "{}", servers.log(1));
+    let data = servers.data(1);
+    (servers, data)
+}
+
+fn wal(what: &str, data: &Path) -> std::process::Output {
+    run(&["wal", what, data.to_str().unwrap()])
+}
+
+/// Flips one bit.
+fn flip(file: &Path, offset: u64) {
+    let file = OpenOptions::new().read(true).write(true).open(file).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).unwrap();
+    file.write_all_at(&[byte[0] ^ 4], offset).unwrap();
+}
+
+#[test]
+fn a_good_log_is_intact_and_every_frame_is_named() {
+    let (_servers, data) = log();
+    let text = good(&wal("verify", &data));
+    assert!(text.contains("log-0000000000000001.seg") && text.ends_with("intact\n"), "{text}");
+    // The leader's first entry and ten puts, each proposed alone.
+    let dump = good(&wal("dump", &data));
+    assert_eq!(dump.matches("  offset ").count(), 11, "{dump}");
+    assert!(dump.contains("entries 11 to 11 of 11 to 11"), "{dump}");
+}
+
+#[test]
+fn a_flipped_bit_is_found_and_named() {
+    let (_servers, data) = log();
+    let segment = data.join("log-0000000000000001.seg");
+    let dump = good(&wal("dump", &data));
+    let offset: u64 =
+        dump.lines().filter_map(|l| l.trim().strip_prefix("offset ")).nth(4).unwrap().split_whitespace().next().unwrap().parse().unwrap();
+    // Stamp, sealed header, an entry: each is under a checksum.
+    for at in [16, 100, 200] {
+        flip(&segment, offset + at);
+        let output = wal("verify", &data);
+        let line = bad(&output, 1);
+        assert!(
+            line.contains("damage") && line.contains(&format!("offset {offset}")) && line.contains("log-0000000000000001.seg"),
+            "{line}"
+        );
+        assert!(stdout(&output).contains("log-0000000000000001.seg"), "the segments are named all the same");
+        flip(&segment, offset + at);
+    }
+    good(&wal("verify", &data));
+}
+
+#[test]
+fn a_damaged_hard_state_is_found() {
+    let (_servers, data) = log();
+    flip(&data.join("hard-state"), 40);
+    let output = wal("verify", &data);
+    assert!(bad(&output, 1).contains("hard state"), "{}", stdout(&output));
+}
+
+#[test]
+fn what_is_no_log_and_what_is_in_use_is_refused() {
+    let empty = tempfile::tempdir().unwrap();
+    assert!(bad(&wal("verify", empty.path()), 1).contains("not a log"));
+    assert!(bad(&wal("verify", &empty.path().join("missing")), 1).contains("missing"));
+    let servers = Servers::start(1);
+    assert!(bad(&wal("verify", &servers.data(1)), 1).contains("in use"));
+}
