@@ -1,5 +1,5 @@
 //! The log of a node that does not run, and the format it is in.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod support;
 

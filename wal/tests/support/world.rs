@@ -84,6 +84,24 @@ impl World {
         self.open
     }
 
+    /// The disk, caches and all, after the process was killed now: of writes under way any part may be seen.
+    pub fn kill(&self, seed: u64) -> Disk {
+        let mut random = Random(seed);
+        let mut disk = self.disk.clone();
+        self.do_writes(&mut disk, &mut || !random.next().is_multiple_of(4));
+        disk
+    }
+
+    fn do_writes(&self, disk: &mut Disk, reaches: &mut dyn FnMut() -> bool) {
+        for (_, op) in self.held.iter().chain(&self.queue) {
+            if let Op::Write { file, offset, data, .. } = op
+                && let Some(id) = self.handles[file.0 as usize]
+            {
+                disk.write(id, *offset, bytes_of(data), false, &mut |_| reaches());
+            }
+        }
+    }
+
     /// The medium after a power cut now. Of writes under way any part may have reached it.
     pub fn cut(&self, seed: u64) -> Disk {
         let mut random = Random(seed);
@@ -102,13 +120,7 @@ impl World {
     /// The medium after a power cut now, in which `kept` decides what reached it.
     pub fn cut_with(&self, kept: &mut dyn FnMut() -> bool) -> Disk {
         let mut disk = self.disk.clone();
-        for (_, op) in self.held.iter().chain(&self.queue) {
-            if let Op::Write { file, offset, data, .. } = op
-                && let Some(id) = self.handles[file.0 as usize]
-            {
-                disk.write(id, *offset, bytes_of(data), false, &mut |_| true);
-            }
-        }
+        self.do_writes(&mut disk, &mut || true);
         disk.cut(kept);
         disk
     }
