@@ -8,6 +8,7 @@ use crate::{FrameMeta, IndexRange, LogIndex, Message, NodeId, SessionId, Term, W
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Make term, vote and the recovering mark durable; answered by [`crate::Event::HardStateDurable`].
+    /// A newer one covers all older ones: it may be written in their stead, and what waits for them may then go.
     PersistHardState {
         /// Names the write.
         write: WriteId,

@@ -54,6 +54,7 @@ pub enum Event {
     },
     /// Leader: the node sealed a batch exactly as [`crate::Raft::next_frame`] (or [`crate::Effect::SealNoop`])
     /// said. The core answers with [`crate::Effect::AppendFrame`] over the whole frame: the write it is to become.
+    /// A batch that is answered without it is void: the node no longer leads in that term, nothing of it was proposed.
     Sealed {
         /// The frame.
         frame: FrameMeta,

@@ -53,7 +53,7 @@ pub enum Message {
         term: Term,
         /// The smaller of the leader's commit index and what this follower is known to hold.
         commit: LogIndex,
-        /// Counts heartbeats of this leader; echoed.
+        /// Counts heartbeats of this leader; echoed. Zero: it only brings a commit index and is not answered.
         round: u64,
         /// First entry of the leader's own term, zero until it stands in the log.
         term_start: LogIndex,

@@ -95,7 +95,7 @@ impl Raft {
         let Some(progress) = self.progress_of(peer) else { return };
         // Late answers: to a frame that was since accepted, or to an earlier probe (hazard H31).
         let current = match progress.mode {
-            Mode::Replicate => prev > progress.matched() && prev < progress.next(),
+            Mode::Replicate => prev >= progress.matched() && prev < progress.next(),
             Mode::Probe { .. } => prev == progress.next().prev(),
             Mode::Behind { .. } => false,
         };

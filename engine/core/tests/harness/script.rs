@@ -203,6 +203,14 @@ fn message(words: &[&str]) -> Result<Message, String> {
         },
         "accepted" => Message::Accepted { term, matched: LogIndex(get("matched")?) },
         "received" => Message::Received { term, index: LogIndex(get("index")?) },
+        "heartbeatreply" => Message::HeartbeatReply { term, round: get("round")?, recovering: flag("recovering"), last_index },
+        "rejected" => Message::Rejected {
+            term,
+            prev: LogIndex(get("prev")?),
+            last_index,
+            conflict_term: last_term,
+            conflict_first: LogIndex(get("first")?),
+        },
         other => return Err(format!("{other}: unknown message")),
     })
 }
