@@ -152,8 +152,9 @@ pub(crate) fn open_dir(path: &Path, create: bool) -> Result<Dir, i32> {
     Ok(Dir { file, honours_dsync })
 }
 
-/// File systems whose write path ends in a flush for RWF_DSYNC, direct writes included. Others (FUSE's direct
-/// writes for one) take the flag and ignore it; there a flush of its own follows each durable write.
+/// File systems whose write path, direct writes included, ends in the kernel's own flush for RWF_DSYNC, on every
+/// kernel since 5.10. Network, stacked and user-space file systems have write paths of their own, which may accept
+/// the flag and do nothing: there a flush of its own follows each durable write. (FUSE does flush on 6.18.)
 fn honours_dsync(dir: &File) -> bool {
     const KNOWN: [u32; 5] = [
         0xef53,      // ext2, ext3, ext4

@@ -42,3 +42,20 @@ impl fmt::Display for Name {
         f.write_str(self.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_stays_in_its_directory_and_within_its_bound() {
+        for bad in ["", ".", "..", "a/b", "/", "nul\0", &"x".repeat(MAX_NAME_BYTES + 1)] {
+            assert!(Name::new(bad).is_none(), "{bad:?}");
+        }
+        for good in ["a", "...", ".hidden", "log-0000000000000001.seg", &"x".repeat(MAX_NAME_BYTES), "größe"] {
+            assert_eq!(Name::new(good).as_ref().map(Name::as_str), Some(good));
+        }
+        assert!(Name::format(format_args!("{:0>1$}", 1, MAX_NAME_BYTES)).is_some());
+        assert!(Name::format(format_args!("{:0>1$}", 1, MAX_NAME_BYTES + 1)).is_none());
+    }
+}

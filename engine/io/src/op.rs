@@ -123,6 +123,10 @@ impl Gather {
 /// Reads and receives may come back short (a read only at the end of the file, a receive at any length; zero is
 /// the end of the stream). Writes and sends are whole or failed: the backend continues short ones itself, and
 /// retries EINTR and EAGAIN itself. After a failed send the connection's state is undefined: close it.
+/// Memory that was lent comes back with the completion, failed or not. Lengths and offsets of reads and writes are
+/// multiples of the block size in every backend ([`Op::assert_valid`]). Operations on one file are not ordered
+/// among each other: what must come after waits for the completion of what must come before. A handle that was
+/// closed fails whatever is submitted on it.
 #[derive(Debug)]
 pub enum Op {
     /// Opens a directory; with `create`, makes it and its parents first, and makes their entries durable.
@@ -213,7 +217,9 @@ pub enum Op {
         /// The address; port zero asks for any.
         addr: SocketAddr,
     },
-    /// Waits for one connection ([`Output::Accepted`]).
+    /// Waits for one connection ([`Output::Accepted`]). One outstanding per listener. Connections that are gone
+    /// before they are accepted are passed over; without a free descriptor it fails with `Device`, and the
+    /// connection waits on.
     Accept {
         /// The listener.
         listener: Handle,
@@ -241,7 +247,8 @@ pub enum Op {
         /// What.
         gather: Gather,
     },
-    /// Shuts a connection down both ways or cancels a listener's accept: outstanding operations on it complete soon (usually with `Canceled` or `Disconnected`).
+    /// Shuts a connection down both ways or cancels a listener's accept: outstanding operations on it complete soon
+    /// with `Canceled` (or with what they had done by then), later ones at once. The peer finds the end of the stream.
     Shutdown {
         /// The connection or listener.
         socket: Handle,

@@ -69,7 +69,7 @@ pub(crate) struct Uring {
     worker: Option<Worker>,
     /// The ring was enabled by the thread that owns it.
     enabled: bool,
-    /// Entries that the kernel owes for the backend's own operations.
+    /// Completions that the kernel owes for the backend's own operations, but for timeouts: they hold no memory.
     own_owed: usize,
     /// Being dropped: nothing short is continued.
     draining: bool,

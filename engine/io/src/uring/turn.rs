@@ -28,19 +28,19 @@ impl Uring {
             }
             self.arm_bell();
             self.deliver(done);
-            let mut wait_ns = 0;
-            if done.len() == before && self.ring.completion().is_empty() {
-                wait_ns = until.map_or(0, |until| until.since(clock::now()));
+            let mut left_ns = 0;
+            if done.len() == before {
+                left_ns = until.map_or(0, |until| until.since(clock::now()));
             }
-            let sleeps = wait_ns > 0 && self.bell.may_sleep();
-            self.enter(if sleeps { wait_ns } else { 0 });
+            let sleeps = left_ns > 0 && self.ring.completion().is_empty() && self.bell.may_sleep();
+            self.enter(if sleeps { left_ns } else { 0 });
             let rung = self.bell.answer();
             let own = self.take(done);
             self.deliver(done);
             if rung || own.bell {
                 self.stats.rings += 1;
             }
-            if done.len() > before || rung || own.bell || wait_ns == 0 {
+            if done.len() > before || rung || own.bell || left_ns == 0 {
                 break;
             }
             // A signal, an early timeout, or a short transfer that goes on: sleep for what is left.
@@ -120,7 +120,6 @@ impl Uring {
             // SAFETY: the kernel read the last timeout when it was submitted, before that enter returned.
             unsafe { self.own.timeout.get().write(time) };
             let timeout = opcode::Timeout::new(self.own.timeout.get()).count(1);
-            self.own_owed += 1;
             self.push(&[timeout.build().user_data(Tag::Timeout.pack())]);
         }
         loop {
@@ -177,7 +176,9 @@ impl Uring {
                         self.bell_armed = false;
                         own.bell = true;
                     }
-                    Tag::Timeout | Tag::Cancel => self.own_owed -= 1,
+                    // Nothing of ours is with the kernel for it any more.
+                    Tag::Timeout => {}
+                    Tag::Cancel => self.own_owed -= 1,
                     Tag::Part { slot, part } => self.finish(slot, part, result, done),
                 }
             }
