@@ -1,7 +1,7 @@
 //! A blocking client for programs: one connection to one node, over std's sockets.
 //!
-//! [`Client::propose`], [`Client::query`] and [`Client::status`] ask and wait; [`Client::send`] and
-//! [`Client::receive`] keep many requests under way.
+//! [`Client::propose`], [`Client::query`] and [`Client::status`] ask and wait; [`Client::send`] (or
+//! [`Client::queue`] and [`Client::flush`]) and [`Client::receive`] keep many requests under way.
 
 // The engine reaches sockets through `Io` alone. This module is no part of it: it is for the programs at the other end.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)]
@@ -263,16 +263,37 @@ impl Client {
     /// # Errors
     /// If it cannot be sent.
     pub fn send(&mut self, request: &Request<'_>) -> Result<u64, ClientError> {
+        let number = self.queue(request)?;
+        self.flush()?;
+        Ok(number)
+    }
+
+    /// Puts a request behind those that [`Client::flush`] will send, all with one write; returns its number.
+    ///
+    /// # Errors
+    /// If it is longer than a message can be.
+    pub fn queue(&mut self, request: &Request<'_>) -> Result<u64, ClientError> {
         let number = self.next_request;
+        let (start, bytes) = (self.out.len(), request_bytes(request));
+        self.out.resize(start + bytes, 0);
+        if self.out.get_mut(start..).and_then(|out| encode_request(number, request, out)).is_none() {
+            self.out.truncate(start);
+            return Err(ClientError::TooLong { bytes });
+        }
         self.next_request += 1;
+        Ok(number)
+    }
+
+    /// Sends what is queued.
+    ///
+    /// # Errors
+    /// If it cannot be sent. Part of it may have been.
+    pub fn flush(&mut self) -> Result<(), ClientError> {
         let mut out = std::mem::take(&mut self.out);
-        out.resize(request_bytes(request), 0);
-        let result = match encode_request(number, request, &mut out) {
-            Some(bytes) => self.write(&out[..bytes], Instant::now() + self.options.timeout),
-            None => Err(ClientError::TooLong { bytes: out.len() }),
-        };
+        let result = if out.is_empty() { Ok(()) } else { self.write(&out, Instant::now() + self.options.timeout) };
+        out.clear();
         self.out = out;
-        result.map(|()| number)
+        result
     }
 
     /// Waits for the next answer, whichever request it is to, and hands it to `look`.

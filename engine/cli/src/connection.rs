@@ -57,13 +57,22 @@ impl Connection {
         Ok(String::from_utf8_lossy(&self.client.status()?).into_owned())
     }
 
-    /// Sends a proposal; returns the number of the request, one more than that of the last.
+    /// Puts a proposal behind those that [`flush`](Connection::flush) will send; returns the number of the request, one
+    /// more than that of the last.
+    ///
+    /// # Errors
+    /// It is too long for any replica.
+    pub(crate) fn queue(&mut self, payload: &[u8]) -> Result<u64, ClientError> {
+        self.client.queue(&Request::Propose { session: None, payload })
+    }
+
+    /// Sends what is queued.
     ///
     /// # Errors
     /// It cannot be sent. Part of it may have been: its outcome is unknown.
-    pub(crate) fn send(&mut self, payload: &[u8]) -> Result<u64, ClientError> {
+    pub(crate) fn flush(&mut self) -> Result<(), ClientError> {
         self.client.set_timeout(SEND_LIMIT);
-        self.client.send(&Request::Propose { session: None, payload })
+        self.client.flush()
     }
 
     /// The next answer, and the number of the request that it is to; `None` if none comes within `limit`. A limit of

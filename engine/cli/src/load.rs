@@ -269,14 +269,14 @@ impl Client {
                 buffer.clear();
                 make(number, &mut buffer);
                 let sent_ns = self.pulse.now_ns();
-                let Ok(request) = connection.send(&buffer) else { return leave.unwrap_or(Next::Anywhere) };
+                let Ok(request) = connection.queue(&buffer) else { return Next::Anywhere };
                 if pending.is_empty() {
                     first_request = request;
                 }
                 pending.push_back(Pending { number, floor, sent_ns, answered: false });
                 open += 1;
             }
-            if open == 0 {
+            if open == 0 || connection.flush().is_err() {
                 return leave.unwrap_or(Next::Anywhere);
             }
             let mut wait = LOOK;

@@ -165,7 +165,8 @@ fn ask(addr: SocketAddr, command: &[u8], answer_limit: Duration, connect_limit: 
         Ok(connection) => connection,
         Err(error) => return Asked::NotSent(error.to_string()),
     };
-    match connection.send(command).and_then(|_| connection.receive(answer_limit)) {
+    let sent = connection.queue(command).and_then(|_| connection.flush());
+    match sent.and_then(|()| connection.receive(answer_limit)) {
         Ok(Some((_, answer))) => Asked::Answer(answer),
         Ok(None) => Asked::Lost("no answer in time".into()),
         Err(error) => Asked::Lost(error.to_string()),
