@@ -26,7 +26,8 @@ const AT_SEGMENT_BYTES: usize = 48;
 const AT_NODE: usize = 56;
 const AT_GROUP: usize = 64;
 const AT_CLUSTER: usize = 72;
-const AT_RESERVED: usize = 88;
+const AT_CLEAN_END: usize = 88;
+const AT_RESERVED: usize = 96;
 
 const FLAG_RECOVERING: u16 = 1;
 const FLAG_INITIALISED: u16 = 2;
@@ -51,6 +52,8 @@ pub(crate) struct Record {
     pub(crate) segment_bytes: u64,
     /// Whether a first start was finished: only then may a missing log be taken for a lost one.
     pub(crate) initialised: bool,
+    /// Where the log ended when it was closed in order; zero while it is open.
+    pub(crate) clean_end: u64,
 }
 
 /// Why a copy cannot be read as ours.
@@ -79,6 +82,7 @@ impl Record {
         put(block, AT_NODE, &identity.node.0.to_le_bytes());
         put(block, AT_GROUP, &identity.group.0.to_le_bytes());
         put(block, AT_CLUSTER, &identity.cluster.0.to_le_bytes());
+        put(block, AT_CLEAN_END, &self.clean_end.to_le_bytes());
         let crc = checksum(block);
         put(block, AT_CHECKSUM, &crc.to_le_bytes());
     }
@@ -109,6 +113,7 @@ impl Record {
             },
             segment_bytes: u64_at(block, AT_SEGMENT_BYTES),
             initialised: flags & FLAG_INITIALISED != 0,
+            clean_end: u64_at(block, AT_CLEAN_END),
         };
         let identity = Identity {
             node: NodeId(u64_at(block, AT_NODE)),
@@ -170,7 +175,7 @@ mod tests {
 
     fn record(sequence: u64) -> Record {
         let state = HardState { term: Term(sequence + 3), vote: Some(NodeId(9)), recovering: true };
-        Record { sequence, incarnation: Incarnation(4), state, segment_bytes: 1 << 20, initialised: true }
+        Record { sequence, incarnation: Incarnation(4), state, segment_bytes: 1 << 20, initialised: true, clean_end: 12288 }
     }
 
     fn block(sequence: u64) -> Vec<u8> {

@@ -200,8 +200,8 @@ pub fn examine<E>(
             recovery.end_of_file();
         }
     }
-    let initialised = judged.as_ref().is_ok_and(|(record, _)| record.initialised);
-    let recovered = recovery.finish(initialised);
+    let (initialised, clean_end) = judged.as_ref().map_or((false, 0), |(record, _)| (record.initialised, record.clean_end));
+    let recovered = recovery.finish(initialised, clean_end);
     let written = recovered.files.iter().filter(|file| file.linked || file.evidence).map(|file| file.number).max().unwrap_or(0);
     let segments = recovered.files.iter().map(|file| SegmentInfo {
         name: names::segment(file.number),
@@ -228,7 +228,7 @@ pub fn examine<E>(
     }
     let report = RecoveryReport {
         segments: segments.iter().filter(|segment| segment.part == Part::Log).count(),
-        uncertain: recovered.damage.is_none() && (recovered.evidence || !recovered.blank_end),
+        uncertain: recovered.damage.is_none() && clean_end != recovered.end && (recovered.evidence || !recovered.blank_end),
         hard_state_repaired: false,
         spares: segments.iter().filter(|segment| segment.part == Part::Spare).count(),
         ..recovered.report()

@@ -122,6 +122,7 @@ impl Opening {
             state: HardState::default(),
             segment_bytes: options.segment_bytes,
             initialised: false,
+            clean_end: 0,
         };
         io.submit(Purpose::Open.token(), Op::OpenDir { path: options.dir.clone(), create: true });
         Ok(Opening {
@@ -430,7 +431,7 @@ impl Opening {
             self.scan = Some(scan);
             return Ok(Then::Recover);
         }
-        self.judge_log(scan.0.finish(self.record.initialised))
+        self.judge_log(scan.0.finish(self.record.initialised, self.record.clean_end))
     }
 
     /// What to make of what was found: stop, or go on with a boot number more and perhaps *recovering*.
@@ -439,7 +440,9 @@ impl Opening {
             return Err(WalError::HardStateOld { found: recovered.newest_boot, known: self.record.incarnation });
         }
         let lossy = self.options.medium == Medium::Lossy;
-        let uncertain = recovered.damage.is_none() && lossy && (recovered.evidence || !recovered.blank_end);
+        // A log that was closed in order and ends where it ended then is whole, whatever lies behind.
+        let clean = self.record.clean_end == recovered.end;
+        let uncertain = recovered.damage.is_none() && lossy && !clean && (recovered.evidence || !recovered.blank_end);
         self.report = RecoveryReport { uncertain, hard_state_repaired: self.report.hard_state_repaired, ..recovered.report() };
         if let Some(damage) = recovered.damage {
             tracing::error!(%damage, cause = %recovered.cause, "acknowledged log is damaged");
@@ -453,6 +456,7 @@ impl Opening {
         self.record.incarnation.0 += 1;
         self.record.state.recovering |= recovering;
         self.record.initialised = true;
+        self.record.clean_end = 0;
         self.recovered = Some(Box::new(recovered));
         Ok(self.sync_segment(0))
     }

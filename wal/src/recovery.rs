@@ -408,8 +408,10 @@ impl Recovery {
         }
     }
 
-    /// The verdict. `initialised`: a first start was finished, so there must be a log.
-    pub(crate) fn finish(self, initialised: bool) -> Recovered {
+    /// The verdict. `initialised`: a first start was finished, so there must be a log. `clean_end`: where it ended when it was closed in
+    /// order: all of it was durable then.
+    pub(crate) fn finish(mut self, initialised: bool, clean_end: u64) -> Recovered {
+        self.watermark = self.watermark.max(clean_end);
         assert_eq!(self.mode, Mode::Done, "every file was read");
         let tail = self.log.end().map_or(0, |end| (end - 1) / self.segment_bytes);
         let there = |number: u64| self.files.binary_search_by_key(&number, |file| file.number).is_ok();

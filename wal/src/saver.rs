@@ -53,8 +53,15 @@ impl Saver {
             return;
         }
         let Some(state) = self.waiting.take() else { return };
-        self.record = Record { sequence: self.record.sequence + 1, state, ..self.record };
+        self.record = Record { sequence: self.record.sequence + 1, state, clean_end: 0, ..self.record };
         self.covered = self.waiters.len();
+        self.write(Copy::First, io);
+    }
+
+    /// Notes where the log ends, as the last update before it is closed.
+    pub(crate) fn close(&mut self, end: u64, io: &mut dyn Io) {
+        assert!(self.idle(), "nothing is saved after this");
+        self.record = Record { sequence: self.record.sequence + 1, clean_end: end, ..self.record };
         self.write(Copy::First, io);
     }
 

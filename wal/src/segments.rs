@@ -60,6 +60,15 @@ impl Segments {
     pub(crate) fn retire_oldest(&mut self) {
         let Some(oldest) = self.linked.pop_front() else { return };
         let Some(successor) = self.linked.front().map(|segment| segment.number) else { return };
+        if self.aside.iter().all(|segment| segment.number >= successor) {
+            // The usual case, which allocates nothing.
+            self.retired.push_back(oldest);
+            return;
+        }
+        if self.aside.iter().all(|segment| segment.number >= successor) {
+            self.retired.push_back(oldest);
+            return;
+        }
         let mut group = vec![oldest];
         group.extend(self.aside.extract_if(.., |segment| segment.number < successor));
         group.sort_by_key(|segment| segment.number);

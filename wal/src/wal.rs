@@ -371,11 +371,8 @@ impl Wal {
         let Some(purpose) = Purpose::of(token) else { panic!("{token:?} is not the log's") };
         if self.closing.is_some() || self.poison.is_some() {
             // Memory goes back to its pool; nothing is believed any more.
-            if purpose == Purpose::Close {
-                if let Some(open) = &mut self.closing {
-                    open.pop();
-                }
-                self.close_next(io);
+            if self.closing.is_some() {
+                self.closing_step(purpose, result.is_ok(), io);
             }
             return;
         }
@@ -447,7 +444,8 @@ impl Wal {
         })
     }
 
-    /// Closes every file, the lock last. Call it when [`Wal::idle`] or poisoned, and with nothing outstanding; [`Wal::closed`] says when it is done.
+    /// Notes in the hard state that the log was closed in order and where it ends, then closes every file, the lock last. Call it when
+    /// [`Wal::idle`] or poisoned, and with nothing outstanding; [`Wal::closed`] says when it is done.
     pub fn close(&mut self, io: &mut dyn Io) {
         if self.closing.is_some() {
             return;
@@ -458,6 +456,31 @@ impl Wal {
         open.extend(segments.into_handles());
         open.extend(self.preparer.left_open());
         self.closing = Some(open);
+        if self.poison.is_none() && self.appender.idle() && self.saver.idle() {
+            self.saver.close(self.end, io);
+        } else {
+            self.close_next(io);
+        }
+    }
+
+    fn closing_step(&mut self, purpose: Purpose, done: bool, io: &mut dyn Io) {
+        match purpose {
+            Purpose::Close => {
+                if let Some(open) = &mut self.closing {
+                    open.pop();
+                }
+            }
+            // The note is a convenience: without it the next start looks at the log's end for itself.
+            Purpose::HardState if done && self.poison.is_none() => {
+                let answered = self.saver.written(io).count();
+                assert_eq!(answered, 0, "nobody waits when the log is closed");
+                if !self.saver.idle() {
+                    return;
+                }
+            }
+            Purpose::HardState => {}
+            _ => return,
+        }
         self.close_next(io);
     }
 

@@ -32,7 +32,7 @@ fn log() -> (Disk, Vec<At>) {
         node.append(1 + n % 4, 3, 2500).unwrap();
         assert!(node.run());
     }
-    let disk = node.close();
+    let disk = node.kill();
     let frames = frames(&disk);
     assert_eq!(frames.len(), 36);
     assert!(frames.last().unwrap().segment >= 3);
@@ -214,6 +214,33 @@ fn a_clean_restart_on_a_lossy_medium_is_certain() {
         node = Node::try_open(node.close(), lossy()).unwrap();
         assert_eq!((node.report.uncertain, node.hard_state.recovering), (false, false));
     }
+}
+
+/// In a recycled segment the log's end is not to be told from what stood there before; but a log that was closed in order ends where it says.
+#[test]
+fn restarts_in_a_recycled_segment_on_a_lossy_medium() {
+    let mut node = Node::try_open(Disk::default(), lossy()).unwrap();
+    for _ in 0..80 {
+        node.append(2, 1, 3000).unwrap();
+        node.run();
+        let upto = node.last();
+        node.wal.release(LogIndex(upto));
+        node.run();
+    }
+    let last = node.last();
+    let killed = node.world.disk.clone();
+    let mut closed = node.close();
+    let node = Node::try_open(closed.clone(), lossy()).unwrap();
+    assert_eq!((node.report.uncertain, node.hard_state.recovering, node.last()), (false, false, last));
+    let node = Node::try_open(killed, lossy()).unwrap();
+    assert_eq!((node.report.uncertain, node.hard_state.recovering, node.last()), (true, true, last));
+    // A log that was closed in order has no torn tail: what is missing from it was acknowledged, on any medium.
+    let tail = *frames(&closed).iter().max_by_key(|frame| frame.before).unwrap();
+    closed.flip(&segment(tail.segment), tail.offset + 300, 0);
+    let mut node = Node::open(closed);
+    assert!(node.report.damage.is_some() && node.hard_state.recovering);
+    node.append(1, 1, 10).unwrap();
+    assert_eq!(Node::open(node.kill()).report.damage, None);
 }
 
 /// H89: on a lossy medium a power cut garbles what was written before the tail. Whatever is lost, the node knows it.

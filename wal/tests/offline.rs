@@ -48,7 +48,7 @@ fn an_intact_log() {
     assert_eq!(frames[..2], [(1, 4096, 1, 2), (1, 4096 + 12288, 3, 4)]);
     let parts: Vec<Part> = verdict.segments.iter().map(|segment| segment.part).collect();
     assert_eq!(parts, [Part::Log, Part::Log, Part::Spare]);
-    assert!(matches!(verdict.hard_state[1], CopyInfo::Intact { sequence: 3, state, .. } if state.term.0 == 2));
+    assert!(matches!(verdict.hard_state[1], CopyInfo::Intact { sequence: 4, state, .. } if state.term.0 == 2));
     assert!(verdict.report.to_string().starts_with("2 segments, 20 frames"));
 }
 
@@ -92,12 +92,12 @@ fn golden_blocks() {
     assert_eq!(
         hex(&hard_state[..96]),
         "\
-4b746b481404eaac0100020000000000\n\
-03000000000000000100000000000000\n\
+4b746b484877c9cc0100020000000000\n\
+04000000000000000100000000000000\n\
 02000000000000000100000000000000\n\
 00000200000000000200000000000000\n\
 0000000000000000c100000000000000\n\
-00000000000000000000000000000000\n\
+000000000000000000f0050000000000\n\
 "
     );
     assert!(hard_state[96..4096].iter().all(|&byte| byte == 0));

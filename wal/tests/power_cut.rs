@@ -87,6 +87,29 @@ fn cut_by(world: &World, subset: u64) -> Disk {
     })
 }
 
+/// Closing in order is one more update of the hard state.
+#[test]
+fn while_closing() {
+    for stop in 0.. {
+        let mut promised = Promised::nothing();
+        let mut node = Node::try_open(Disk::default(), small()).unwrap();
+        check(&mut node, &mut promised);
+        assert!(life(&mut node, &mut promised, 1));
+        node.world.plan.stop_at = Some(node.world.done + stop);
+        node.wal.close(&mut node.world);
+        while let Some(completion) = node.world.step() {
+            node.complete(completion);
+        }
+        for seed in 0..8 {
+            check(&mut Node::try_open(node.world.cut(seed), small()).unwrap(), &mut promised.clone());
+        }
+        if node.wal.closed() {
+            assert!(stop > 4);
+            break;
+        }
+    }
+}
+
 /// H88: behind damage lie abandoned segments. They are released with what came before them, and whenever the power fails
 /// on the way, none of their entries comes back.
 #[test]
