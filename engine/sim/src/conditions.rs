@@ -62,6 +62,9 @@ pub struct DiskConditions {
     pub write_error: Odds,
     /// A flush of a file or directory fails with `Device`; what it should have flushed may be lost, and a second flush does not bring it back.
     pub flush_error: Odds,
+    /// A flush or a durable write says that it is done, and has flushed nothing: a drive that no engine can survive, for tests of
+    /// the judge.
+    pub lie: Odds,
     /// A bit of a block that is read has rotted, for good.
     pub rot: Odds,
     /// A power cut also garbles what stands before a write in flight, back to a multiple of this many bytes; zero: it never does.
@@ -138,6 +141,7 @@ impl Conditions {
                 read_error: Odds::NEVER,
                 write_error: Odds::NEVER,
                 flush_error: Odds::NEVER,
+                lie: Odds::NEVER,
                 rot: Odds::NEVER,
                 erase_group_bytes: 0,
             },

@@ -159,7 +159,7 @@ pub enum Fate {
     Unknown,
 }
 
-/// Hears everything; see the [module](self).
+/// Hears everything that replicas and clients do, and says what was broken.
 #[derive(Debug, Default)]
 pub struct Judge {
     history: BTreeMap<u64, (u64, u64)>,

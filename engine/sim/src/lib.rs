@@ -4,14 +4,20 @@
 //! whole engine runs unchanged. It is single-threaded and deterministic: the same seed and the same calls give
 //! the same [`Sim::trace_hash`], on every build of the same source.
 //!
+//! [`Cluster`] puts whole nodes into it, with clients ([`Workload`]) and a [`Judge`]; [`run`] is one seed of that under faults, and the
+//! program of this crate runs many.
+//!
 //! [`Recording`] goes around any `Io`, this one or a real one, and shows every submission and completion to an observer.
 
+mod chaos;
+mod cluster;
 mod conditions;
 mod disk;
 mod host;
 mod inode;
 mod judge;
 pub mod limits;
+mod machine;
 mod network;
 mod op_class;
 mod random;
@@ -25,6 +31,8 @@ mod traffic;
 mod workload;
 mod world;
 
+pub use chaos::{Extent, Report, run};
+pub use cluster::{Cluster, Setup};
 pub use conditions::{Conditions, Delay, DiskConditions, MICROSECOND, MILLISECOND, NetworkConditions, ProcessorConditions, SECOND};
 pub use disk::{Disk, Unflushed};
 pub use host::{Host, Injection};

@@ -133,6 +133,11 @@ impl Sim {
         result
     }
 
+    /// The conditions of one host's disk.
+    pub fn disk_conditions(&self, host: Host) -> DiskConditions {
+        self.0.borrow().hosts[host.0].disk_conditions.clone()
+    }
+
     /// Changes the conditions of one host's disk.
     pub fn set_disk_conditions(&self, host: Host, conditions: DiskConditions) {
         let mut world = self.0.borrow_mut();

@@ -78,7 +78,8 @@ impl World {
             Op::Write { file, offset, data, durable } => {
                 let Some(id) = self.file(host, *file) else { return Err(IoErrorKind::NotFound) };
                 let bytes = data.bytes();
-                self.hosts[host].disk.write(id, *offset, bytes, *durable, &mut |_| true)?;
+                let durable = *durable && !self.lies(host);
+                self.hosts[host].disk.write(id, *offset, bytes, durable, &mut |_| true)?;
                 self.record(host, "written", *offset, bytes.len() as u64, hash_bytes(bytes));
                 Ok(Output::Done)
             }
@@ -89,11 +90,22 @@ impl World {
             }
             Op::Sync { file } => {
                 let Some(id) = self.file(host, *file) else { return Err(IoErrorKind::NotFound) };
-                self.hosts[host].disk.sync(id, covers)?;
+                if !self.lies(host) {
+                    self.hosts[host].disk.sync(id, covers)?;
+                }
                 Ok(Output::Done)
             }
             other => self.carry_out_in_directory(host, other, covers),
         }
+    }
+
+    fn lies(&mut self, host: usize) -> bool {
+        let state = &mut self.hosts[host];
+        let lies = state.disk_random.happens(state.disk_conditions.lie);
+        if lies {
+            self.counts.add("flush that was a lie");
+        }
+        lies
     }
 
     fn read(&mut self, host: usize, file: Handle, offset: u64, buf: &mut IoBuf, len: usize) -> Ended {

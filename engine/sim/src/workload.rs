@@ -29,6 +29,14 @@ impl Workload {
         Workload { random, next_value: 1, in_flight, pause_ns, payload_bytes }
     }
 
+    /// Slows down so that what is proposed within `within_ns` takes about `log_bytes` of log at most: a log without snapshots is finite.
+    pub fn fit(&mut self, within_ns: u64, log_bytes: u64) {
+        let frame_bytes = kontiki_frame::frame_bytes(kontiki_frame::ENTRY_LENGTH_BYTES + self.payload_bytes) as u64;
+        // The mean pause is half the longest.
+        let pause_ns = 2 * u128::from(within_ns) * u128::from(frame_bytes) / u128::from(log_bytes.max(1));
+        self.pause_ns = self.pause_ns.max(u64::try_from(pause_ns).unwrap_or(u64::MAX));
+    }
+
     /// A value that was never used, and its payload.
     pub fn propose(&mut self) -> (u64, Vec<u8>) {
         let value = self.next_value;

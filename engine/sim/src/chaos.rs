@@ -1,0 +1,344 @@
+//! One run from one seed: a cluster is set up, faults strike it while clients write, then everything is healed and must work.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use kontiki::{Config, Medium};
+use kontiki_core::Time;
+
+use crate::cluster::{Cluster, Setup};
+use crate::conditions::{Conditions, MILLISECOND, SECOND};
+use crate::host::Host;
+use crate::judge::{Fate, Violation};
+use crate::random::{Odds, Random};
+use crate::sim::Sim;
+use crate::trace::{Counts, Occurrence};
+use crate::workload::Workload;
+
+/// What came of one seed.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// Nodes.
+    pub members: usize,
+    /// Simulated time, in nanoseconds.
+    pub simulated_ns: u64,
+    /// Writes acknowledged.
+    pub acknowledged: u64,
+    /// Entries applied.
+    pub entries: u64,
+    /// Terms with a leader.
+    pub terms: u64,
+    /// Faults and marks.
+    pub counts: Counts,
+    /// Hash of everything that happened.
+    pub trace_hash: u64,
+    /// How many things happened.
+    pub trace_length: u64,
+    /// What was broken.
+    pub violations: Vec<Violation>,
+    /// A broken assertion of the engine, or of the world.
+    pub panic: Option<String>,
+    /// How the nodes stood at the end, a line each.
+    pub standings: Vec<String>,
+    /// The end of the trace, as much as was asked for.
+    pub tail: Vec<Occurrence>,
+}
+
+impl Report {
+    /// Whether all was well.
+    pub fn is_good(&self) -> bool {
+        self.violations.is_empty() && self.panic.is_none()
+    }
+}
+
+/// How much to run.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    /// Simulated time with faults, in nanoseconds.
+    pub chaos_ns: u64,
+    /// Occurrences of the trace to keep.
+    pub keep_trace: usize,
+    /// Faults of disks as well: errors, rot, damage in power cuts, on at most a minority of the nodes.
+    pub bad_disks: bool,
+    /// All disks lie about their flushes. No engine survives that: the judge must notice.
+    pub lying_disks: bool,
+}
+
+/// How long recovery may take once everything is healed, in nanoseconds of simulated time: a bound against waiting for ever.
+const RECOVERY_NS: u64 = 60 * SECOND;
+/// What the simulated TCP takes at most to get going again after a heal (retransmission and connection retries back off).
+const TRANSPORT_NS: u64 = 4 * SECOND;
+
+/// How much log a run makes, and how much of it is kept where the state machines are durable: half, so that segments are
+/// recycled, and a node that was away finds what it missed. (A log has at most 512 segments, and a recovery that drops something opens one.)
+const LOG_SEGMENTS: u64 = 200;
+
+/// Runs one seed.
+pub fn run(seed: u64, extent: Extent) -> Report {
+    let mut random = Random::stream(seed, 10);
+    let mut conditions = Conditions::drawn(&mut random);
+    conditions.keep_trace = extent.keep_trace;
+    let sim = Sim::new(seed, conditions);
+    let setup = draw_setup(seed, &mut random);
+    let members = setup.members;
+    let mut workload = Workload::drawn(Random::stream(seed, 11), setup.config.max_entry_bytes);
+    workload.fit(extent.chaos_ns, LOG_SEGMENTS * setup.config.segment_bytes);
+    let mut cluster = Cluster::new(sim.clone(), setup, workload);
+    let outcome = catch_unwind(AssertUnwindSafe(|| Chaos { cluster: &mut cluster, random, plans: Vec::new() }.run(extent)));
+    let panic = outcome.err().map(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
+    });
+    let judge = cluster.judge();
+    let report = Report {
+        seed,
+        members,
+        simulated_ns: sim.now().0,
+        acknowledged: judge.acknowledged(),
+        entries: judge.entries(),
+        terms: judge.terms(),
+        counts: sim.counts(),
+        trace_hash: sim.trace_hash(),
+        trace_length: sim.trace_length(),
+        violations: judge.violations().to_vec(),
+        standings: cluster.standings(),
+        tail: sim.trace_tail(),
+        panic,
+    };
+    if report.panic.is_some() {
+        // What was in the middle of something is not asked to clean up.
+        std::mem::forget(cluster);
+    }
+    report
+}
+
+fn draw_setup(seed: u64, random: &mut Random) -> Setup {
+    let members = random.pick(&[1, 3, 3, 3, 3, 5]).copied().unwrap_or(3);
+    let max_frame_bytes = 16 << 10 << random.below(3);
+    let election_min_ms = random.between(100, 400);
+    let segment_bytes = 4096 + max_frame_bytes as u64 * random.between(4, 16);
+    let config = Config {
+        cluster: u128::from(seed) << 1 | 1,
+        election_min_ms,
+        election_max_ms: election_min_ms + random.between(50, 400),
+        heartbeat_ms: election_min_ms / random.between(3, 6),
+        max_entry_bytes: 1 << random.between(4, 13),
+        max_frame_bytes,
+        max_in_flight: 256,
+        ring_bytes: (16 * max_frame_bytes).next_power_of_two(),
+        window_bytes: max_frame_bytes as u64 * random.between(1, 16),
+        window_frames: random.between(1, 64) as u32,
+        segment_bytes,
+        retention_bytes: LOG_SEGMENTS / 2 * segment_bytes,
+        writes_in_flight: random.between(1, 4) as usize,
+        medium: if random.coin() { Medium::Safe } else { Medium::Lossy },
+        seed: seed | 1 << 63,
+        ..Config::default()
+    };
+    Setup { members, config, durable_state: random.coin() }
+}
+
+/// Something to undo, or to do, later.
+#[derive(Clone, Copy, Debug)]
+enum Plan {
+    Start(usize),
+    Resume(usize),
+    Heal,
+}
+
+struct Chaos<'a> {
+    cluster: &'a mut Cluster,
+    random: Random,
+    plans: Vec<(Time, Plan)>,
+}
+
+impl Chaos<'_> {
+    fn now(&self) -> Time {
+        self.cluster.sim().now()
+    }
+
+    fn run(mut self, extent: Extent) {
+        let end = self.now().plus_ns(extent.chaos_ns);
+        for n in 0..self.cluster.len() {
+            self.plan(SECOND / 2, Plan::Start(n));
+        }
+        self.spoil_disks(extent);
+        self.cluster.set_clients(true);
+        let pace_ns = self.random.between(200 * MILLISECOND, 5 * SECOND);
+        let mut strike_at = self.now().plus_ns(self.random.below(pace_ns));
+        while self.now() < end {
+            let next = self.plans.iter().map(|(at, _)| *at).min().unwrap_or(end).min(strike_at).min(end);
+            self.cluster.run_until(next);
+            self.carry_out_due();
+            self.restart_the_stopped();
+            if self.now() >= strike_at {
+                self.strike();
+                strike_at = self.now().plus_ns(1 + self.random.below(2 * pace_ns));
+            }
+            if !self.cluster.judge().violations().is_empty() {
+                return;
+            }
+        }
+        self.heal_and_demand();
+    }
+
+    fn spoil_disks(&mut self, extent: Extent) {
+        for n in 0..self.cluster.len() {
+            let mut disk = self.cluster.sim().disk_conditions(self.cluster.host(n));
+            if extent.lying_disks {
+                // Now and then, or no node would get far enough to be believed. A node that notices may stop.
+                disk.lie = Odds::one_in(8);
+                self.cluster.set_may_stop(n, true);
+            }
+            if extent.bad_disks && n < (self.cluster.len() - 1) / 2 {
+                let odds = |random: &mut Random| Odds::one_in(random.between(50, 5_000) as u32);
+                (disk.read_error, disk.write_error) = (odds(&mut self.random), odds(&mut self.random));
+                (disk.flush_error, disk.rot) = (odds(&mut self.random), odds(&mut self.random));
+                if self.cluster.medium() == Medium::Lossy {
+                    disk.erase_group_bytes = 4096 << self.random.below(8);
+                }
+                self.cluster.set_may_stop(n, true);
+            }
+            self.cluster.sim().set_disk_conditions(self.cluster.host(n), disk);
+        }
+    }
+
+    /// Nodes that stopped by themselves are started again, as an operator would.
+    fn restart_the_stopped(&mut self) {
+        for n in 0..self.cluster.len() {
+            let planned = self.plans.iter().any(|(_, plan)| matches!(plan, Plan::Start(m) if *m == n));
+            if !self.cluster.is_up(n) && !planned {
+                self.plan(2 * SECOND, Plan::Start(n));
+            }
+        }
+    }
+
+    /// Some time within `within_ns` from now.
+    fn plan(&mut self, within_ns: u64, plan: Plan) {
+        let at = self.now().plus_ns(self.random.below(within_ns));
+        self.plans.push((at, plan));
+    }
+
+    fn carry_out_due(&mut self) {
+        let now = self.now();
+        let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.plans).into_iter().partition(|(at, _)| *at <= now);
+        self.plans = later;
+        for (_, plan) in due {
+            match plan {
+                Plan::Start(n) => self.cluster.start(n),
+                Plan::Resume(n) => self.cluster.sim().resume(self.cluster.host(n)),
+                Plan::Heal => self.cluster.sim().heal(),
+            }
+        }
+    }
+
+    fn any(&mut self) -> usize {
+        // Whoever leads is struck more often.
+        if self.random.below(3) == 0 { self.cluster.guess() } else { self.random.below(self.cluster.len() as u64) as usize }
+    }
+
+    fn strike(&mut self) {
+        let away_ns = self.random.pick(&[MILLISECOND, 100 * MILLISECOND, SECOND, 8 * SECOND]).copied().unwrap_or(SECOND);
+        let n = self.any();
+        match self.random.below(9) {
+            0 | 1 => {
+                self.cluster.crash(n);
+                self.plan(away_ns, Plan::Start(n));
+            }
+            2 | 3 => {
+                self.cluster.power_cut(n);
+                self.plan(away_ns, Plan::Start(n));
+            }
+            4 => {
+                self.cluster.sim().pause(self.cluster.host(n));
+                self.plan(away_ns, Plan::Resume(n));
+            }
+            5 => {
+                let others: Vec<Host> = (0..self.cluster.len()).filter(|&m| m != n).map(|m| self.cluster.host(m)).collect();
+                self.cluster.sim().partition(&[self.cluster.host(n)], &others);
+                self.plan(away_ns, Plan::Heal);
+            }
+            6 => {
+                let sides: Vec<bool> = (0..self.cluster.len()).map(|_| self.random.coin()).collect();
+                let side = |which| (0..sides.len()).filter(|&m| sides[m] == which).map(|m| self.cluster.host(m)).collect::<Vec<_>>();
+                self.cluster.sim().partition(&side(true), &side(false));
+                self.plan(away_ns, Plan::Heal);
+            }
+            7 => {
+                let m = self.any();
+                if m != n {
+                    self.cluster.sim().block(self.cluster.host(n), self.cluster.host(m));
+                    self.plan(away_ns, Plan::Heal);
+                }
+            }
+            _ => {
+                // All at once, as when the lights go out.
+                let power = self.random.coin();
+                for m in 0..self.cluster.len() {
+                    if power {
+                        self.cluster.power_cut(m)
+                    } else {
+                        self.cluster.crash(m)
+                    }
+                    self.plan(away_ns, Plan::Start(m));
+                }
+            }
+        }
+    }
+
+    /// Everything works again: then a fresh write must succeed soon, and all replicas become equal.
+    fn heal_and_demand(mut self) {
+        let sim = self.cluster.sim().clone();
+        sim.set_conditions(|conditions| {
+            let calm = Conditions::calm();
+            conditions.network.latency = calm.network.latency;
+            (conditions.network.reset, conditions.network.flip) = (Odds::NEVER, Odds::NEVER);
+            conditions.processor = calm.processor;
+        });
+        self.cluster.set_clients(false);
+        for n in 0..self.cluster.len() {
+            sim.set_disk_conditions(self.cluster.host(n), Conditions::calm().disk);
+            sim.resume(self.cluster.host(n));
+            self.cluster.start(n);
+        }
+        sim.heal();
+        let all = |cluster: &mut Cluster| {
+            // A node with rot on its disk may stop once more as it reads it.
+            (0..cluster.len()).for_each(|n| cluster.start(n));
+            (0..cluster.len()).all(|n| cluster.is_serving(n))
+        };
+        if !self.cluster.run_until_holds(RECOVERY_NS, all) {
+            self.cluster.judge_mut().not_live("every node serves again", RECOVERY_NS);
+            return;
+        }
+        let ten_timeouts_ns = 10 * self.cluster.election_timeout_ns();
+        let mut fresh = None;
+        let acknowledged = self.cluster.run_until_holds(TRANSPORT_NS + ten_timeouts_ns, |cluster| {
+            let fate = fresh.map_or(Fate::Never, |value| cluster.judge().fate(value));
+            if matches!(fate, Fate::Never | Fate::Unknown) {
+                fresh = cluster.propose_to(cluster.guess());
+            }
+            matches!(fate, Fate::Applied(_))
+        });
+        if !acknowledged {
+            self.cluster.judge_mut().not_live("a fresh write is acknowledged", TRANSPORT_NS + ten_timeouts_ns);
+            return;
+        }
+        self.converge();
+        // And once more, from what is on the disks.
+        for n in 0..self.cluster.len() {
+            self.cluster.power_cut(n);
+            self.cluster.start(n);
+        }
+        self.converge();
+    }
+
+    fn converge(&mut self) {
+        let quiet = |cluster: &mut Cluster| cluster.outstanding() == 0 && cluster.is_converged();
+        if !self.cluster.run_until_holds(RECOVERY_NS, quiet) && self.cluster.outstanding() > 0 {
+            self.cluster.judge_mut().not_live("every proposal is resolved", RECOVERY_NS);
+        }
+        self.cluster.settle();
+    }
+}

@@ -1,0 +1,331 @@
+//! Whole nodes in a simulated world: each the product's own reactor, log, transport and core, over a [`SimIo`].
+
+use std::time::Duration;
+
+use kontiki::{Config, Lost, Medium, Member, ProposeError, Proposer, Reactor, Role, State, Ticket, TurnError};
+use kontiki_core::Time;
+
+use crate::conditions::MILLISECOND;
+use crate::host::Host;
+use crate::judge::{Fate, Judge};
+use crate::machine::{Ledger, Machine};
+use crate::sim::Sim;
+use crate::sim_io::SimIo;
+use crate::workload::Workload;
+
+/// Where every node listens.
+const PORT: u16 = 7000;
+
+/// How the nodes of one cluster are set up.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Voters.
+    pub members: usize,
+    /// What every node is configured with; identity, members and directory are filled in.
+    pub config: Config,
+    /// Whether the state machines survive a restart.
+    pub durable_state: bool,
+}
+
+struct Node {
+    host: Host,
+    config: Config,
+    ledger: Ledger,
+    running: Option<Running>,
+    /// It may stop by itself: its disk has faults that justify it.
+    may_stop: bool,
+    /// Unresolved proposals: (value, ticket).
+    tickets: Vec<(u64, Ticket)>,
+}
+
+struct Running {
+    reactor: Reactor<SimIo, Machine>,
+    proposer: Proposer,
+}
+
+/// A cluster, its clients and its judge.
+pub struct Cluster {
+    sim: Sim,
+    setup: Setup,
+    nodes: Vec<Node>,
+    workload: Workload,
+    judge: Judge,
+    /// The node thought to lead.
+    guess: usize,
+    /// World time of the next proposal; `None`: the clients are silent.
+    propose_at: Option<Time>,
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster").field("sim", &self.sim).finish_non_exhaustive()
+    }
+}
+
+impl Cluster {
+    /// A cluster on hosts of its own; no node runs yet.
+    pub fn new(sim: Sim, setup: Setup, workload: Workload) -> Cluster {
+        let hosts: Vec<Host> = (0..setup.members).map(|_| sim.add_host()).collect();
+        let member = |(n, &host): (usize, &Host)| Member { id: n as u64 + 1, addr: sim.address(host, PORT) };
+        let members: Vec<Member> = hosts.iter().enumerate().map(member).collect();
+        let node = |(n, &host): (usize, &Host)| Node {
+            host,
+            config: Config { id: n as u64 + 1, members: members.clone(), dir: "/kontiki".into(), ..setup.config.clone() },
+            ledger: Ledger::new(setup.durable_state),
+            running: None,
+            may_stop: false,
+            tickets: Vec::new(),
+        };
+        let nodes = hosts.iter().enumerate().map(node).collect();
+        Cluster { sim, setup, nodes, workload, judge: Judge::new(), guess: 0, propose_at: None }
+    }
+
+    /// The world.
+    pub fn sim(&self) -> &Sim {
+        &self.sim
+    }
+
+    /// The judge.
+    pub fn judge(&self) -> &Judge {
+        &self.judge
+    }
+
+    /// The judge, to be told something.
+    pub fn judge_mut(&mut self) -> &mut Judge {
+        &mut self.judge
+    }
+
+    /// Number of nodes.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether there are no nodes.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// The host of a node.
+    pub fn host(&self, n: usize) -> Host {
+        self.nodes[n].host
+    }
+
+    /// Whether a node's process is there.
+    pub fn is_up(&self, n: usize) -> bool {
+        self.nodes[n].running.is_some()
+    }
+
+    /// Whether a node takes part: its log is recovered, and it listens.
+    pub fn is_serving(&self, n: usize) -> bool {
+        self.nodes[n].running.as_ref().is_some_and(|running| running.reactor.state() == State::Running)
+    }
+
+    /// From now on a node may stop by itself, or not.
+    pub fn set_may_stop(&mut self, n: usize, may_stop: bool) {
+        self.nodes[n].may_stop = may_stop;
+    }
+
+    /// The node that clients think leads.
+    pub fn guess(&self) -> usize {
+        self.guess
+    }
+
+    /// Starts a node, unless it runs.
+    pub fn start(&mut self, n: usize) {
+        let node = &mut self.nodes[n];
+        if node.running.is_some() {
+            return;
+        }
+        let applied = node.ledger.start();
+        self.judge.started(node.config.id, applied);
+        let io = self.sim.boot(node.host);
+        match Reactor::new(node.config.clone(), io, Machine(node.ledger.clone())) {
+            Ok(reactor) => {
+                let proposer = reactor.proposer();
+                node.running = Some(Running { reactor, proposer });
+            }
+            Err(error) => self.stopped(n, error.to_string()),
+        }
+    }
+
+    /// Kills a node's process.
+    pub fn crash(&mut self, n: usize) {
+        self.sim.crash(self.nodes[n].host);
+        self.gone(n);
+    }
+
+    /// Cuts a node's power.
+    pub fn power_cut(&mut self, n: usize) {
+        self.sim.power_cut(self.nodes[n].host);
+        self.gone(n);
+    }
+
+    /// The process is gone: what it had not answered, nobody can tell.
+    fn gone(&mut self, n: usize) {
+        let node = &mut self.nodes[n];
+        node.running = None;
+        for (value, _) in node.tickets.drain(..) {
+            self.judge.ended(value, Fate::Unknown);
+        }
+    }
+
+    fn stopped(&mut self, n: usize, reason: String) {
+        self.watch(n);
+        self.sim.mark(self.nodes[n].host, "stopped", 0, 0);
+        if !self.nodes[n].may_stop {
+            self.judge.stopped_for_nothing(self.nodes[n].config.id, reason);
+        }
+        self.gone(n);
+    }
+
+    /// Lets clients propose from now on, or falls silent.
+    pub fn set_clients(&mut self, active: bool) {
+        self.propose_at = active.then(|| self.sim.now());
+    }
+
+    /// Goes on until `limit` (world time).
+    pub fn run_until(&mut self, limit: Time) {
+        loop {
+            let next = self.propose_at.map_or(limit, |at| at.min(limit));
+            while let Some(Host(n)) = self.sim.next(next) {
+                self.turn(n);
+            }
+            if self.propose_at.is_some_and(|at| at <= self.sim.now()) {
+                self.propose_some();
+                self.propose_at = Some(self.sim.now().plus_ns(1 + self.workload.pause()));
+            }
+            if self.sim.now() >= limit {
+                return;
+            }
+        }
+    }
+
+    /// Goes on until `reached` holds, looking now and then; false if it does not within `limit_ns`.
+    pub fn run_until_holds(&mut self, limit_ns: u64, mut reached: impl FnMut(&mut Cluster) -> bool) -> bool {
+        let end = self.sim.now().plus_ns(limit_ns);
+        while !reached(self) {
+            if self.sim.now() >= end {
+                return false;
+            }
+            self.run_until(self.sim.now().plus_ns(5 * MILLISECOND).min(end));
+        }
+        true
+    }
+
+    fn turn(&mut self, n: usize) {
+        let Some(running) = &mut self.nodes[n].running else { return };
+        match running.reactor.turn(Duration::MAX) {
+            Ok(State::Ended) => self.stopped(n, "it ended though nobody asked".into()),
+            Ok(_) => self.watch(n),
+            Err(TurnError::Start(error)) => self.stopped(n, error.to_string()),
+            Err(TurnError::Failed(failure)) => self.stopped(n, failure.to_string()),
+        }
+    }
+
+    /// Tells the judge what a node did in its turn: first what it applied, then whom it answered.
+    fn watch(&mut self, n: usize) {
+        let node = &mut self.nodes[n];
+        let id = node.config.id;
+        for applied in node.ledger.news() {
+            self.sim.mark(node.host, "applied", applied.index, applied.value);
+            self.judge.applied(id, applied.index, applied.term, applied.value);
+            if !applied.intact {
+                self.judge.garbled(id, applied.index, applied.value);
+            }
+        }
+        if let Some((Role::Leader, term)) = node.running.as_ref().and_then(|running| running.reactor.standing()) {
+            self.judge.leads(id, term.0);
+        }
+        let judge = &mut self.judge;
+        node.tickets.retain(|(value, ticket)| {
+            let fate = match ticket.poll() {
+                None => return true,
+                Some(Ok(applied)) => Fate::Applied(applied.index.0),
+                Some(Err(Lost::NotApplied { .. })) => Fate::Never,
+                Some(Err(Lost::Unknown)) => Fate::Unknown,
+            };
+            judge.ended(*value, fate);
+            false
+        });
+    }
+
+    fn propose_some(&mut self) {
+        let outstanding: usize = self.nodes.iter().map(|node| node.tickets.len()).sum();
+        if outstanding < self.workload.in_flight {
+            let n = if self.workload.wanders() { self.workload.any_of(self.nodes.len()) } else { self.guess };
+            self.propose_to(n);
+        }
+    }
+
+    /// One proposal to one node; its value if the node took it.
+    pub fn propose_to(&mut self, n: usize) -> Option<u64> {
+        let (value, payload) = self.workload.propose();
+        let count = self.nodes.len();
+        let node = &mut self.nodes[n];
+        let answer = match &node.running {
+            Some(running) => running.proposer.propose(&payload),
+            None => Err(ProposeError::Stopped),
+        };
+        match answer {
+            Ok(ticket) => {
+                self.sim.mark(node.host, "proposed", value, payload.len() as u64);
+                self.judge.proposed(node.config.id, value);
+                node.tickets.push((value, ticket));
+                self.guess = n;
+                Some(value)
+            }
+            Err(ProposeError::NotLeader { leader: Some(leader) }) => {
+                self.guess = leader.id.0 as usize - 1;
+                None
+            }
+            Err(ProposeError::NotLeader { leader: None } | ProposeError::Stopped) => {
+                self.guess = self.workload.any_of(count);
+                None
+            }
+            Err(ProposeError::Busy | ProposeError::TooLarge { .. }) => None,
+        }
+    }
+
+    /// What the nodes believe of their disks.
+    pub fn medium(&self) -> Medium {
+        self.setup.config.medium
+    }
+
+    /// The longest election timeout, in nanoseconds.
+    pub fn election_timeout_ns(&self) -> u64 {
+        self.setup.config.election_max_ms * MILLISECOND
+    }
+
+    /// Unresolved proposals.
+    pub fn outstanding(&self) -> usize {
+        self.nodes.iter().map(|node| node.tickets.len()).sum()
+    }
+
+    /// How each node stands, a line each.
+    pub fn standings(&self) -> Vec<String> {
+        let line = |(n, node): (usize, &Node)| {
+            let life = match &node.running {
+                None => "down".to_owned(),
+                Some(running) => match running.reactor.standing() {
+                    Some((role, term)) => format!("{:?}, {role:?} of term {term}", running.reactor.state()),
+                    None => format!("{:?}", running.reactor.state()),
+                },
+            };
+            let applied = self.judge.applied_by(node.config.id);
+            let guessed = if n == self.guess { ", thought to lead" } else { "" };
+            format!("node {}: {life}, applied {applied}, {} proposals open{guessed}", node.config.id, node.tickets.len())
+        };
+        self.nodes.iter().enumerate().map(line).collect()
+    }
+
+    /// Tells the judge that everything is healed and quiet.
+    pub fn settle(&mut self) {
+        self.judge.settle(self.nodes.iter().map(|node| node.config.id));
+    }
+
+    /// Whether every node has applied all that any has.
+    pub fn is_converged(&self) -> bool {
+        let last = self.judge.last_index();
+        self.nodes.iter().all(|node| self.judge.applied_by(node.config.id) == last)
+    }
+}

@@ -1,0 +1,81 @@
+//! The state machine that the simulated nodes replicate: it keeps a ledger of what it applied, for the judge.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kontiki::{ApplyError, Entries, LogIndex, Replies, StateMachine};
+
+use crate::workload::value_of;
+
+/// One entry as a replica applied it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Applied {
+    pub(crate) index: u64,
+    pub(crate) term: u64,
+    pub(crate) value: u64,
+    /// The payload was just as proposed.
+    pub(crate) intact: bool,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    /// Last index applied.
+    applied: u64,
+    news: Vec<Applied>,
+}
+
+/// What a machine did, shared with whoever watches. With `durable`, it is the machine's own disk as well: a restarted
+/// machine goes on from there.
+#[derive(Clone, Debug)]
+pub(crate) struct Ledger {
+    kept: Arc<Mutex<Kept>>,
+    durable: bool,
+}
+
+impl Ledger {
+    pub(crate) fn new(durable: bool) -> Ledger {
+        Ledger { kept: Arc::default(), durable }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was applied since this was asked last.
+    pub(crate) fn news(&self) -> Vec<Applied> {
+        std::mem::take(&mut self.kept().news)
+    }
+
+    /// The index that a machine starting now begins after.
+    pub(crate) fn start(&self) -> u64 {
+        let mut kept = self.kept();
+        kept.news.clear();
+        if !self.durable {
+            kept.applied = 0;
+        }
+        kept.applied
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Machine(pub(crate) Ledger);
+
+impl StateMachine for Machine {
+    fn apply(&mut self, entries: Entries<'_>, replies: &mut Replies<'_>) -> Result<(), ApplyError> {
+        let mut kept = self.0.kept();
+        for entry in entries {
+            let (value, intact) = value_of(entry.payload);
+            kept.applied = entry.index.0;
+            kept.news.push(Applied { index: entry.index.0, term: entry.term.0, value, intact });
+            replies.push(&value.to_le_bytes());
+        }
+        Ok(())
+    }
+
+    fn applied(&self) -> LogIndex {
+        LogIndex(self.0.kept().applied)
+    }
+
+    fn durable(&self) -> LogIndex {
+        if self.0.durable { LogIndex(self.0.kept().applied) } else { LogIndex(0) }
+    }
+}
