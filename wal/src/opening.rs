@@ -52,7 +52,6 @@ enum Step {
     InitHardState(Copy),
     SyncNewHardState,
     RenameHardState,
-    SyncHardStateName,
     /// Any start.
     OpenHardState,
     SyncHardState,
@@ -258,10 +257,7 @@ impl Opening {
             }
             Step::RenameHardState => {
                 result.map_err(failed("rename", fresh()))?;
-                Ok(Then::Op(Step::SyncHardStateName, Op::SyncDir { dir }))
-            }
-            Step::SyncHardStateName => {
-                result.map_err(failed("make durable the name", hard_state()))?;
+                // Its name is made durable with all names that a start finds, before there is a segment.
                 self.open_segment(0)
             }
             Step::OpenHardState => {
@@ -310,7 +306,7 @@ impl Opening {
                 Ok(self.sync_segment(at + 1))
             }
             Step::SyncDir => {
-                result.map_err(failed("make durable the names beside", hard_state()))?;
+                result.map_err(failed("flush the directory of", hard_state()))?;
                 Ok(self.prepare_or_save())
             }
             Step::Prepare => {
