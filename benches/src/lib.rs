@@ -118,7 +118,8 @@ pub fn describe_machine(dir: &Path, backend: &str) {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let kernel = read("/proc/sys/kernel/osrelease");
     let cpus = std::thread::available_parallelism().map_or(0, usize::from);
-    let model = read("/proc/cpuinfo").lines().find_map(|l| l.strip_prefix("model name").map(|m| m.trim_start_matches([' ', '\t', ':']).to_owned()));
+    let model =
+        read("/proc/cpuinfo").lines().find_map(|l| l.strip_prefix("model name").map(|m| m.trim_start_matches([' ', '\t', ':']).to_owned()));
     let mounts = read("/proc/mounts");
     let mount = mounts
         .lines()

@@ -224,7 +224,11 @@ impl Config {
             return bad("dir", "empty".into(), "must name the data directory");
         }
         let range = |name, value: u64, low: u64, high: u64| {
-            if (low..=high).contains(&value) { Ok(()) } else { Err(ConfigError::Value { name, value: value.to_string(), must: format!("must be {low} to {high}") }) }
+            if (low..=high).contains(&value) {
+                Ok(())
+            } else {
+                Err(ConfigError::Value { name, value: value.to_string(), must: format!("must be {low} to {high}") })
+            }
         };
         range("heartbeat_ms", self.heartbeat_ms, 1, 60_000)?;
         range("election_min_ms", self.election_min_ms, 3 * self.heartbeat_ms, 600_000)?;
@@ -234,12 +238,17 @@ impl Config {
         if !self.max_frame_bytes.is_multiple_of(block) {
             return bad("max_frame_bytes", self.max_frame_bytes.to_string(), "must be a multiple of 4096");
         }
-        let room = self.max_frame_bytes - kontiki_frame::BODY_OFFSET - kontiki_frame::ENTRY_LENGTH_BYTES - kontiki_frame::SESSION_PREFIX_BYTES;
+        let room =
+            self.max_frame_bytes - kontiki_frame::BODY_OFFSET - kontiki_frame::ENTRY_LENGTH_BYTES - kontiki_frame::SESSION_PREFIX_BYTES;
         range("max_entry_bytes", self.max_entry_bytes as u64, 1, room as u64)?;
         range("max_in_flight", self.max_in_flight as u64, 1, 1 << 20)?;
         range("reply_bytes", self.reply_bytes as u64, 0, limits::MAX_REPLY_BYTES as u64)?;
         if !self.ring_bytes.is_power_of_two() || self.ring_bytes < 8 * self.max_frame_bytes || self.ring_bytes > 1 << 30 {
-            return bad("ring_bytes", self.ring_bytes.to_string(), "must be a power of two, at least eight times max_frame_bytes, at most 1 GiB");
+            return bad(
+                "ring_bytes",
+                self.ring_bytes.to_string(),
+                "must be a power of two, at least eight times max_frame_bytes, at most 1 GiB",
+            );
         }
         range("window_bytes", self.window_bytes, self.max_frame_bytes as u64, self.ring_bytes as u64)?;
         range("window_frames", self.window_frames.into(), 1, 256)?;

@@ -83,7 +83,9 @@ pub enum StartError {
     #[error("the node stopped before it was up: {0}")]
     Stopped(String),
     /// The state machine's state begins after entries this log no longer holds.
-    #[error("the state machine has applied {applied}, but the log begins at {first}: restore a state at least as new, or start with an empty data directory")]
+    #[error(
+        "the state machine has applied {applied}, but the log begins at {first}: restore a state at least as new, or start with an empty data directory"
+    )]
     StateBehindLog {
         /// What the machine said.
         applied: u64,

@@ -4,30 +4,35 @@
 //! and the transport, steps the core with what came of them, carries its effects out in order, and
 //! flushes it once.
 
+mod handover;
+mod replication;
+mod sealing;
+mod service;
+mod watch;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use kontiki_core::{
-    Append, ClusterId, Effect, Effects, Event, FrameMeta, GroupId, Incarnation, IndexRange, LogIndex, Message, NodeId, Raft, Role,
-    SessionId, Term, Time, WriteId,
+    Append, Effect, Effects, Event, FrameMeta, Incarnation, IndexRange, LogIndex, Message, NodeId, Raft, Role, SessionId, Term, Time,
+    WriteId,
 };
-use kontiki_frame::{self as frame, Header, Kind};
+use kontiki_frame::{self as frame, Header};
 use kontiki_io::{Completion, Io, Wake};
-use kontiki_mem::{Batch, Block, BlockMut, OpenBatch, Outcome, PoolBuf, Resolver, Ring, Sealed, Tickets};
-use kontiki_net::{ClientEvent, FrameStamp, Net, NetError, NetEvent, Response};
-use kontiki_wal::{FrameAt, Frames, HardState, ReadError, Space, Wal, WalEvent};
+use kontiki_mem::{BlockMut, OpenBatch, Resolver, Ring, Tickets};
+use kontiki_net::{Net, NetError, NetEvent};
+use kontiki_wal::{HardState, Wal, WalEvent};
 
-use crate::apply::{ApplyQueue, Work};
+use crate::apply::ApplyQueue;
 use crate::cache::{Cached, FrameCache};
-use crate::catchup::{CatchUp, Reader};
+use crate::catchup::CatchUp;
 use crate::clients::Clients;
 use crate::config::Config;
-use crate::error::{Failure, ProposeError};
+use crate::error::Failure;
 use crate::limits::{self, MAX_DEFERRED_SENDS, MAX_FRAME_ENTRIES};
 use crate::pending::Pending;
 use crate::shared::Shared;
-use crate::status::{Counters, Latency, PeerStatus, Status};
+use crate::status::{Counters, Latency};
 
 /// A frame in hand while the core decides what of it is written.
 struct Hand {
@@ -159,11 +164,12 @@ impl Replica {
         }
     }
 
-    /// When a turn is due although nothing happens.
+    /// Role and term of this moment.
     pub(crate) fn standing(&self) -> (Role, Term) {
         (self.raft.role(), self.raft.term())
     }
 
+    /// When a turn is due although nothing happens.
     pub(crate) fn deadline(&self) -> Time {
         let wal = self.wal.deadline().unwrap_or(Time(u64::MAX));
         let net = self.net.deadline().unwrap_or(Time(u64::MAX));
@@ -390,7 +396,8 @@ impl Replica {
     }
 
     fn is_durable(&self, write: WriteId) -> bool {
-        !self.saves.contains(&write) && self.writes.front().is_none_or(|&(oldest, _)| write < oldest || !self.writes.iter().any(|w| w.0 == write))
+        !self.saves.contains(&write)
+            && self.writes.front().is_none_or(|&(oldest, _)| write < oldest || !self.writes.iter().any(|w| w.0 == write))
     }
 
     fn release_sends(&mut self, now: Time) {
@@ -420,108 +427,15 @@ impl Replica {
             self.counters.elections_won += 1;
         }
         let me = NodeId(self.config.id);
-        let from = if role == Role::Follower { leader.filter(|&l| l != me) } else { None };
-        self.net.grant_bulk(from, now, io);
-    }
-
-    /// What callers wrote into a batch that will never be sealed: in no log, and never will be.
-    fn discard_unsealed(&mut self) {
-        while let Some((_, batch)) = self.shared.batch.poll_sealed() {
-            let hint = self.shared.leader_id();
-            for &ticket in batch.tickets() {
-                self.resolver.resolve(ticket, Outcome::NotApplied { hint }, &[]);
+        // A follower that only wonders whether its leader lives keeps listening to it: withdrawing the right to
+        // stream in the middle of a frame would cost the session.
+        match role {
+            Role::Follower | Role::PreCandidate => {
+                if let Some(leader) = leader.filter(|&l| l != me) {
+                    self.net.grant_bulk(Some(leader), now, io);
+                }
             }
-        }
-        self.resolver.flush();
-    }
-
-    // ---- sealing ------------------------------------------------------------------------------
-
-    fn seal_noop(&mut self, now: Time, io: &mut dyn Io) {
-        let Some(meta) = self.noop else { return };
-        let bytes = frame::frame_bytes(frame::ENTRY_LENGTH_BYTES);
-        if !self.wal.can_append(bytes) || !self.raft.can_append() {
-            return;
-        }
-        let Some(mut block) = self.ring.reserve(bytes) else { return };
-        self.noop = None;
-        let cluster = ClusterId(self.config.cluster);
-        frame::seal_noop(block.bytes_mut(), cluster, GroupId(0), meta, io.wall_ns());
-        let Ok(header) = frame::parse_header(block.bytes()) else { panic!("a frame just sealed does not parse") };
-        self.sealed(Hand { block, header }, now, io);
-    }
-
-    fn sealed(&mut self, hand: Hand, now: Time, io: &mut dyn Io) {
-        let (meta, bytes) = (hand.header.meta, hand.block.len() as u32);
-        self.counters.frames_sealed += 1;
-        self.hand = Some(hand);
-        self.step(now, Event::Sealed { frame: meta, bytes }, io);
-        assert!(self.hand.is_none(), "the core did not take the frame it asked for");
-    }
-
-    /// Whether what waits in the open batch is to be sealed now: at once if no write is in flight; else
-    /// when the batch is about full, so that the next can fill while this one is written.
-    fn wants_seal(&self) -> bool {
-        let (entries, bytes) = self.shared.batch.waiting();
-        if entries == 0 || self.raft.next_frame(1).is_none() || !self.wal.can_append(self.config.max_frame_bytes) || !self.pending.has_room() {
-            return false;
-        }
-        self.wal.writes_in_flight() == 0 || bytes + self.config.max_entry_bytes.min(self.config.max_frame_bytes / 4) >= self.config.max_frame_bytes
-            || entries as usize >= MAX_FRAME_ENTRIES.min(self.config.max_in_flight)
-    }
-
-    fn seal(&mut self, now: Time, io: &mut dyn Io) {
-        if self.role != Role::Leader {
-            self.discard_unsealed();
-            return;
-        }
-        self.seal_noop(now, io);
-        if self.noop.is_some() {
-            return;
-        }
-        loop {
-            if self.pending.has_room() && self.wal.can_append(self.config.max_frame_bytes)
-                && self.raft.next_frame(1).is_some()
-                && let Some((sealed, tickets)) = self.shared.batch.poll_sealed()
-            {
-                self.seal_batch(sealed, tickets, now, io);
-            }
-            self.open_batch();
-            if !(self.wants_seal() && self.shared.batch.seal()) {
-                return;
-            }
-        }
-    }
-}
-
-impl Replica {
-    /// Gives a sealed batch its place in the log.
-    fn seal_batch(&mut self, sealed: Sealed, tickets: Batch, now: Time, io: &mut dyn Io) {
-        let Sealed { mut block, body_bytes, count } = sealed;
-        let Some(meta) = self.raft.next_frame(count) else { panic!("asked for a place in the log without a look first") };
-        block.truncate(frame::frame_bytes(body_bytes));
-        let header = Header {
-            kind: Kind::Entries,
-            sessions: false,
-            cluster: ClusterId(self.config.cluster),
-            group: GroupId(0),
-            meta,
-            proposed_ns: io.wall_ns(),
-            body_bytes: body_bytes as u32,
-        };
-        frame::seal(block.bytes_mut(), &header);
-        self.counters.entries_proposed += u64::from(count);
-        self.pending.push(meta, now, tickets);
-        self.sealed(Hand { block, header }, now, io);
-    }
-
-    /// Opens the next batch at the tail of the ring, where memory allows.
-    fn open_batch(&mut self) {
-        if self.shared.batch.is_open() {
-            return;
-        }
-        if let Some(block) = self.ring.reserve(self.config.max_frame_bytes) {
-            drop(self.shared.batch.open(block));
+            Role::Candidate | Role::Leader => self.net.grant_bulk(None, now, io),
         }
     }
 
@@ -539,313 +453,5 @@ impl Replica {
                 }
             }
         }
-    }
-
-    // ---- replication --------------------------------------------------------------------------
-
-    /// Sends from memory what is there, else reads it back from the log.
-    fn send_frames(&mut self, peer: NodeId, session: SessionId, window: Window, now: Time, io: &mut dyn Io) {
-        let Window { from, upto, max_bytes, max_frames } = window;
-        let (mut next, mut bytes, mut frames) = (from, 0u64, 0u32);
-        while next <= upto && frames < max_frames && (frames == 0 || bytes < max_bytes) {
-            let Some(cached) = self.cache.get(next) else { break };
-            let stamp = self.stamp(IndexRange { from: next, to: cached.range.to });
-            if self.net.send_frame(now, peer, session, stamp, cached.block.clone()).is_err() {
-                break;
-            }
-            bytes += cached.block.len() as u64;
-            frames += 1;
-            next = cached.range.to.next();
-        }
-        if frames == 0 && next <= upto && self.cache.get(next).is_none() {
-            self.read_for(Reader::Peer { peer, session, from, max_frames }, from, upto, now, io);
-            return;
-        }
-        self.raft.step(now, Event::FramesSent { peer, session, to: next.prev(), bytes, frames }, &mut self.fx);
-    }
-
-    fn stamp(&self, range: IndexRange) -> FrameStamp {
-        FrameStamp { leader_term: self.raft.term(), commit: self.raft.commit(), range }
-    }
-
-    fn read_for(&mut self, reader: Reader, from: LogIndex, upto: LogIndex, now: Time, io: &mut dyn Io) {
-        let refused = |this: &mut Self| {
-            if let Reader::Peer { peer, session, from, .. } = reader {
-                this.raft.step(now, Event::FramesSent { peer, session, to: from.prev(), bytes: 0, frames: 0 }, &mut this.fx);
-            }
-        };
-        if from < self.wal.first_index() {
-            if let Reader::Peer { peer, session, .. } = reader {
-                let first = self.wal.first_index();
-                self.raft.step(now, Event::FramesGone { peer, session, first }, &mut self.fx);
-            }
-            return;
-        }
-        if self.catchup.reading(reader) {
-            return refused(self);
-        }
-        let Some(buf) = self.catchup.pool.take() else { return refused(self) };
-        let Some(tag) = self.catchup.begin(reader) else { return refused(self) };
-        if self.wal.read(tag, from, upto, buf, io).is_err() {
-            self.catchup.end(tag);
-            refused(self);
-        }
-    }
-
-    fn read_done(&mut self, tag: u64, buf: PoolBuf, result: Result<Frames, ReadError>, now: Time, io: &mut dyn Io) -> Result<(), Failure> {
-        let Some(reader) = self.catchup.end(tag) else { return Ok(()) };
-        let frames = match (result, reader) {
-            (Ok(frames), _) => frames,
-            (Err(ReadError::Gone { first }), Reader::Peer { peer, session, .. }) => {
-                self.step(now, Event::FramesGone { peer, session, first }, io);
-                return Ok(());
-            }
-            (Err(ReadError::NotDurable), Reader::Peer { peer, session, from, .. }) => {
-                self.step(now, Event::FramesSent { peer, session, to: from.prev(), bytes: 0, frames: 0 }, io);
-                return Ok(());
-            }
-            (Err(ReadError::NotDurable), Reader::Apply) => return Ok(()),
-            // What this node once held whole is damaged: it cannot serve it, and must not hide it.
-            (Err(error), _) => return Err(Failure::Log(error.to_string())),
-        };
-        let block = buf.freeze();
-        match reader {
-            Reader::Apply => self.apply_read(&block, &frames, now),
-            Reader::Peer { peer, session, from, max_frames } => {
-                let (mut next, mut bytes, mut count) = (from, 0u64, 0u32);
-                for f in frames.iter().take(max_frames as usize) {
-                    let stamp = self.stamp(f.range);
-                    if self.net.send_frame(now, peer, session, stamp, block.slice(f.offset, f.bytes)).is_err() {
-                        break;
-                    }
-                    bytes += f.bytes as u64;
-                    count += 1;
-                    next = f.range.to.next();
-                }
-                self.step(now, Event::FramesSent { peer, session, to: next.prev(), bytes, frames: count }, io);
-            }
-        }
-        Ok(())
-    }
-
-    fn lookup_term(&mut self, index: LogIndex, now: Time, io: &mut dyn Io) {
-        if !self.wal.lookup_term(0, index, io) {
-            // Too many at once: as if the log did not hold it, and the core falls back to a probe.
-            self.raft.step(now, Event::TermFound { index, term: None }, &mut self.fx);
-        }
-    }
-
-    /// Tells the operator when the disk is full, and when it is not any more.
-    fn watch_space(&mut self) {
-        let full = self.wal.space() == Space::Full;
-        if full != self.disk_full {
-            self.disk_full = full;
-            if full {
-                tracing::warn!("disk full: once the segment in use is full, writes are refused until there is space for the next");
-            } else {
-                tracing::info!("disk space is back");
-            }
-        }
-    }
-
-    // ---- apply --------------------------------------------------------------------------------
-
-    /// Hands committed frames over, in order, as far as the stage has room.
-    fn hand_to_apply(&mut self, now: Time, io: &mut dyn Io) {
-        let share = self.ring.capacity() / 4;
-        let mut any = false;
-        while self.next_apply <= self.commit {
-            if !self.queue.has_room(share) {
-                break;
-            }
-            let Some(cached) = self.cache.get(self.next_apply) else {
-                if self.queue.is_empty() {
-                    self.read_for(Reader::Apply, self.next_apply, self.commit, now, io);
-                }
-                break;
-            };
-            let range = IndexRange { from: self.next_apply, to: cached.range.to.min(self.commit) };
-            let (block, header) = (cached.block.clone(), cached.header);
-            if !self.hand_over(block, header, range, now) {
-                break;
-            }
-            any = true;
-        }
-        self.queue.want_bell(self.next_apply <= self.commit || !self.clients.is_empty());
-        if any {
-            self.queue.announce();
-        }
-    }
-
-    /// False if it must wait: a caller's batch is answered whole.
-    fn hand_over(&mut self, block: Block, header: Header, range: IndexRange, now: Time) -> bool {
-        let mut tickets = None;
-        if let Some(meta) = self.pending.first_in(range) {
-            if meta == header.meta {
-                if range.to < meta.last() && self.role == Role::Leader {
-                    return false;
-                }
-                if let Some((batch, sealed)) = self.pending.pop() {
-                    self.commit_latency.record(now.since(sealed));
-                    tickets = Some(batch);
-                }
-            }
-        }
-        self.next_apply = range.to.next();
-        self.queue.push(Work { block, header, range, tickets });
-        true
-    }
-
-    fn apply_read(&mut self, block: &Block, frames: &[FrameAt], now: Time) {
-        for f in frames {
-            // Only what follows on: the queue may have been fed from memory meanwhile.
-            if f.range.from > self.next_apply || f.range.to < self.next_apply || !self.queue.has_room(usize::MAX) {
-                continue;
-            }
-            let range = IndexRange { from: self.next_apply, to: f.range.to.min(self.commit) };
-            let part = block.slice(f.offset, f.bytes);
-            let Ok(header) = frame::parse_header(part.bytes()) else { panic!("a frame that the log has checked does not parse") };
-            if range.to < range.from || !self.hand_over(part, header, range, now) {
-                break;
-            }
-        }
-        self.queue.announce();
-    }
-
-    /// What the state machine has made durable need not stay in the log, beyond the retention limit.
-    fn release(&mut self) {
-        let durable = self.queue.durable().min(self.queue.applied());
-        if durable <= self.released {
-            return;
-        }
-        self.released = durable;
-        if let Some((first, prev_term)) = self.wal.release(durable) {
-            self.raft.compacted(first, prev_term);
-        }
-    }
-
-    // ---- clients ------------------------------------------------------------------------------
-
-    fn client(&mut self, event: ClientEvent, io: &mut dyn Io) {
-        match event {
-            ClientEvent::Propose { client, request, payload, .. } => {
-                let Some(bytes) = self.net.payload(&payload) else { return };
-                let outcome = self.shared.propose_raw(bytes);
-                match outcome {
-                    Ok(ticket) => self.clients.push(client, request, ticket),
-                    Err(error) => {
-                        self.net.respond(client, request, refusal(&error));
-                    }
-                }
-            }
-            ClientEvent::Status { client, request } => {
-                let text = self.status(io).to_string();
-                self.net.respond(client, request, Response::Status(text.as_bytes()));
-            }
-            ClientEvent::Query { client, request, .. } => {
-                let text = "this node answers no queries: propose a read through the log";
-                self.net.respond(client, request, Response::Error { code: 1, text });
-            }
-            ClientEvent::Connected { client, remote } => tracing::debug!(?client, %remote, "client connected"),
-            ClientEvent::Disconnected { client } => tracing::debug!(?client, "client gone"),
-        }
-    }
-
-    fn answer_clients(&mut self) {
-        while let Some((client, request, outcome, ticket)) = self.clients.pop_ready() {
-            let response = match outcome {
-                Outcome::Applied { index } => Response::Applied { index, reply: ticket.reply() },
-                Outcome::NotApplied { .. } => Response::NotApplied,
-                Outcome::Unknown => Response::Unknown,
-            };
-            self.net.respond(client, request, response);
-        }
-    }
-
-    // ---- watching and ending ------------------------------------------------------------------
-
-    pub(crate) fn publish(&mut self, io: &dyn Io) {
-        let status = self.status(io);
-        self.shared.publish(status);
-    }
-
-    fn status(&self, io: &dyn Io) -> Status {
-        let mut counters = self.counters;
-        let (net, stats) = (self.net.counters(), io.stats());
-        counters.entries_applied = self.queue.entries();
-        counters.disk_bytes_written = stats.bytes_written;
-        counters.flushes = stats.flushes;
-        counters.net_bytes_sent = stats.bytes_sent;
-        counters.enters = stats.enters;
-        counters.bytes_copied = kontiki_mem::copied_bytes();
-        counters.refusals = net.refused() + self.raft.refusals();
-        counters.busy = self.shared.busy.load(Ordering::Relaxed);
-        let progress = |id: NodeId| self.raft.progress().find(|p| p.peer == id);
-        let peers = self.config.members.iter().map(|m| NodeId(m.id)).filter(|id| id.0 != self.config.id);
-        let peers = peers
-            .map(|id| {
-                let p = progress(id);
-                PeerStatus {
-                    id,
-                    connected: self.net.session(id).is_some(),
-                    matched: p.map_or(LogIndex(0), |p| p.matched),
-                    next: p.map_or(LogIndex(0), |p| p.next),
-                    inflight_bytes: p.map_or(0, |p| p.inflight_bytes),
-                    probing: p.is_some_and(|p| p.probing),
-                }
-            })
-            .collect();
-        Status {
-            id: NodeId(self.config.id),
-            incarnation: self.incarnation,
-            role: self.raft.role(),
-            term: self.raft.term(),
-            leader: self.shared.leader(),
-            commit: self.commit,
-            applied: self.queue.applied(),
-            first: self.wal.first_index(),
-            last: self.raft.last_index(),
-            durable: self.raft.durable(),
-            recovering: self.raft.recovering(),
-            disk_full: self.disk_full,
-            peers,
-            counters,
-            flush_latency: self.flush_latency.clone(),
-            commit_latency: self.commit_latency.clone(),
-            backend: io.describe(),
-            recovery: self.recovery.clone(),
-        }
-    }
-
-    /// No more proposals, no more messages; what is under way ends.
-    pub(crate) fn begin_close(&mut self, now: Time, io: &mut dyn Io) {
-        self.shared.batch.close();
-        self.discard_unsealed();
-        self.stalled.clear();
-        self.cache.clear();
-        self.net.stop(now, io);
-        self.wal.pump(io);
-    }
-
-    /// True once nothing is outstanding.
-    pub(crate) fn close(&mut self, now: Time, io: &mut dyn Io) -> bool {
-        while self.wal.next_event().is_some() {}
-        while self.net.poll_event().is_some() {}
-        self.wal.pump(io);
-        self.net.tick(now, io, &mut self.ring);
-        if self.net.idle() && self.wal.idle() {
-            self.wal.close(io);
-        }
-        self.net.idle() && self.wal.closed()
-    }
-}
-
-/// What a client is told of a proposal that was not taken.
-fn refusal(error: &ProposeError) -> Response<'static> {
-    match error {
-        ProposeError::NotLeader { leader } => Response::NotLeader { leader: leader.map(|l| l.id), address: leader.map(|l| l.addr) },
-        ProposeError::Busy => Response::Busy,
-        ProposeError::TooLarge { .. } => Response::Error { code: 2, text: "the entry is over this cluster's limit (max_entry_bytes)" },
-        ProposeError::Stopped => Response::NotLeader { leader: None, address: None },
     }
 }

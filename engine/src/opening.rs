@@ -35,7 +35,13 @@ pub(crate) struct Opening {
 }
 
 impl Opening {
-    pub(crate) fn start(config: Config, shared: Arc<Shared>, queue: Arc<ApplyQueue>, ring: Ring, io: &mut dyn Io) -> Result<Opening, StartError> {
+    pub(crate) fn start(
+        config: Config,
+        shared: Arc<Shared>,
+        queue: Arc<ApplyQueue>,
+        ring: Ring,
+        io: &mut dyn Io,
+    ) -> Result<Opening, StartError> {
         let options = kontiki_wal::Options {
             dir: config.dir.clone(),
             cluster: ClusterId(config.cluster),

@@ -49,7 +49,14 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(batch: OpenBatch, tickets: Tickets, id: NodeId, members: Vec<(NodeId, SocketAddr)>, max_entry_bytes: usize, bell: Arc<dyn Wake>) -> Shared {
+    pub(crate) fn new(
+        batch: OpenBatch,
+        tickets: Tickets,
+        id: NodeId,
+        members: Vec<(NodeId, SocketAddr)>,
+        max_entry_bytes: usize,
+        bell: Arc<dyn Wake>,
+    ) -> Shared {
         Shared {
             batch,
             tickets,

@@ -148,7 +148,11 @@ impl fmt::Display for Status {
         if let Some(leader) = self.leader {
             writeln!(f, "leader = {}\nleader_addr = \"{}\"", leader.id, leader.addr)?;
         }
-        writeln!(f, "commit = {}\napplied = {}\nfirst = {}\nlast = {}\ndurable = {}", self.commit, self.applied, self.first, self.last, self.durable)?;
+        writeln!(
+            f,
+            "commit = {}\napplied = {}\nfirst = {}\nlast = {}\ndurable = {}",
+            self.commit, self.applied, self.first, self.last, self.durable
+        )?;
         writeln!(f, "recovering = {}\ndisk_full = {}", self.recovering, self.disk_full)?;
         writeln!(f, "backend = {:?}\nrecovery = {:?}", self.backend, self.recovery)?;
         writeln!(f, "\n[counters]\nentries_proposed = {}\nentries_applied = {}", c.entries_proposed, c.entries_applied)?;
@@ -157,10 +161,21 @@ impl fmt::Display for Status {
         writeln!(f, "enters = {}\nturns = {}\nbytes_copied = {}", c.enters, c.turns, c.bytes_copied)?;
         writeln!(f, "sessions = {}\nrefusals = {}\nelections_won = {}\nbusy = {}", c.sessions, c.refusals, c.elections_won, c.busy)?;
         for (name, l) in [("flush_latency", &self.flush_latency), ("commit_latency", &self.commit_latency)] {
-            writeln!(f, "\n[{name}]\ncount = {}\np50_us = {}\np99_us = {}\nmax_us = {}", l.count(), l.quantile_ns(0.5) / 1000, l.quantile_ns(0.99) / 1000, l.max_ns / 1000)?;
+            writeln!(
+                f,
+                "\n[{name}]\ncount = {}\np50_us = {}\np99_us = {}\nmax_us = {}",
+                l.count(),
+                l.quantile_ns(0.5) / 1000,
+                l.quantile_ns(0.99) / 1000,
+                l.max_ns / 1000
+            )?;
         }
         for p in &self.peers {
-            writeln!(f, "\n[[peers]]\nid = {}\nconnected = {}\nmatched = {}\nnext = {}\ninflight_bytes = {}\nprobing = {}", p.id, p.connected, p.matched, p.next, p.inflight_bytes, p.probing)?;
+            writeln!(
+                f,
+                "\n[[peers]]\nid = {}\nconnected = {}\nmatched = {}\nnext = {}\ninflight_bytes = {}\nprobing = {}",
+                p.id, p.connected, p.matched, p.next, p.inflight_bytes, p.probing
+            )?;
         }
         Ok(())
     }

@@ -63,7 +63,8 @@ impl StateMachine for Count {
     }
 }
 
-const WARM_UP: u64 = 300_000;
+/// Past the retention limit, so that segments are recycled from then on and none is made.
+const WARM_UP: u64 = 1_000_000;
 const MEASURED: u64 = 1_000_000;
 const IN_FLIGHT: usize = 4096;
 const PAYLOAD: [u8; 16] = *b"sixteen bytes ok";
@@ -100,7 +101,7 @@ fn steady_state_allocates_nothing_and_copies_once() {
         .map(|m| {
             let mut config = Config::new(7, m.id, members.clone(), dir.path().join(m.id.to_string()));
             config.segment_bytes = 4 << 20; // so that segments are rotated and recycled many times in the measured part
-            config.retention_bytes = 16 << 20;
+            config.retention_bytes = 4 << 20;
             // Three nodes and a load on two cores that are shared with other tests: an election would be noise here.
             config.election_min_ms = 3_000;
             config.election_max_ms = 6_000;

@@ -35,7 +35,7 @@ fn a_directory_in_use() {
     config.members[0].addr = support::free_addrs(1)[0];
     let error = start(config).map(drop).unwrap_err();
     assert!(matches!(error, StartError::Log(_)), "{error:?}");
-    assert!(error.to_string().contains("lock"), "{error}");
+    assert!(error.to_string().contains("in use"), "{error}");
     cluster.commit(b"the first one is not disturbed");
 }
 

@@ -124,7 +124,10 @@ fn batches_keep_their_order() {
     for ticket in &tickets {
         ticket.wait_timeout(LONG).unwrap().unwrap();
     }
-    assert_eq!(cluster.applied(0).iter().map(|(_, p)| p.clone()).collect::<Vec<_>>(), payloads.iter().map(|p| p.to_vec()).collect::<Vec<_>>());
+    assert_eq!(
+        cluster.applied(0).iter().map(|(_, p)| p.clone()).collect::<Vec<_>>(),
+        payloads.iter().map(|p| p.to_vec()).collect::<Vec<_>>()
+    );
 }
 
 #[test]

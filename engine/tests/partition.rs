@@ -1,7 +1,7 @@
 //! A replica cut off under load: the others go on undisturbed, and it catches up when it is back.
 //!
 //! `KONTIKI_CUT_SECONDS=60 cargo test --release -p kontiki --test partition` for the long form.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::disallowed_types)]
+#![allow(unreachable_pub, clippy::unwrap_used, clippy::disallowed_methods, clippy::disallowed_types, clippy::print_stdout)]
 
 mod support {
     pub mod proxy;

@@ -1,5 +1,12 @@
 //! A cluster of real nodes in one process, on loopback and in temporary directories.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::disallowed_methods, clippy::disallowed_types, reason = "test support; each test uses a part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "test support; each test uses a part"
+)]
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};

@@ -1,0 +1,86 @@
+//! Committed frames to the apply stage, and what it no longer needs out of the log.
+
+use kontiki_core::{IndexRange, Role, Time};
+use kontiki_frame::{self as frame, Header};
+use kontiki_io::Io;
+use kontiki_mem::Block;
+use kontiki_wal::FrameAt;
+
+use super::Replica;
+use crate::apply::Work;
+use crate::catchup::Reader;
+
+impl Replica {
+    /// Hands committed frames over, in order, as far as the stage has room.
+    pub(super) fn hand_to_apply(&mut self, now: Time, io: &mut dyn Io) {
+        let share = self.ring.capacity() / 4;
+        let mut any = false;
+        while self.next_apply <= self.commit {
+            if !self.queue.has_room(share) {
+                break;
+            }
+            let Some(cached) = self.cache.get(self.next_apply) else {
+                if self.queue.is_empty() {
+                    self.read_for(Reader::Apply, self.next_apply, self.commit, now, io);
+                }
+                break;
+            };
+            let range = IndexRange { from: self.next_apply, to: cached.range.to.min(self.commit) };
+            let (block, header) = (cached.block.clone(), cached.header);
+            if !self.hand_over(block, header, range, now) {
+                break;
+            }
+            any = true;
+        }
+        self.queue.want_bell(self.next_apply <= self.commit || !self.clients.is_empty());
+        if any {
+            self.queue.announce();
+        }
+    }
+
+    /// False if it must wait: a caller's batch is answered whole.
+    pub(super) fn hand_over(&mut self, block: Block, header: Header, range: IndexRange, now: Time) -> bool {
+        let mut tickets = None;
+        if self.pending.first_in(range) == Some(header.meta) {
+            if range.to < header.meta.last() && self.role == Role::Leader {
+                return false;
+            }
+            if let Some((batch, sealed)) = self.pending.pop() {
+                self.commit_latency.record(now.since(sealed));
+                tickets = Some(batch);
+            }
+        }
+        self.next_apply = range.to.next();
+        self.queue.push(Work { block, header, range, tickets });
+        true
+    }
+
+    pub(super) fn apply_read(&mut self, block: &Block, frames: &[FrameAt], now: Time) {
+        for f in frames {
+            // Only what follows on: the queue may have been fed from memory meanwhile.
+            if f.range.from > self.next_apply || f.range.to < self.next_apply || !self.queue.has_room(usize::MAX) {
+                continue;
+            }
+            let range = IndexRange { from: self.next_apply, to: f.range.to.min(self.commit) };
+            let part = block.slice(f.offset, f.bytes);
+            let Ok(header) = frame::parse_header(part.bytes()) else { panic!("a frame that the log has checked does not parse") };
+            if range.to < range.from || !self.hand_over(part, header, range, now) {
+                break;
+            }
+        }
+        self.queue.announce();
+    }
+
+    /// What the state machine has made durable need not stay in the log, beyond the retention limit.
+    pub(super) fn release(&mut self) {
+        // A leader may have applied what its own disk does not hold yet: that must stay.
+        let durable = self.queue.durable().min(self.queue.applied()).min(self.raft.durable());
+        if durable <= self.released {
+            return;
+        }
+        self.released = durable;
+        if let Some((first, prev_term)) = self.wal.release(durable) {
+            self.raft.compacted(first, prev_term);
+        }
+    }
+}

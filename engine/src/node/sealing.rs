@@ -1,0 +1,116 @@
+//! Proposals become frames: when the open batch is sealed, and what becomes of one that cannot be.
+
+use kontiki_core::{ClusterId, Event, GroupId, Time};
+use kontiki_frame::{self as frame, Header, Kind};
+use kontiki_io::Io;
+use kontiki_mem::{Batch, Outcome, Sealed};
+
+use super::{Hand, Replica};
+use crate::limits::MAX_FRAME_ENTRIES;
+use kontiki_core::Role;
+
+impl Replica {
+    /// What callers wrote into a batch that will never be sealed: in no log, and never will be.
+    pub(super) fn discard_unsealed(&mut self) {
+        while let Some((_, batch)) = self.shared.batch.poll_sealed() {
+            let hint = self.shared.leader_id();
+            for &ticket in batch.tickets() {
+                self.resolver.resolve(ticket, Outcome::NotApplied { hint }, &[]);
+            }
+        }
+        self.resolver.flush();
+    }
+
+    pub(super) fn seal_noop(&mut self, now: Time, io: &mut dyn Io) {
+        let Some(meta) = self.noop else { return };
+        let bytes = frame::frame_bytes(frame::ENTRY_LENGTH_BYTES);
+        if !self.wal.can_append(bytes) || !self.raft.can_append() {
+            return;
+        }
+        let Some(mut block) = self.ring.reserve(bytes) else { return };
+        self.noop = None;
+        let cluster = ClusterId(self.config.cluster);
+        frame::seal_noop(block.bytes_mut(), cluster, GroupId(0), meta, io.wall_ns());
+        let Ok(header) = frame::parse_header(block.bytes()) else { panic!("a frame just sealed does not parse") };
+        self.sealed(Hand { block, header }, now, io);
+    }
+
+    pub(super) fn sealed(&mut self, hand: Hand, now: Time, io: &mut dyn Io) {
+        let (meta, bytes) = (hand.header.meta, hand.block.len() as u32);
+        self.counters.frames_sealed += 1;
+        self.hand = Some(hand);
+        self.step(now, Event::Sealed { frame: meta, bytes }, io);
+        // Not taken: the term ended meanwhile. The frame is in no log; its tickets fall with the leadership.
+        self.hand = None;
+    }
+
+    /// Whether what waits in the open batch is to be sealed now: at once if no write is in flight; else
+    /// when the batch is about full, so that the next can fill while this one is written.
+    pub(super) fn wants_seal(&self) -> bool {
+        let (entries, bytes) = self.shared.batch.waiting();
+        if entries == 0
+            || self.raft.next_frame(1).is_none()
+            || !self.wal.can_append(self.config.max_frame_bytes)
+            || !self.pending.has_room()
+        {
+            return false;
+        }
+        self.wal.writes_in_flight() == 0
+            || bytes + self.config.max_entry_bytes.min(self.config.max_frame_bytes / 4) >= self.config.max_frame_bytes
+            || entries as usize >= MAX_FRAME_ENTRIES.min(self.config.max_in_flight)
+    }
+
+    pub(super) fn seal(&mut self, now: Time, io: &mut dyn Io) {
+        if self.role != Role::Leader {
+            self.discard_unsealed();
+            return;
+        }
+        self.seal_noop(now, io);
+        if self.noop.is_some() {
+            return;
+        }
+        loop {
+            if self.pending.has_room()
+                && self.wal.can_append(self.config.max_frame_bytes)
+                && self.raft.next_frame(1).is_some()
+                && let Some((sealed, tickets)) = self.shared.batch.poll_sealed()
+            {
+                self.seal_batch(sealed, tickets, now, io);
+            }
+            self.open_batch();
+            if !(self.wants_seal() && self.shared.batch.seal()) {
+                return;
+            }
+        }
+    }
+
+    /// Gives a sealed batch its place in the log.
+    pub(super) fn seal_batch(&mut self, sealed: Sealed, tickets: Batch, now: Time, io: &mut dyn Io) {
+        let Sealed { mut block, body_bytes, count } = sealed;
+        let Some(meta) = self.raft.next_frame(count) else { panic!("asked for a place in the log without a look first") };
+        block.truncate(frame::frame_bytes(body_bytes));
+        let header = Header {
+            kind: Kind::Entries,
+            sessions: false,
+            cluster: ClusterId(self.config.cluster),
+            group: GroupId(0),
+            meta,
+            proposed_ns: io.wall_ns(),
+            body_bytes: body_bytes as u32,
+        };
+        frame::seal(block.bytes_mut(), &header);
+        self.counters.entries_proposed += u64::from(count);
+        self.pending.push(meta, now, tickets);
+        self.sealed(Hand { block, header }, now, io);
+    }
+
+    /// Opens the next batch at the tail of the ring, where memory allows.
+    pub(super) fn open_batch(&mut self) {
+        if self.shared.batch.is_open() {
+            return;
+        }
+        if let Some(block) = self.ring.reserve(self.config.max_frame_bytes) {
+            drop(self.shared.batch.open(block));
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! What connected clients ask for, and their answers.
+
+use kontiki_io::Io;
+use kontiki_mem::Outcome;
+use kontiki_net::{ClientEvent, Response};
+
+use super::Replica;
+use crate::error::ProposeError;
+
+impl Replica {
+    pub(super) fn client(&mut self, event: ClientEvent, io: &mut dyn Io) {
+        match event {
+            ClientEvent::Propose { client, request, payload, .. } => {
+                let Some(bytes) = self.net.payload(&payload) else { return };
+                let outcome = self.shared.propose_raw(bytes);
+                match outcome {
+                    Ok(ticket) => self.clients.push(client, request, ticket),
+                    Err(error) => {
+                        self.net.respond(client, request, refusal(&error));
+                    }
+                }
+            }
+            ClientEvent::Status { client, request } => {
+                let text = self.status(io).to_string();
+                self.net.respond(client, request, Response::Status(text.as_bytes()));
+            }
+            ClientEvent::Query { client, request, .. } => {
+                let text = "this node answers no queries: propose a read through the log";
+                self.net.respond(client, request, Response::Error { code: 1, text });
+            }
+            ClientEvent::Connected { client, remote } => tracing::debug!(?client, %remote, "client connected"),
+            ClientEvent::Disconnected { client } => tracing::debug!(?client, "client gone"),
+        }
+    }
+
+    pub(super) fn answer_clients(&mut self) {
+        while let Some((client, request, outcome, ticket)) = self.clients.pop_ready() {
+            let response = match outcome {
+                Outcome::Applied { index } => Response::Applied { index, reply: ticket.reply() },
+                Outcome::NotApplied { .. } => Response::NotApplied,
+                Outcome::Unknown => Response::Unknown,
+            };
+            self.net.respond(client, request, response);
+        }
+    }
+}
+
+/// What a client is told of a proposal that was not taken.
+fn refusal(error: &ProposeError) -> Response<'static> {
+    match error {
+        ProposeError::NotLeader { leader } => Response::NotLeader { leader: leader.map(|l| l.id), address: leader.map(|l| l.addr) },
+        ProposeError::Busy => Response::Busy,
+        ProposeError::TooLarge { .. } => Response::Error { code: 2, text: "the entry is over this cluster's limit (max_entry_bytes)" },
+        ProposeError::Stopped => Response::NotLeader { leader: None, address: None },
+    }
+}
