@@ -157,6 +157,15 @@ impl Cluster {
         self.replicas.iter_mut().try_for_each(Replica::check_alive)
     }
 
+    /// SIGKILL to every replica, as nearly at once as can be.
+    pub(crate) fn kill(&mut self) {
+        for process in self.replicas.iter_mut().filter_map(|r| r.process.as_mut()) {
+            // Fails only if it has ended already.
+            drop(process.kill());
+        }
+        self.replicas.iter_mut().for_each(Replica::kill);
+    }
+
     /// Stops every replica cleanly.
     ///
     /// # Errors
@@ -171,9 +180,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        for replica in &mut self.replicas {
-            replica.kill();
-        }
+        self.kill();
     }
 }
 

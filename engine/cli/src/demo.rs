@@ -67,6 +67,10 @@ pub(crate) struct Demo {
     /// How often to kill
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=1000))]
     kills: u32,
+    /// Let restarted replicas go on from the state they had written, as a product would. Without this they apply
+    /// their log again from its beginning, which proves more and delays the first answer
+    #[arg(long)]
+    resume: bool,
     /// Where to put the replicas' directories [default: the system's temporary directory]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -99,11 +103,18 @@ pub(crate) fn seconds(text: &str) -> Result<f64, String> {
 }
 
 /// One kill and what followed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Fall {
-    /// From the kill (of all: from the end of recovery) to the first look that showed a new leader.
+    /// Who was killed.
+    pub(crate) who: String,
+    /// If a majority was: from the start of the new processes until the last of them had read its log.
+    pub(crate) recovery: Option<Duration>,
+    /// From the kill, or from the end of recovery, to the first look that showed a new leader.
     pub(crate) election: Duration,
-    /// From the kill to the first acknowledgement of a write proposed after it.
+    /// From then to the first acknowledgement of a write proposed after the kill. The leader's machine first applies
+    /// what was committed before.
+    pub(crate) first_write: Duration,
+    /// From the kill to that acknowledgement.
     pub(crate) refused: Duration,
 }
 
@@ -142,7 +153,8 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn new(command: &'a Demo, settings: &Settings, dir: &Path, stop: &'a StopFlag) -> Result<Run<'a>, Error> {
-        let mut cluster = Cluster::start(dir, command.replicas.into(), settings, &arguments, stop)?;
+        let mut cluster =
+            Cluster::start(dir, command.replicas.into(), settings, &|dir, config| arguments(dir, config, command.resume), stop)?;
         say(format_args!("{} replicas, each a process of its own, in {}", command.replicas, dir.display()));
         if let Some(note) = crate::scratch::medium_note(dir) {
             say(note);
@@ -221,15 +233,14 @@ impl<'a> Run<'a> {
         self.tell(format_args!("node {}, the leader of term {}, killed with SIGKILL", leader.id, leader.term));
         let majority = self.cluster.replicas.len() / 2 + 1;
         let lives_on = self.cluster.replicas.len() > majority;
+        let mut recovery = None;
         if !lives_on {
             self.run_until(killed + DOWN)?;
+            let begun = self.now();
             self.restart(leader.id)?;
+            recovery = Some(self.now().saturating_sub(begun));
         }
-        let next = self.cluster.wait_leader(leader.term, ELECTION_LIMIT, self.stop)?;
-        let election = self.now().saturating_sub(killed);
-        self.mark(format!("node {} leads", next.id));
-        self.tell(format_args!("node {} leads in term {}, {} after the kill", next.id, next.term, table::duration(election)));
-        self.wait_serving(election)?;
+        self.wait_serving(format!("node {}", leader.id), leader.term, killed, recovery)?;
         if lives_on {
             self.run_until(restart.max(self.now() + SETTLE))?;
             self.restart(leader.id)?;
@@ -242,10 +253,8 @@ impl<'a> Run<'a> {
         let leader = self.cluster.wait_leader(0, ELECTION_LIMIT, self.stop)?;
         let ids: Vec<u64> = self.cluster.replicas.iter().map(|r| r.id).collect();
         ids.iter().for_each(|&id| self.count_gone(id));
-        let watch = self.pulse();
-        for &id in &ids {
-            self.cluster.replica(id)?.kill();
-        }
+        let (killed, watch) = (self.now(), self.pulse());
+        self.cluster.kill();
         watch.watch();
         self.mark("all killed".into());
         self.tell(format_args!("all {} replicas killed with SIGKILL; node {} led in term {}", ids.len(), leader.id, leader.term));
@@ -261,11 +270,7 @@ impl<'a> Run<'a> {
         }
         self.mark("recovered".into());
         self.tell(format_args!("all answer {} after their restart", table::duration(recovered.saturating_sub(begun))));
-        let next = self.cluster.wait_leader(leader.term, ELECTION_LIMIT, self.stop)?;
-        let election = self.now().saturating_sub(recovered);
-        self.mark(format!("node {} leads", next.id));
-        self.tell(format_args!("node {} leads in term {}, {} after the end of recovery", next.id, next.term, table::duration(election)));
-        self.wait_serving(election)
+        self.wait_serving("all".into(), leader.term, killed, Some(recovered.saturating_sub(begun)))
     }
 
     fn restart(&mut self, id: u64) -> Result<(), Error> {
@@ -284,8 +289,15 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Waits until a write proposed after the last kill is acknowledged.
-    fn wait_serving(&mut self, election: Duration) -> Result<(), Error> {
+    /// Waits until somebody leads in a term after `term`, and a write proposed after the last kill is acknowledged.
+    fn wait_serving(&mut self, who: String, term: u64, killed: Duration, recovery: Option<Duration>) -> Result<(), Error> {
+        let since = if recovery.is_some() { self.now() } else { killed };
+        let next = self.cluster.wait_leader(term, ELECTION_LIMIT, self.stop)?;
+        let elected = self.now();
+        let election = elected.saturating_sub(since);
+        let after = if recovery.is_some() { "the end of recovery" } else { "the kill" };
+        self.mark(format!("node {} leads", next.id));
+        self.tell(format_args!("node {} leads in term {}, {} after {after}", next.id, next.term, table::duration(election)));
         let deadline = Instant::now() + SERVE_LIMIT;
         let pulse = self.pulse();
         let refused = loop {
@@ -298,7 +310,8 @@ impl<'a> Run<'a> {
             self.look()?;
         };
         self.tell(format_args!("writes are acknowledged again: for {} they were not", table::duration(refused)));
-        self.falls.push(Fall { election, refused });
+        let first_write = (killed + refused).saturating_sub(elected);
+        self.falls.push(Fall { who, recovery, election, first_write, refused });
         Ok(())
     }
 
@@ -423,8 +436,12 @@ fn ledger(dir: &Path) -> PathBuf {
     dir.join("applied.ledger")
 }
 
-fn arguments(dir: &Path, config: &Path) -> Vec<OsString> {
-    vec!["serve".into(), "--until-eof".into(), "--config".into(), config.into(), "--ledger".into(), ledger(dir).into()]
+fn arguments(dir: &Path, config: &Path, resume: bool) -> Vec<OsString> {
+    let mut all = vec!["serve".into(), "--until-eof".into(), "--config".into(), config.into(), "--ledger".into(), ledger(dir).into()];
+    if resume {
+        all.push("--resume".into());
+    }
+    all
 }
 
 fn style() -> ProgressStyle {

@@ -8,7 +8,7 @@ use crate::load::Done;
 use crate::outcomes::Tally;
 use crate::output::say;
 use crate::status::Counters;
-use crate::table::{Pairs, bytes, count, duration};
+use crate::table::{Pairs, bytes, count, duration, table};
 use crate::verify::Verdict;
 
 /// Prints what was measured.
@@ -43,12 +43,15 @@ pub(crate) fn measured(done: &Done, falls: &[Fall], counters: Counters, replicas
     rows.row("written to disk per replica", bytes(counters.disk_bytes_written / replicas as u64));
     rows.row("refused, safe to repeat", count(tally.refused));
     rows.row("outcome unknown, not repeated", count(tally.unknown));
-    for (n, fall) in (1..).zip(falls) {
-        let which = if falls.len() > 1 { format!(" {n}") } else { String::new() };
-        rows.row(&format!("kill{which}: new leader after"), duration(fall.election));
-        rows.row(&format!("kill{which}: no writes for"), duration(fall.refused));
-    }
     say(rows);
+    if !falls.is_empty() {
+        let mut rows = table(["killed", "logs read in", "then a leader after", "then a first write after", "no writes for"]);
+        for fall in falls {
+            let recovery = fall.recovery.map_or("-".into(), duration);
+            rows.add_row([fall.who.clone(), recovery, duration(fall.election), duration(fall.first_write), duration(fall.refused)]);
+        }
+        say(rows);
+    }
     tally
 }
 

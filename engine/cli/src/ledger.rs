@@ -1,10 +1,11 @@
 //! The state machine of `demo`: it writes down what it applied, in order, for the proof at the end.
 //!
 //! One record per entry: its index in the log, its name, and the checksum of its bytes as the machine saw
-//! them. The file starts empty with the process, because the log is applied again from its beginning.
+//! them. Either the file starts empty with the process, and the log is applied again from its beginning; or the
+//! machine goes on from what it finds in the file, as a product would whose state is on disk.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use kontiki::{ApplyError, Entries, LogIndex, Replies, StateMachine};
@@ -50,6 +51,8 @@ impl Record {
 #[derive(Debug)]
 pub(crate) struct Ledger {
     file: BufWriter<File>,
+    /// The last index in the file when the machine started.
+    found: LogIndex,
 }
 
 impl Ledger {
@@ -59,7 +62,34 @@ impl Ledger {
     /// The file cannot be made.
     pub(crate) fn create(path: &Path) -> Result<Ledger, Error> {
         let file = File::create(path).map_err(Error::file("cannot create", path))?;
-        Ok(Ledger { file: BufWriter::with_capacity(256 << 10, file) })
+        Ok(Ledger::new(file, LogIndex(0)))
+    }
+
+    /// Goes on from a ledger that an earlier process left; starts an empty one if there is none. What that process
+    /// had not handed to the system when it was killed is missing, the last record perhaps cut off: the engine gives
+    /// those entries again.
+    ///
+    /// # Errors
+    /// The file cannot be opened or read.
+    pub(crate) fn resume(path: &Path) -> Result<Ledger, Error> {
+        let mut file =
+            File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(Error::file("cannot open", path))?;
+        let mut whole = || {
+            let records = file.metadata()?.len() / RECORD_BYTES as u64;
+            file.set_len(records * RECORD_BYTES as u64)?;
+            let mut last = [0; RECORD_BYTES];
+            if records > 0 {
+                file.seek(SeekFrom::End(-(RECORD_BYTES as i64)))?;
+                file.read_exact(&mut last)?;
+            }
+            Ok(Record::decode(&last).index)
+        };
+        let found = whole().map_err(Error::file("cannot read", path))?;
+        Ok(Ledger::new(file, LogIndex(found)))
+    }
+
+    fn new(file: File, found: LogIndex) -> Ledger {
+        Ledger { file: BufWriter::with_capacity(256 << 10, file), found }
     }
 
     fn write(&mut self, index: LogIndex, payload: &[u8]) -> Result<(), ApplyError> {
@@ -76,6 +106,10 @@ impl StateMachine for Ledger {
             replies.push(&[]);
         }
         Ok(())
+    }
+
+    fn applied(&self) -> LogIndex {
+        self.found
     }
 }
 
@@ -157,6 +191,22 @@ pub(crate) mod tests {
         let name = Name { client: u32::MAX, number: 5 };
         assert_eq!(second, Record { index: 3, name, checksum: Payloads::new(40).checksum(name) });
         assert_eq!(records.next().unwrap(), None);
+    }
+
+    #[test]
+    fn a_ledger_goes_on_behind_its_last_whole_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ledger");
+        assert_eq!(Ledger::resume(&path).unwrap().applied(), LogIndex(0));
+        written(&path, 40, &[(2, 0, 0), (3, 0, 1), (4, 0, 2)]);
+        File::options().write(true).open(&path).unwrap().set_len(3 * RECORD_BYTES as u64 - 1).unwrap();
+        let mut ledger = Ledger::resume(&path).unwrap();
+        assert_eq!(ledger.applied(), LogIndex(3));
+        ledger.write(LogIndex(4), Payloads::new(40).make(Name { client: 0, number: 2 })).unwrap();
+        drop(ledger);
+        let mut records = Records::open(&path).unwrap();
+        let indexes: Vec<u64> = std::iter::from_fn(|| records.next().unwrap()).map(|r| r.index).collect();
+        assert_eq!(indexes, [2, 3, 4]);
     }
 
     #[test]

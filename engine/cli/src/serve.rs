@@ -34,6 +34,9 @@ pub(crate) struct Serve {
     /// Run the demo's ledger instead of the key-value store, and write it to this file
     #[arg(long, hide = true, value_name = "FILE")]
     ledger: Option<PathBuf>,
+    /// Go on from what the ledger holds already
+    #[arg(long, hide = true)]
+    resume: bool,
 }
 
 /// Runs the command.
@@ -48,6 +51,7 @@ pub(crate) fn run(command: Serve) -> Result<(), Error> {
     log_to_stderr();
     let mut config = read_config(&path)?;
     match command.ledger {
+        Some(ledger) if command.resume => serve(config, Ledger::resume(&ledger)?, command.until_eof),
         Some(ledger) => serve(config, Ledger::create(&ledger)?, command.until_eof),
         None => {
             if config.reply_bytes < kv::REPLY_BYTES {

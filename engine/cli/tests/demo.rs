@@ -36,7 +36,7 @@ fn one_replica_is_killed_and_comes_back() {
 
 #[test]
 fn all_replicas_are_killed_twice() {
-    let (output, _) = demo(&["--kill", "all", "--kills", "2"]);
+    let (output, _) = demo(&["--kill", "all", "--kills", "2", "--resume"]);
     assert_eq!(output.matches("all 3 replicas killed").count(), 2, "{output}");
 }
 
