@@ -310,7 +310,10 @@ impl<'a> Run<'a> {
             self.look()?;
         };
         self.tell(format_args!("writes are acknowledged again: for {} they were not", table::duration(refused)));
-        let first_write = (killed + refused).saturating_sub(elected);
+        // A write may have been acknowledged before our look at the replicas showed who leads.
+        let served = killed + refused;
+        let first_write = served.saturating_sub(elected);
+        let election = elected.min(served).saturating_sub(since);
         self.falls.push(Fall { who, recovery, election, first_write, refused });
         Ok(())
     }

@@ -48,7 +48,8 @@ pub(crate) fn measured(done: &Done, falls: &[Fall], counters: Counters, replicas
         let mut rows = table(["killed", "logs read in", "then a leader after", "then a first write after", "no writes for"]);
         for fall in falls {
             let recovery = fall.recovery.map_or("-".into(), duration);
-            rows.add_row([fall.who.clone(), recovery, duration(fall.election), duration(fall.first_write), duration(fall.refused)]);
+            let first_write = if fall.first_write.is_zero() { "at once".into() } else { duration(fall.first_write) };
+            rows.add_row([fall.who.clone(), recovery, duration(fall.election), first_write, duration(fall.refused)]);
         }
         say(rows);
     }
