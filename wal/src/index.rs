@@ -228,16 +228,13 @@ impl LiveLog {
         (from <= to).then_some(IndexRange { from, to })
     }
 
-    /// The segments wholly before the live entry after `upto` that may go, given that the log is durable to `durable` and
-    /// that `retention` bytes of segments are kept: the number of the first segment to keep.
-    pub(crate) fn releasable(&self, upto: LogIndex, durable: u64, retention: u64) -> Option<u64> {
-        let kept = self.segments.len().checked_sub(1)? as u64 * self.segment_bytes;
-        if kept == 0 || kept < retention {
-            return None;
-        }
-        let next = self.segments.iter().skip(1).find_map(|segment| segment.first_live)?;
-        // What follows must be there after a power cut, the frame that says where the log begins included.
-        (next.index.prev() <= upto && next.end <= durable).then(|| self.segments.get(1).map(|segment| segment.number))?
+    /// Whether the oldest segment may go: no live entry after `upto` is in it, what follows is durable (the log is, up to `durable`), and
+    /// `retention` bytes of segments stay.
+    pub(crate) fn releasable(&self, upto: LogIndex, durable: u64, retention: u64) -> bool {
+        let kept = self.segments.len().saturating_sub(1) as u64 * self.segment_bytes;
+        // The first live frame after it says where the log begins from then on, so it must be there after a power cut.
+        let next = self.segments.iter().skip(1).find_map(|segment| segment.first_live);
+        kept >= retention && next.is_some_and(|next| next.index.prev() <= upto && next.end <= durable)
     }
 
     /// Forgets the oldest segment.

@@ -112,7 +112,8 @@ pub(crate) struct Reads {
     /// Lookups that wait for a slot and a buffer.
     lookups: VecDeque<(u64, LogIndex)>,
     buffers: Pool,
-    /// Where sequential readers go on: the entry, and a frame that is not behind it.
+    /// Where sequential readers go on: the entry, and a frame that is not behind it. A hint: it may lead nowhere when
+    /// entries were superseded or released since, and then the read starts at its extent.
     places: VecDeque<(LogIndex, Place)>,
     finished: VecDeque<Finished>,
 }
@@ -144,16 +145,6 @@ impl Reads {
 
     pub(crate) fn finished(&mut self) -> Option<Finished> {
         self.finished.pop_front()
-    }
-
-    /// The entries from `from` on were superseded.
-    pub(crate) fn cut(&mut self, from: LogIndex) {
-        self.places.retain(|(index, _)| *index < from);
-    }
-
-    /// Segments below this one are gone.
-    pub(crate) fn released(&mut self, oldest: u64) {
-        self.places.retain(|(_, place)| place.segment >= oldest);
     }
 
     pub(crate) fn read(

@@ -217,9 +217,6 @@ impl Wal {
         if self.fresh || !self.log.fits(bytes as u64, range) {
             self.open_segment();
         }
-        if range.from <= self.log.last() {
-            self.reads.cut(range.from);
-        }
         let position = self.log.end().unwrap_or(0);
         self.log.push(position, bytes as u64, &meta, range);
         self.end = position + bytes as u64;
@@ -303,10 +300,9 @@ impl Wal {
     /// log may begin earlier again.
     pub fn release(&mut self, upto: LogIndex) -> Option<(LogIndex, Term)> {
         let before = self.log.first();
-        while let Some(oldest) = self.log.releasable(upto, self.appender.durable(), self.options.retention_bytes) {
+        while self.log.releasable(upto, self.appender.durable(), self.options.retention_bytes) {
             self.log.release_oldest();
             self.segments.retire_oldest();
-            self.reads.released(oldest);
         }
         assert_eq!(self.log.oldest_segment(), self.segments.linked.front().map(|segment| segment.number), "index and files agree");
         // A segment whose entries were all superseded goes without the first index moving.

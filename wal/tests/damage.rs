@@ -325,7 +325,7 @@ fn old_frames_do_not_come_back() {
         watermark: position,
     };
     assert_eq!(old(right, last + 1), last + 1, "the frame that would continue the log does");
-    assert_eq!(old(DiskStamp { position: position - 4096, ..right }, last + 1), last, "another place");
+    assert_eq!(old(DiskStamp { position: position - 4096, watermark: 0, ..right }, last + 1), last, "another place");
     assert_eq!(old(DiskStamp { generation: 1, ..right }, last + 1), last, "another use of the file");
     assert_eq!(old(DiskStamp { boot: Incarnation(0), ..right }, last + 1), last, "an earlier boot");
     assert_eq!(old(DiskStamp { watermark: position + 4096, ..right }, last + 1), last, "a watermark from the future");

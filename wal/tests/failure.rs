@@ -110,3 +110,22 @@ fn writes_around_a_failed_one() {
     }
     assert_eq!(node.log_durable, before);
 }
+
+/// An update of the hard state that was half done when the log failed stays half done, and unanswered.
+#[test]
+fn a_hard_state_under_way_when_the_log_fails() {
+    let mut node = Node::try_open(Disk::default(), small()).unwrap();
+    node.run();
+    node.world.plan.hold = Some(|op| matches!(op, Op::Write { durable: true, .. }));
+    node.save(5, 1);
+    node.append(1, 1, 10).unwrap();
+    node.run();
+    assert_eq!(node.world.held.len(), 3, "a copy, a header, a frame");
+    node.world.fail(0, IoErrorKind::Device, |op| matches!(op, Op::Write { .. }));
+    let header = node.world.release(1);
+    node.complete(header);
+    assert!(node.wal.poisoned().is_some());
+    let copy = node.world.release(0);
+    node.complete(copy);
+    assert_eq!((node.world.outstanding(), node.hard_durable.len()), (1, 0), "only the frame's write is outstanding");
+}

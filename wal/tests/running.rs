@@ -238,6 +238,28 @@ fn what_is_not_released_is_kept() {
     assert_eq!(node.read_all(first.0, 50).unwrap().len() as u64, 51 - first.0);
 }
 
+/// What says where the log begins must be durable before what came before it goes.
+#[test]
+fn nothing_is_released_before_what_follows_is_durable() {
+    let mut node = Node::open(Disk::default());
+    for _ in 0..10 {
+        node.append(1, 1, 12000).unwrap();
+    }
+    node.run();
+    assert_eq!(node.wal.release(LogIndex(9)), None, "one segment is the current one");
+    node.world.plan.hold = Some(is_log_write);
+    // Entry 10 again, by a newer leader, and in the next segment.
+    node.try_append(10, 1, 2, 1, 12000).unwrap();
+    node.run();
+    assert_eq!((node.wal.release(LogIndex(9)), node.world.held.len()), (None, 2));
+    node.world.plan.hold = None;
+    for _ in 0..2 {
+        let completion = node.world.release(0);
+        node.complete(completion);
+    }
+    assert_eq!(node.wal.release(LogIndex(9)), Some((LogIndex(10), Term(1))));
+}
+
 #[test]
 fn a_read_keeps_its_segment_from_being_recycled() {
     let mut node = Node::open(Disk::default());
