@@ -80,7 +80,9 @@ impl Raft {
 
     /// Leader: when its oldest write will have been outstanding for too long to go on leading (hazard H97).
     fn disk_hung_at(&self) -> Option<Time> {
-        let since = self.log.writing_since()?.max(self.leading.since);
+        // A leader whose log has no room even for its no-op cannot lead either; another one may have room.
+        let speechless = self.leading.term_start.0 == 0;
+        let since = if speechless { self.leading.since } else { self.log.writing_since()?.max(self.leading.since) };
         Some(since.plus_ns(HUNG_DISK_TIMEOUTS.saturating_mul(self.config.election_max_ns)))
     }
 

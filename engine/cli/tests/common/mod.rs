@@ -77,13 +77,18 @@ pub(crate) struct Servers {
 impl Servers {
     /// Starts so many replicas and waits until all answer.
     pub(crate) fn start(count: usize) -> Servers {
+        Servers::start_with(count, "")
+    }
+
+    /// The same, with these lines on top of each configuration.
+    pub(crate) fn start_with(count: usize, lines: &str) -> Servers {
         // A port may be taken by somebody else between the choice and the start.
         for _ in 0..5 {
             let dir = tempfile::tempdir().unwrap();
             let addrs = free_addrs(count);
             let mut servers = Servers { dir, addrs, children: Vec::new() };
             for id in 1..=count as u64 {
-                let text = config(CLUSTER, id, &servers.addrs, &servers.data(id));
+                let text = format!("{lines}{}", config(CLUSTER, id, &servers.addrs, &servers.data(id)));
                 std::fs::write(servers.config(id), text).unwrap();
                 servers.children.push(None);
                 servers.spawn(id);
