@@ -1,6 +1,6 @@
 //! Frames to followers: from memory where they are, else read back from the log.
 
-use kontiki_core::{Event, IndexRange, LogIndex, NodeId, SessionId, Time};
+use kontiki_core::{Event, IndexRange, LogIndex, NodeId, Role, SessionId, Time};
 use kontiki_io::Io;
 use kontiki_mem::PoolBuf;
 use kontiki_net::FrameStamp;
@@ -69,6 +69,13 @@ impl Replica {
         io: &mut dyn Io,
     ) -> Result<(), Failure> {
         let Some(reader) = self.catchup.end(tag) else { return Ok(()) };
+        if let Reader::Peer { peer, session, from, .. } = reader
+            && self.raft.role() != Role::Leader
+        {
+            // Asked for by a leader that is none any more: a stamp of the term it is in by now would be a lie.
+            self.step(now, Event::FramesSent { peer, session, to: from.prev(), bytes: 0, frames: 0 }, io);
+            return Ok(());
+        }
         let frames = match (result, reader) {
             (Ok(frames), _) => frames,
             (Err(ReadError::Gone { first }), Reader::Peer { peer, session, .. }) => {

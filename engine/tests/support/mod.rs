@@ -1,6 +1,7 @@
 //! A cluster of real nodes in one process, on loopback and in temporary directories.
 #![allow(
     dead_code,
+    clippy::type_complexity,
     unreachable_pub,
     clippy::unwrap_used,
     clippy::disallowed_methods,
