@@ -10,11 +10,15 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use bytes::{Buf, Bytes, BytesMut};
 use kontiki_core::{ClusterId, Incarnation, NodeId, SessionId};
 
-use crate::client_wire::{ClientWireError, Request, Response, decode_response, encode_request, request_bytes};
+use crate::client_wire::{ClientWireError, Request, Response, decode_response, encode_request, message_bytes, request_bytes};
 use crate::hello::{Channel, HandshakeRefusal, Hello, HelloError, HelloKind};
 use crate::limits::{HELLO_BYTES, PROTOCOL_VERSION};
+
+/// Room for answers to begin with; a longer one gets as much as it needs, in bytes.
+const RECEIVE_BYTES: usize = 64 << 10;
 
 /// How a client connects.
 #[derive(Clone, Debug)]
@@ -107,8 +111,8 @@ fn leader_text(leader: &Option<NodeId>, address: &Option<SocketAddr>) -> String 
 pub struct Applied {
     /// Where it stands in the log.
     pub index: u64,
-    /// The state machine's reply.
-    pub reply: Vec<u8>,
+    /// The state machine's reply: a part of the receive buffer, not a copy.
+    pub reply: Bytes,
 }
 
 /// A connection to one node.
@@ -121,10 +125,8 @@ pub struct Client {
     incarnation: Incarnation,
     next_request: u64,
     out: Vec<u8>,
-    /// Received and not taken: `inbox[start..end]`.
-    inbox: Vec<u8>,
-    start: usize,
-    end: usize,
+    /// Received and not taken.
+    inbox: BytesMut,
 }
 
 impl Client {
@@ -144,9 +146,7 @@ impl Client {
             incarnation: Incarnation(0),
             next_request: 1,
             out: Vec::new(),
-            inbox: vec![0; 64 << 10],
-            start: 0,
-            end: 0,
+            inbox: BytesMut::with_capacity(RECEIVE_BYTES),
             options,
         };
         client.handshake(deadline)?;
@@ -170,10 +170,10 @@ impl Client {
         let mut bytes = [0; HELLO_BYTES];
         hello.encode(&mut bytes);
         self.write(&bytes, deadline)?;
-        while self.end - self.start < HELLO_BYTES {
+        while self.inbox.len() < HELLO_BYTES {
             self.fill(HELLO_BYTES, deadline)?;
         }
-        let welcome = match self.inbox[self.start..].first_chunk::<HELLO_BYTES>().map(Hello::decode) {
+        let welcome = match self.inbox.first_chunk::<HELLO_BYTES>().map(Hello::decode) {
             Some(Ok(welcome)) => welcome,
             Some(Err(HelloError::Version { theirs })) => {
                 return Err(ClientError::Refused(HandshakeRefusal::Version { ours: PROTOCOL_VERSION, theirs }));
@@ -181,7 +181,7 @@ impl Client {
             Some(Err(error)) => return Err(ClientError::Greeting(error)),
             None => return Err(ClientError::Unexpected),
         };
-        self.start += HELLO_BYTES;
+        self.inbox.advance(HELLO_BYTES);
         if welcome.kind != HelloKind::Welcome {
             return Err(ClientError::Unexpected);
         }
@@ -212,14 +212,14 @@ impl Client {
         self.options.timeout = timeout;
     }
 
-    /// Proposes and waits until it is applied. With a `session` (its id, and a number that grows by one with each new
-    /// proposal), a retry of the same number is applied once.
+    /// Proposes and waits until it is applied. The protocol carries a `session` (its id, and a number that grows by one with
+    /// each new proposal) for retries that are applied once; a node that keeps no sessions refuses such a request.
     ///
     /// # Errors
     /// Each says whether it may be applied nevertheless.
     pub fn propose(&mut self, payload: &[u8], session: Option<(u64, u64)>) -> Result<Applied, ClientError> {
-        self.ask(&Request::Propose { session, payload }, |response| match response {
-            Response::Applied { index, reply } => Some(Applied { index: *index, reply: reply.to_vec() }),
+        self.ask(&Request::Propose { session, payload }, |response, message| match response {
+            Response::Applied { index, reply } => Some(Applied { index: *index, reply: message.slice_ref(reply) }),
             _ => None,
         })
     }
@@ -228,9 +228,9 @@ impl Client {
     ///
     /// # Errors
     /// If there is no answer, or the node has other words for us.
-    pub fn query(&mut self, payload: &[u8]) -> Result<Vec<u8>, ClientError> {
-        self.ask(&Request::Query { payload }, |response| match response {
-            Response::Reply(reply) => Some(reply.to_vec()),
+    pub fn query(&mut self, payload: &[u8]) -> Result<Bytes, ClientError> {
+        self.ask(&Request::Query { payload }, |response, message| match response {
+            Response::Reply(reply) => Some(message.slice_ref(reply)),
             _ => None,
         })
     }
@@ -239,18 +239,22 @@ impl Client {
     ///
     /// # Errors
     /// If there is no answer, or the node has other words for us.
-    pub fn status(&mut self) -> Result<Vec<u8>, ClientError> {
-        self.ask(&Request::Status, |response| match response {
-            Response::Status(status) => Some(status.to_vec()),
+    pub fn status(&mut self) -> Result<Bytes, ClientError> {
+        self.ask(&Request::Status, |response, message| match response {
+            Response::Status(status) => Some(message.slice_ref(status)),
             _ => None,
         })
     }
 
-    fn ask<T>(&mut self, request: &Request<'_>, take: impl Fn(&Response<'_>) -> Option<T>) -> Result<T, ClientError> {
+    fn ask<T>(&mut self, request: &Request<'_>, take: impl Fn(&Response<'_>, &Bytes) -> Option<T>) -> Result<T, ClientError> {
         let number = self.send(request)?;
         let deadline = Instant::now() + self.options.timeout;
         loop {
-            let (answered, result) = self.receive_until(deadline, |answered, response| (answered, judge(response, &take)))?;
+            let length = self.wait_message(deadline)?;
+            let message = self.inbox.split_to(length).freeze();
+            let decoded = decode_response(&message, self.options.max_reply_bytes).map_err(ClientError::Wire)?;
+            let Some((answered, response, _)) = decoded else { return Err(ClientError::Unexpected) };
+            let result = judge(&response, |response| take(response, &message));
             // Answers to requests that were given up are passed over.
             if answered == number {
                 return result;
@@ -305,36 +309,36 @@ impl Client {
     }
 
     fn receive_until<T>(&mut self, deadline: Instant, look: impl FnOnce(u64, &Response<'_>) -> T) -> Result<T, ClientError> {
-        let limit = self.options.max_reply_bytes;
+        let length = self.wait_message(deadline)?;
+        let decoded = decode_response(&self.inbox, self.options.max_reply_bytes).map_err(ClientError::Wire)?;
+        let Some((number, response, _)) = decoded else { return Err(ClientError::Unexpected) };
+        let seen = look(number, &response);
+        self.inbox.advance(length);
+        Ok(seen)
+    }
+
+    /// Waits until a whole answer stands at the start of the inbox: its length.
+    fn wait_message(&mut self, deadline: Instant) -> Result<usize, ClientError> {
         loop {
-            let unread = &self.inbox[self.start..self.end];
-            if let Some((number, response, length)) = decode_response(unread, limit).map_err(ClientError::Wire)? {
-                let seen = look(number, &response);
-                self.start += length;
-                return Ok(seen);
+            let length = message_bytes(&self.inbox, self.options.max_reply_bytes).map_err(ClientError::Wire)?;
+            match length {
+                Some(length) if self.inbox.len() >= length => return Ok(length),
+                length => self.fill(length.unwrap_or(0), deadline)?,
             }
-            let want = crate::client_wire::message_bytes(unread, limit).map_err(ClientError::Wire)?;
-            self.fill(want.unwrap_or(0), deadline)?;
         }
     }
 
     /// Reads some more; makes room for a message of `want` bytes first.
     fn fill(&mut self, want: usize, deadline: Instant) -> Result<(), ClientError> {
-        if self.inbox.len() - self.start < want.max(1) || self.end == self.inbox.len() {
-            self.inbox.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, self.end - self.start);
-            if self.inbox.len() < want {
-                self.inbox.resize(want, 0);
-            }
-        }
         let left = self.left(deadline)?;
         self.stream.set_read_timeout(Some(left)).map_err(|error| self.failed(error))?;
-        match self.stream.read(&mut self.inbox[self.end..]) {
+        let held = self.inbox.len();
+        self.inbox.resize(held.max(want).max(held + RECEIVE_BYTES / 4), 0);
+        let received = self.stream.read(&mut self.inbox[held..]);
+        self.inbox.truncate(held + received.as_ref().map_or(0, |bytes| *bytes));
+        match received {
             Ok(0) => Err(self.failed(io::ErrorKind::UnexpectedEof.into())),
-            Ok(bytes) => {
-                self.end += bytes;
-                Ok(())
-            }
+            Ok(_) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
             Err(error) => Err(self.failed(error)),
         }

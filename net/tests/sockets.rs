@@ -183,9 +183,9 @@ fn talk(at: std::net::SocketAddr) {
     let options = ClientOptions { cluster: Some(CLUSTER), timeout: Duration::from_secs(20), ..ClientOptions::default() };
     let mut client = Client::connect(at, options.clone()).unwrap();
     assert_eq!((client.node(), client.incarnation()), (NodeId(1), Incarnation(1)));
-    assert_eq!(client.propose(b"abc", None).unwrap(), Applied { index: 1, reply: b"cba".to_vec() });
-    assert_eq!(client.query(b"what?").unwrap(), b"what?");
-    assert_eq!(client.status().unwrap(), b"well");
+    assert_eq!(client.propose(b"abc", None).unwrap(), Applied { index: 1, reply: "cba".into() });
+    assert_eq!(client.query(b"what?").unwrap(), &b"what?"[..]);
+    assert_eq!(client.status().unwrap(), &b"well"[..]);
     assert!(matches!(client.propose(b"", Some((0, 1))), Err(ClientError::NotLeader { leader: Some(NodeId(2)), address: Some(_) })));
     assert!(matches!(client.propose(b"", Some((1, 1))), Err(ClientError::Busy)));
     assert!(matches!(client.propose(b"", Some((2, 1))), Err(ClientError::Unknown)));

@@ -10,7 +10,12 @@ use crate::error::ProposeError;
 impl Replica {
     pub(super) fn client(&mut self, event: ClientEvent, io: &mut dyn Io) {
         match event {
-            ClientEvent::Propose { client, request, payload, .. } => {
+            // To take it and not to keep it would promise what nobody keeps.
+            ClientEvent::Propose { client, request, session: Some(_), .. } => {
+                let text = "this node keeps no client sessions: propose without one";
+                self.net.respond(client, request, Response::Error { code: 3, text });
+            }
+            ClientEvent::Propose { client, request, session: None, payload } => {
                 let Some(bytes) = self.net.payload(&payload) else { return };
                 let outcome = self.shared.propose_raw(bytes);
                 match outcome {
