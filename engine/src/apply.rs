@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use kontiki_core::{IndexRange, LogIndex};
@@ -131,7 +131,15 @@ impl ApplyQueue {
     }
 
     pub(crate) fn want_bell(&self, wanted: bool) {
-        self.bell_wanted.store(wanted, Ordering::SeqCst);
+        self.bell_wanted.store(wanted, Ordering::Relaxed);
+        // Against the fence in `bell_is_wanted`: either the stage sees the wish after its frame, or the reactor, which
+        // looks at the outcome after this, sees the frame applied.
+        fence(Ordering::SeqCst);
+    }
+
+    fn bell_is_wanted(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.bell_wanted.load(Ordering::Relaxed)
     }
 
     pub(crate) fn failure(&self) -> Option<Failure> {
@@ -212,12 +220,19 @@ impl<M: StateMachine> ApplyStage<M> {
 
     /// The body of the apply thread: until the queue is closed or the machine fails.
     pub(crate) fn run(mut self, bell: &dyn Wake) {
-        while !self.failed && self.queue.wait() {
-            while self.poll() {
-                if self.queue.bell_wanted.load(Ordering::SeqCst) {
-                    bell.wake();
+        let queue = Arc::clone(&self.queue);
+        // Whatever else of the product's code panics (its `durable`, a waker): the node must hear that nobody applies.
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            while !self.failed && queue.wait() {
+                while self.poll() {
+                    if queue.bell_is_wanted() {
+                        bell.wake();
+                    }
                 }
             }
+        }));
+        if let Err(panic) = outcome {
+            queue.fail(Failure::ApplyPanic(panic_text(&*panic)));
         }
         bell.wake();
     }

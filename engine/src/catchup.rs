@@ -23,7 +23,14 @@ pub(crate) struct CatchUp {
 
 impl CatchUp {
     pub(crate) fn new(buffer_bytes: usize, members: usize) -> CatchUp {
-        CatchUp { readers: vec![None; members + 1], pool: Pool::new(READ_BUFFERS, buffer_bytes) }
+        CatchUp { readers: vec![None; members + 1], pool: Pool::new(READ_BUFFERS.max(members + 1), buffer_bytes) }
+    }
+
+    /// Whether a peer may have a buffer now. The last one is apply's; and a peer that has not yet read what was sent to it
+    /// leaves one for each of the others, so that one that does not read at all starves nobody.
+    pub(crate) fn has_buffer(&self, pinning: bool) -> bool {
+        let others = self.readers.len() - 2;
+        self.pool.available() > if pinning { others } else { 1 }
     }
 
     /// A tag for a new read, if this reader has none in progress and there is a place.

@@ -55,6 +55,7 @@ impl Builder {
         let life = Arc::clone(&shared);
         let body = move || {
             let outcome = catch_unwind(AssertUnwindSafe(|| run(&mut reactor, &opened)));
+            // (The reactor's drop ends the apply thread, after this has said why.)
             if let Err(panic) = outcome {
                 // A broken invariant of ours: callers must not wait for ever on a node that is gone.
                 life.end(Life::Failed(Failure::Panic(panic_text(&*panic))));

@@ -27,7 +27,7 @@ pub const STATUS_BYTES: usize = 8 << 10;
 pub const MAX_DEFERRED_SENDS: usize = 256;
 /// Members of a cluster.
 pub const MAX_VOTERS: usize = 9;
-/// Buffers for reading old frames back: one per peer that catches up, one for apply, rounded up.
+/// Fewest buffers for reading old frames back. In a larger cluster: one for each member and one more.
 pub const READ_BUFFERS: usize = 4;
 /// Size of a read buffer, in bytes, unless a frame may be longer.
 pub const READ_BYTES: usize = 512 << 10;

@@ -201,6 +201,7 @@ impl Replica {
         }
         self.retry_stalled(now, io);
         self.seal(now, io);
+        let held_up = !self.may_seal();
         self.raft.flush(now, &mut self.fx);
         self.carry_out(now, io);
         self.wal.pump(io);
@@ -210,14 +211,20 @@ impl Replica {
         self.answer_clients();
         self.net.tick(now, io, &mut self.ring);
         self.shared.set_eager(self.role == Role::Leader && self.wal.writes_in_flight() == 0);
-        if self.role == Role::Leader && self.wants_seal() {
+        if self.role == Role::Leader && (self.wants_seal() || held_up && self.may_seal()) {
             // An entry that came between the look above and the flag: its caller saw a reactor that was not eager.
+            // Or a batch that was sealed, and there was no room for it until just now.
             self.shared.ring();
         }
         if self.shared.status_wanted() {
             self.publish(io);
         }
         Ok(())
+    }
+
+    /// How long inline apply may hold up a turn, but for the frame in hand, in ns.
+    pub(crate) fn apply_limit_ns(&self) -> u64 {
+        self.config.heartbeat_ms * 1_000_000 / 4
     }
 
     /// Inline apply has run: hand over more, answer, release.
@@ -445,9 +452,12 @@ impl Replica {
         let wanted = self.ring.capacity() / 2;
         while self.ring.free() < wanted && self.cache.evict(self.raft.durable()) {}
         if self.ring.free() < self.ring.capacity() / 4 {
+            // The ring is reclaimed in order: a peer that reads nothing holds up all of it with a single old frame.
+            let too_long = self.config.election_max_ms * 1_000_000;
+            let share = (self.ring.capacity() / 4) as u64;
             for member in &self.config.members {
                 let peer = NodeId(member.id);
-                if self.net.pinning(peer).is_some_and(|p| p.bytes as usize > self.ring.capacity() / 4) {
+                if self.net.pinning(peer).is_some_and(|p| p.bytes > share || now.since(p.since) > too_long) {
                     tracing::warn!(%peer, "does not read: connection cut, it will catch up from the log");
                     self.net.cut(peer, now, io);
                 }

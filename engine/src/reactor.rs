@@ -69,6 +69,14 @@ impl<I: Io, M: StateMachine> std::fmt::Debug for Reactor<I, M> {
     }
 }
 
+/// However a reactor goes, by a panic too: nobody waits for ever on a node that is gone.
+impl<I: Io, M: StateMachine> Drop for Reactor<I, M> {
+    fn drop(&mut self) {
+        self.queue.close();
+        self.shared.end(Life::Stopped);
+    }
+}
+
 impl<I: Io, M: StateMachine> Reactor<I, M> {
     /// A reactor over `io` that will open the log of `config` and then run, with the state machine on
     /// the reactor's own thread.
@@ -141,6 +149,8 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
     pub fn deadline(&self) -> Time {
         match &self.phase {
             Phase::Opening(opening) => opening.deadline(),
+            // Frames wait for inline apply.
+            Phase::Running(_) if self.is_hungry() => Time(0),
             Phase::Running(replica) => replica.deadline(),
             Phase::Closing(_, limit) => *limit,
             Phase::Ended => Time(u64::MAX),
@@ -172,6 +182,11 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
         outcome
     }
 
+    /// Whether inline apply has something to do.
+    fn is_hungry(&self) -> bool {
+        self.stage.is_some() && !self.queue.is_empty()
+    }
+
     fn end(&mut self, life: Life) {
         if let Phase::Running(replica) | Phase::Closing(replica, _) = &mut self.phase {
             replica.publish(&self.io);
@@ -183,9 +198,7 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
 
     fn turn_inner(&mut self, wait: Duration) -> Result<State, TurnError> {
         let wait_ns = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
-        // Inline apply takes a bounded bite a turn, so that a long catch-up does not hold up a heartbeat.
-        let hungry = self.stage.is_some() && !self.queue.is_empty();
-        let until = if wait_ns == 0 || hungry { None } else { Some(self.deadline().min(self.io.now().plus_ns(wait_ns))) };
+        let until = if wait_ns == 0 || self.is_hungry() { None } else { Some(self.deadline().min(self.io.now().plus_ns(wait_ns))) };
         self.io.turn(until, &mut self.done).map_err(|e| Failure::Io(e.to_string()))?;
         let now = self.io.now();
         match &mut self.phase {
@@ -207,8 +220,12 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
                 if let Some(stage) = &mut self.stage {
                     // Inline apply: what it frees and answers counts in this very turn.
                     let mut any = false;
+                    // A bounded bite, so that a long catch-up does not hold up a heartbeat.
                     while stage.poll() {
                         any = true;
+                        if self.io.now().since(now) > replica.apply_limit_ns() {
+                            break;
+                        }
                     }
                     if any {
                         replica.applied(now, &mut self.io);

@@ -14,15 +14,17 @@ impl Replica {
     /// Hands committed frames over, in order, as far as the stage has room.
     pub(super) fn hand_to_apply(&mut self, now: Time, io: &mut dyn Io) {
         let share = self.ring.capacity() / 4;
-        let mut any = false;
+        let (mut any, mut waits) = (false, false);
         while self.next_apply <= self.commit {
             if !self.queue.has_room(share) {
+                waits = true;
                 break;
             }
             let Some(cached) = self.cache.get(self.next_apply) else {
                 if self.queue.is_empty() {
                     self.read_for(Reader::Apply, self.next_apply, self.commit, now, io);
                 }
+                waits = !self.catchup.reading(Reader::Apply);
                 break;
             };
             let range = IndexRange { from: self.next_apply, to: cached.range.to.min(self.commit) };
@@ -35,6 +37,10 @@ impl Replica {
         self.queue.want_bell(self.next_apply <= self.commit || !self.clients.is_empty());
         if any {
             self.queue.announce();
+        }
+        if waits && self.queue.applied() >= self.next_apply.prev() {
+            // The stage was done with everything before it could see that a bell is wanted: it rang none.
+            self.shared.ring();
         }
     }
 

@@ -52,6 +52,11 @@ impl Replica {
         if self.catchup.reading(reader) {
             return refused(self);
         }
+        if let Reader::Peer { peer, .. } = reader
+            && !self.catchup.has_buffer(self.net.pinning(peer).is_some())
+        {
+            return refused(self);
+        }
         let Some(buf) = self.catchup.pool.take() else { return refused(self) };
         let Some(tag) = self.catchup.begin(reader) else { return refused(self) };
         if self.wal.read(tag, from, upto, buf, io).is_err() {
@@ -69,13 +74,6 @@ impl Replica {
         io: &mut dyn Io,
     ) -> Result<(), Failure> {
         let Some(reader) = self.catchup.end(tag) else { return Ok(()) };
-        if let Reader::Peer { peer, session, from, .. } = reader
-            && self.raft.role() != Role::Leader
-        {
-            // Asked for by a leader that is none any more: a stamp of the term it is in by now would be a lie.
-            self.step(now, Event::FramesSent { peer, session, to: from.prev(), bytes: 0, frames: 0 }, io);
-            return Ok(());
-        }
         let frames = match (result, reader) {
             (Ok(frames), _) => frames,
             (Err(ReadError::Gone { first }), Reader::Peer { peer, session, .. }) => {
@@ -95,7 +93,10 @@ impl Replica {
             Reader::Apply => self.apply_read(&block, &frames, now),
             Reader::Peer { peer, session, from, max_frames } => {
                 let (mut next, mut bytes, mut count) = (from, 0u64, 0u32);
-                for f in frames.iter().take(max_frames as usize) {
+                // Leadership may be gone since the read began, and a stamp names the sender's present term as one it
+                // leads: the receiver would take this node for the leader of somebody else's term.
+                let leads = self.raft.role() == Role::Leader;
+                for f in frames.iter().take(if leads { max_frames as usize } else { 0 }) {
                     let stamp = self.stamp(f.range);
                     if self.net.send_frame(now, peer, session, stamp, block.slice(f.offset, f.bytes)).is_err() {
                         break;

@@ -44,15 +44,16 @@ impl Replica {
         self.hand = None;
     }
 
+    /// Whether a sealed batch could go into the log now.
+    pub(super) fn may_seal(&self) -> bool {
+        self.pending.has_room() && self.wal.can_append(self.config.max_frame_bytes) && self.raft.next_frame(1).is_some()
+    }
+
     /// Whether what waits in the open batch is to be sealed now: at once if no write is in flight; else
     /// when the batch is about full, so that the next can fill while this one is written.
     pub(super) fn wants_seal(&self) -> bool {
         let (entries, bytes) = self.shared.batch.waiting();
-        if entries == 0
-            || self.raft.next_frame(1).is_none()
-            || !self.wal.can_append(self.config.max_frame_bytes)
-            || !self.pending.has_room()
-        {
+        if entries == 0 || !self.may_seal() {
             return false;
         }
         self.wal.writes_in_flight() == 0
@@ -70,9 +71,7 @@ impl Replica {
             return;
         }
         loop {
-            if self.pending.has_room()
-                && self.wal.can_append(self.config.max_frame_bytes)
-                && self.raft.next_frame(1).is_some()
+            if self.may_seal()
                 && let Some((sealed, tickets)) = self.shared.batch.poll_sealed()
             {
                 self.seal_batch(sealed, tickets, now, io);
