@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use kontiki_wal::limits as log;
+
 use crate::limits;
 
 /// One member of the cluster.
@@ -252,12 +254,32 @@ impl Config {
         }
         range("window_bytes", self.window_bytes, self.max_frame_bytes as u64, self.ring_bytes as u64)?;
         range("window_frames", self.window_frames.into(), 1, 256)?;
-        range("max_clients", self.max_clients as u64, 0, 1024)?;
-        range("segment_bytes", self.segment_bytes, 4 * self.max_frame_bytes as u64 + block as u64, 1 << 32)?;
+        range("max_clients", self.max_clients as u64, 0, limits::MAX_CLIENTS as u64)?;
+        range("segment_bytes", self.segment_bytes, 4 * self.max_frame_bytes as u64 + block as u64, log::MAX_SEGMENT_BYTES)?;
         if !self.segment_bytes.is_multiple_of(block as u64) {
             return bad("segment_bytes", self.segment_bytes.to_string(), "must be a multiple of 4096");
         }
+        // The log keeps track of so many segments: were all of them kept, it would be full for good.
+        let most = (log::MAX_SEGMENTS as u64 - limits::MIN_FREE_SEGMENTS) * self.segment_bytes;
+        range("retention_bytes", self.retention_bytes, 0, most)?;
         range("writes_in_flight", self.writes_in_flight as u64, 1, 16)?;
+        self.check_memory()
+    }
+
+    /// What is set aside at start must be memory that a machine can have.
+    fn check_memory(&self) -> Result<(), ConfigError> {
+        let product = |a: usize, b: usize| (a as u64).saturating_mul(b as u64);
+        let responses = product(2 * self.max_clients, self.reply_bytes.max(limits::STATUS_BYTES)).saturating_mul(limits::CLIENT_REQUESTS);
+        for (name, bytes, what) in [
+            ("reply_bytes", product(self.max_in_flight, self.reply_bytes), "times max_in_flight"),
+            ("max_clients", product(self.max_clients, self.max_entry_bytes), "times max_entry_bytes"),
+            ("max_clients", responses, "times the responses that each may have waiting, 128 of reply_bytes or 8 KiB,"),
+        ] {
+            if bytes > limits::MAX_TABLE_BYTES {
+                let must = format!("{what} must not take more than 2 GiB of memory");
+                return Err(ConfigError::Value { name, value: format!("too much ({bytes} bytes)"), must });
+            }
+        }
         Ok(())
     }
 }
@@ -308,6 +330,10 @@ mod tests {
             ("max_entry_bytes = 999999999", "max_entry_bytes"),
             ("max_frame_bytes = 17000", "max_frame_bytes"),
             ("ring_bytes = 1000000", "ring_bytes"),
+            ("segment_bytes = 4294967296", "segment_bytes"),
+            ("max_frame_bytes = 16384\nmax_entry_bytes = 1024\nsegment_bytes = 262144", "retention_bytes"),
+            ("max_in_flight = 1048576\nreply_bytes = 65536", "reply_bytes"),
+            ("max_clients = 1024\nreply_bytes = 65536", "max_clients"),
             ("segment_bytes = 4096", "segment_bytes"),
             ("writes_in_flight = 0", "writes_in_flight"),
             ("max_in_flight = 0", "max_in_flight"),

@@ -14,7 +14,7 @@ use crate::apply::panic_text;
 use crate::config::{ApplyOn, Backend, Config};
 use crate::error::{Failure, StartError};
 use crate::handle::Node;
-use crate::limits::{IO_CAPACITY, MAX_RING_BLOCKS};
+use crate::limits::{self, MAX_RING_BLOCKS};
 use crate::reactor::{Reactor, State, TurnError};
 use crate::shared::Life;
 use crate::state_machine::StateMachine;
@@ -119,7 +119,9 @@ fn open_io(config: &Config) -> Result<(AnyIo, Ring), StartError> {
         Backend::Uring => kontiki_io::Backend::Uring,
         Backend::Portable => kontiki_io::Backend::Portable,
     };
-    let options = kontiki_io::Options { backend, capacity: IO_CAPACITY, ..kontiki_io::Options::default() };
+    let (members, clients) = (config.members.len(), config.max_clients);
+    let (capacity, handles) = (limits::io_capacity(members, clients), limits::io_handles(members, clients));
+    let options = kontiki_io::Options { backend, capacity, handles, ..kontiki_io::Options::default() };
     let io = kontiki_io::open(&options, &[Region::ring(&ring)]).map_err(|e| StartError::Io(e.to_string()))?;
     Ok((io, ring))
 }

@@ -18,6 +18,7 @@ mod node;
 mod opening;
 mod pending;
 mod reactor;
+mod saves;
 mod shared;
 mod state_machine;
 mod status;

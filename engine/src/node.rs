@@ -31,6 +31,7 @@ use crate::config::Config;
 use crate::error::Failure;
 use crate::limits::{self, MAX_DEFERRED_SENDS, MAX_FRAME_ENTRIES};
 use crate::pending::Pending;
+use crate::saves::Saves;
 use crate::shared::Shared;
 use crate::status::{Counters, Latency};
 
@@ -98,8 +99,7 @@ pub(crate) struct Replica {
     deferred: Vec<Deferred>,
     /// Log writes not durable yet, oldest first, with when they were queued.
     writes: VecDeque<(WriteId, Time)>,
-    /// Hard-state writes not durable yet.
-    saves: VecDeque<WriteId>,
+    saves: Saves,
     noop: Option<FrameMeta>,
     role: Role,
     commit: LogIndex,
@@ -154,7 +154,7 @@ impl Replica {
             stalled: VecDeque::with_capacity(limits::MAX_RING_BLOCKS),
             deferred: Vec::with_capacity(MAX_DEFERRED_SENDS),
             writes: VecDeque::with_capacity(limits::MAX_CACHED_FRAMES),
-            saves: VecDeque::with_capacity(64),
+            saves: Saves::default(),
             noop: None,
             counters: Counters::default(),
             flush_latency: Latency::default(),
@@ -265,8 +265,8 @@ impl Replica {
                     self.release_sends(now);
                 }
                 WalEvent::HardStateDurable { write } => {
-                    while self.saves.front().is_some_and(|&id| id <= write) {
-                        self.saves.pop_front();
+                    if let Some((next, state)) = self.saves.done(write) {
+                        self.wal.save_hard_state(next, state);
                     }
                     self.step(now, Event::HardStateDurable { write }, io);
                     self.release_sends(now);
@@ -347,8 +347,9 @@ impl Replica {
     fn effect(&mut self, effect: Effect, now: Time, io: &mut dyn Io) {
         match effect {
             Effect::PersistHardState { write, term, vote, recovering } => {
-                self.saves.push_back(write);
-                self.wal.save_hard_state(write, HardState { term, vote, recovering });
+                if let Some((write, state)) = self.saves.ask(write, HardState { term, vote, recovering }) {
+                    self.wal.save_hard_state(write, state);
+                }
             }
             Effect::AppendFrame { write, range } => self.append(write, range, now),
             Effect::SealNoop { frame } => {
@@ -403,7 +404,7 @@ impl Replica {
     }
 
     fn is_durable(&self, write: WriteId) -> bool {
-        !self.saves.contains(&write)
+        self.saves.is_durable(write)
             && self.writes.front().is_none_or(|&(oldest, _)| write < oldest || !self.writes.iter().any(|w| w.0 == write))
     }
 

@@ -142,6 +142,7 @@ impl Opening {
         options.bulk_queue_frames = config.window_frames as usize;
         options.bulk_queue_bytes = config.window_bytes;
         options.max_clients = config.max_clients;
+        options.max_requests_in_flight = limits::CLIENT_REQUESTS as usize;
         options.max_request_bytes = config.max_entry_bytes;
         options.max_reply_bytes = config.reply_bytes.max(limits::STATUS_BYTES);
         options.seed = seed;

@@ -93,7 +93,9 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
     pub(crate) fn with_ring(config: Config, io: I, ring: Ring, machine: M) -> Result<Reactor<I, M>, StartError> {
         let shared = Arc::new(crate::node::shared(&config, io.bell()));
         let (stage, queue) = ApplyStage::new(machine, shared.tickets.resolver(), config.reply_bytes);
-        let mut reactor = Reactor { io, phase: Phase::Ended, done: Vec::with_capacity(2 * IO_CAPACITY), shared, queue, stage: Some(stage) };
+        // A turn yields no more than is outstanding.
+        let done = Vec::with_capacity(io.capacity().max(IO_CAPACITY));
+        let mut reactor = Reactor { io, phase: Phase::Ended, done, shared, queue, stage: Some(stage) };
         let opening = Opening::start(config, Arc::clone(&reactor.shared), Arc::clone(&reactor.queue), ring, &mut reactor.io)?;
         reactor.phase = Phase::Opening(Box::new(opening));
         Ok(reactor)
