@@ -128,3 +128,25 @@ fn a_stranger_of_another_cluster_is_refused_and_counted() {
     ours.wait_applied(last);
     assert_eq!(ours.applied(2), ours.applied(0));
 }
+
+#[test]
+fn a_second_process_with_the_same_id_is_refused_and_counted() {
+    let cluster = Cluster::start(3, |config| {
+        // Two processes that both dial as node 1: only a real absence shall end a leadership meanwhile.
+        config.election_min_ms = 1_000;
+        config.election_max_ms = 2_000;
+    });
+    cluster.commit(b"before");
+    let refused = || (1..3).map(|at| cluster.node(at).status().unwrap().counters.refusals).sum::<u64>();
+    let before = refused();
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = cluster.config(0);
+    config.dir = dir.path().join("copy");
+    config.listen = Some(support::free_addrs(1)[0]);
+    let double = start(config).unwrap();
+    while refused() == before {
+        std::thread::yield_now();
+    }
+    cluster.commit(b"after");
+    assert_eq!(double.status().unwrap().commit.0, 0, "the double took part");
+}

@@ -3,16 +3,25 @@
 
 mod support;
 
-use kontiki::{ApplyOn, Backend, Config, Lost, ProposeError};
+use std::time::Duration;
+
+use kontiki::{ApplyError, ApplyOn, Backend, Config, Entries, Lost, Member, Node, ProposeError, Replies, StateMachine};
 use support::{Cluster, LONG};
 
-fn default(_: &mut Config) {}
+/// For tests of something else than elections: the machine of a test run is small and shared, and only a real
+/// absence shall end a leadership.
+fn default(config: &mut Config) {
+    config.election_min_ms = 500;
+    config.election_max_ms = 1_000;
+}
 
 fn inline(config: &mut Config) {
+    default(config);
     config.apply_on = ApplyOn::Reactor;
 }
 
 fn portable(config: &mut Config) {
+    default(config);
     config.backend = Backend::Portable;
 }
 
@@ -141,4 +150,65 @@ fn a_stopped_node_leaves_nobody_waiting() {
     let Ok(ticket) = cluster.node(leader).propose(b"never") else { return };
     cluster.stop(leader);
     assert_eq!(ticket.wait_timeout(LONG).unwrap().unwrap_err(), Lost::Unknown);
+}
+
+/// Takes longer over each run of entries than an election timeout.
+struct Slow;
+
+impl StateMachine for Slow {
+    #[allow(clippy::disallowed_methods, reason = "a slow state machine is what the test is about")]
+    fn apply(&mut self, entries: Entries<'_>, replies: &mut Replies<'_>) -> Result<(), ApplyError> {
+        std::thread::sleep(Duration::from_millis(1_500));
+        entries.for_each(|_| replies.push(b"done"));
+        Ok(())
+    }
+}
+
+#[test]
+fn a_slow_state_machine_does_not_cost_the_leadership() {
+    let dir = tempfile::tempdir().unwrap();
+    let members: Vec<Member> = support::free_addrs(3).into_iter().zip(1..).map(|(addr, id)| Member { id, addr }).collect();
+    let start = |m: &Member| {
+        let mut config = Config::new(0x510, m.id, members.clone(), dir.path().join(m.id.to_string()));
+        default(&mut config);
+        Node::builder(config).start(Slow).unwrap()
+    };
+    let nodes: Vec<Node> = members.iter().map(start).collect();
+    let (leader, first) = loop {
+        if let Some(taken) = nodes.iter().find_map(|n| n.propose(b"first").ok().map(|t| (n, t))) {
+            break taken;
+        }
+        std::thread::yield_now();
+    };
+    let term = leader.status().unwrap().term;
+    let second = leader.propose(b"second").unwrap();
+    for ticket in [first, second] {
+        ticket.wait_timeout(LONG).unwrap().unwrap();
+        assert_eq!(ticket.reply(), b"done");
+    }
+    assert_eq!(leader.status().unwrap().term, term, "an election while the state machine was busy");
+}
+
+#[test]
+fn a_state_machine_that_fails_stops_its_node_and_says_why() {
+    struct Refuses;
+    impl StateMachine for Refuses {
+        fn apply(&mut self, _: Entries<'_>, _: &mut Replies<'_>) -> Result<(), ApplyError> {
+            Err(ApplyError("cannot count that far".into()))
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let members = vec![Member { id: 1, addr: support::free_addrs(1)[0] }];
+    let node = Node::builder(Config::new(1, 1, members, dir.path())).start(Refuses).unwrap();
+    let ticket = loop {
+        match node.propose(b"one too many") {
+            Ok(ticket) => break ticket,
+            Err(ProposeError::NotLeader { .. } | ProposeError::Busy) => std::thread::yield_now(),
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert_eq!(ticket.wait_timeout(LONG).unwrap().unwrap_err(), Lost::Unknown);
+    let failure = node.proposer().wait_stopped().unwrap_err();
+    assert!(failure.to_string().contains("cannot count that far"), "{failure}");
+    assert!(matches!(node.propose(b"more").unwrap_err(), ProposeError::Stopped));
 }
