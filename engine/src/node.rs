@@ -21,7 +21,7 @@ use kontiki_frame::{self as frame, Header};
 use kontiki_io::{Completion, Io, Wake};
 use kontiki_mem::{BlockMut, OpenBatch, Resolver, Ring, Tickets};
 use kontiki_net::{Net, NetError, NetEvent};
-use kontiki_wal::{HardState, Wal, WalEvent};
+use kontiki_wal::{HardState, ReadError, Wal, WalEvent};
 
 use crate::apply::ApplyQueue;
 use crate::cache::{Cached, FrameCache};
@@ -273,7 +273,12 @@ impl Replica {
                 }
                 WalEvent::Read { tag, buf, result } => self.read_done(tag, buf, result, now, io)?,
                 WalEvent::Term { index, result, .. } => {
-                    let term = result.map_err(|e| Failure::Log(e.to_string()))?;
+                    let term = match result {
+                        Ok(term) => term,
+                        // Superseded or released while it was looked up: the log does not hold it any more.
+                        Err(ReadError::Gone { .. } | ReadError::NotDurable) => None,
+                        Err(error) => return Err(Failure::Log(error.to_string())),
+                    };
                     self.step(now, Event::TermFound { index, term }, io);
                 }
             }

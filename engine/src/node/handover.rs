@@ -34,7 +34,8 @@ impl Replica {
             }
             any = true;
         }
-        self.queue.want_bell(self.next_apply <= self.commit || !self.clients.is_empty());
+        // A full log waits for what the stage makes durable, so that it can be released.
+        self.queue.want_bell(self.next_apply <= self.commit || !self.clients.is_empty() || self.disk_full);
         if any {
             self.queue.announce();
         }
