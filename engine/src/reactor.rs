@@ -57,6 +57,8 @@ pub struct Reactor<I: Io, M: StateMachine> {
     io: I,
     phase: Phase,
     done: Vec<Completion>,
+    /// The last turn queued operations, which only the next hands over.
+    queued: bool,
     shared: Arc<Shared>,
     queue: Arc<ApplyQueue>,
     /// The state machine, where the reactor drives it; `None` where a thread does.
@@ -95,7 +97,7 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
         let (stage, queue) = ApplyStage::new(machine, shared.tickets.resolver(), config.reply_bytes);
         // A turn yields no more than is outstanding.
         let done = Vec::with_capacity(io.capacity().max(IO_CAPACITY));
-        let mut reactor = Reactor { io, phase: Phase::Ended, done, shared, queue, stage: Some(stage) };
+        let mut reactor = Reactor { io, phase: Phase::Ended, done, queued: true, shared, queue, stage: Some(stage) };
         let opening = Opening::start(config, Arc::clone(&reactor.shared), Arc::clone(&reactor.queue), ring, &mut reactor.io)?;
         reactor.phase = Phase::Opening(Box::new(opening));
         Ok(reactor)
@@ -147,8 +149,14 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
         self.io.poll_fd()
     }
 
-    /// When a turn is due although nothing happens.
+    /// When a turn is due although nothing happens: for a loop that sleeps on [`Reactor::poll_fd`] and then turns without
+    /// waiting. A time in the past says that the next turn has something to do already.
     pub fn deadline(&self) -> Time {
+        if self.queued && !matches!(self.phase, Phase::Ended) { Time(0) } else { self.due() }
+    }
+
+    /// When a turn is due; what is queued is handed over by the turn itself, before it waits.
+    fn due(&self) -> Time {
         match &self.phase {
             Phase::Opening(opening) => opening.deadline(),
             // Frames wait for inline apply.
@@ -200,8 +208,9 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
 
     fn turn_inner(&mut self, wait: Duration) -> Result<State, TurnError> {
         let wait_ns = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
-        let until = if wait_ns == 0 || self.is_hungry() { None } else { Some(self.deadline().min(self.io.now().plus_ns(wait_ns))) };
+        let until = if wait_ns == 0 || self.is_hungry() { None } else { Some(self.due().min(self.io.now().plus_ns(wait_ns))) };
         self.io.turn(until, &mut self.done).map_err(|e| Failure::Io(e.to_string()))?;
+        let submitted = self.io.stats().ops;
         let now = self.io.now();
         match &mut self.phase {
             Phase::Opening(opening) => {
@@ -252,6 +261,7 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
             }
             Phase::Ended => self.done.clear(),
         }
+        self.queued = self.io.stats().ops != submitted;
         Ok(self.state())
     }
 }
