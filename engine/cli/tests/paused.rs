@@ -26,14 +26,16 @@ fn a_stopped_replica_disturbs_nobody_and_catches_up() {
     let leader = servers.wait_leader();
     let paused = leader % 3 + 1;
     let (load, to) = ((seconds + 4).to_string(), servers.to());
-    let load = kontiki(&["bench", "--json", "--warmup", "0", "--in-flight", "64", "--callers", "2", "--seconds", &load, "--to", &to])
+    let mut load = kontiki(&["bench", "--json", "--warmup", "0.1", "--in-flight", "64", "--callers", "2", "--seconds", &load, "--to", &to])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
 
     let start = number(&servers, leader, "commit");
-    while number(&servers, leader, "commit") < start + 1000 {}
+    while number(&servers, leader, "commit") < start + 1000 {
+        assert_eq!(load.try_wait().unwrap(), None, "the load ended before it began");
+    }
     let term = number(&servers, leader, "term");
     servers.signal(paused, Signal::STOP);
     let (since, before) = (Instant::now(), number(&servers, leader, "commit"));
