@@ -100,9 +100,9 @@ pub enum StartError {
 /// Why a running node stopped. It acknowledged nothing that is not durable, and acknowledges nothing more.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Failure {
-    /// A write or flush failed: what the disk holds is uncertain until it is read again. Replace or repair
-    /// the medium, then restart the node.
-    #[error("the log is poisoned after a failed write or flush: {0}")]
+    /// A write, flush or read of the log failed: what the disk holds is uncertain until it is read again. Replace or
+    /// repair the medium, then restart the node.
+    #[error("the log cannot be relied on any more: {0}")]
     Log(String),
     /// The state machine refused an entry.
     #[error(transparent)]

@@ -216,8 +216,9 @@ impl Replica {
             // Or a batch that was sealed, and there was no room for it until just now.
             self.shared.ring();
         }
-        if self.shared.status_wanted() {
-            self.publish(io);
+        if let Some(number) = self.shared.status_wanted() {
+            let status = self.status(io);
+            self.shared.publish(number, status);
         }
         Ok(())
     }

@@ -36,7 +36,9 @@ pub(crate) struct Shared {
     max_entry_bytes: usize,
     pub(crate) busy: AtomicU64,
     stop: AtomicBool,
-    status_wanted: AtomicBool,
+    /// How many statuses were asked for, and how many of the asking the newest one answers.
+    status_asked: AtomicU64,
+    status_answered: AtomicU64,
     status: Mutex<Option<Status>>,
     life: Mutex<Life>,
     changed: Condvar,
@@ -68,7 +70,8 @@ impl Shared {
             max_entry_bytes,
             busy: AtomicU64::new(0),
             stop: AtomicBool::new(false),
-            status_wanted: AtomicBool::new(false),
+            status_asked: AtomicU64::new(0),
+            status_answered: AtomicU64::new(0),
             status: Mutex::new(None),
             life: Mutex::new(Life::Running),
             changed: Condvar::new(),
@@ -261,9 +264,10 @@ impl Shared {
     pub(crate) fn status(&self) -> Option<Status> {
         let mut life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(*life, Life::Running) {
-            self.status_wanted.store(true, Ordering::SeqCst);
+            let number = self.status_asked.fetch_add(1, Ordering::SeqCst) + 1;
             self.ring();
-            while matches!(*life, Life::Running) && self.status_wanted.load(Ordering::SeqCst) {
+            // One that was computed before we asked does not count: it may miss what the caller has seen happen.
+            while matches!(*life, Life::Running) && self.status_answered.load(Ordering::SeqCst) < number {
                 life = self.changed.wait(life).unwrap_or_else(PoisonError::into_inner);
             }
         }
@@ -271,15 +275,17 @@ impl Shared {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(crate) fn status_wanted(&self) -> bool {
-        self.status_wanted.load(Ordering::SeqCst)
+    /// Whether somebody waits for a status; the number to publish it under, taken before it is computed.
+    pub(crate) fn status_wanted(&self) -> Option<u64> {
+        let asked = self.status_asked.load(Ordering::SeqCst);
+        (asked > self.status_answered.load(Ordering::SeqCst)).then_some(asked)
     }
 
-    pub(crate) fn publish(&self, status: Status) {
+    pub(crate) fn publish(&self, number: u64, status: Status) {
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
         // Under the lock that waiters sleep with, so that none misses it.
         let life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
-        self.status_wanted.store(false, Ordering::SeqCst);
+        self.status_answered.fetch_max(number, Ordering::SeqCst);
         drop(life);
         self.changed.notify_all();
     }

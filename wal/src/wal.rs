@@ -324,7 +324,8 @@ impl Wal {
     /// When [`Wal::pump`] wants to be called again though nothing completes: a full disk is looked at again.
     pub fn deadline(&self) -> Option<Time> {
         let (pause, since) = self.full?;
-        self.wants_new().then(|| since.plus_ns(pause))
+        // While an attempt is under way its completion is what to wait for.
+        (!self.preparer.busy() && self.wants_new()).then(|| since.plus_ns(pause))
     }
 
     fn wants_new(&self) -> bool {

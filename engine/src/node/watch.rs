@@ -23,9 +23,10 @@ impl Replica {
         }
     }
 
+    /// The last word of a node that ends.
     pub(crate) fn publish(&mut self, io: &dyn Io) {
         let status = self.status(io);
-        self.shared.publish(status);
+        self.shared.publish(0, status);
     }
 
     pub(super) fn status(&self, io: &dyn Io) -> Status {
