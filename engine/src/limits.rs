@@ -37,7 +37,7 @@ pub const READ_BYTES: usize = 512 << 10;
 /// Frames handed to the apply stage and not applied yet.
 pub const MAX_APPLY_QUEUE: usize = 64;
 /// Operations outstanding at once, at least: writes, reads, segment preparation, two connections a peer each way, clients.
-/// A configuration with more members or clients gets more: see [`io_capacity`].
+/// A configuration with more members or clients gets more: see `io_capacity`.
 pub const IO_CAPACITY: usize = 512;
 /// Requests of one client that are not answered yet, at most.
 pub const CLIENT_REQUESTS: u64 = 64;
