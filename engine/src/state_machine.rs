@@ -83,7 +83,8 @@ pub trait StateMachine: Send + 'static {
     /// The index to which the state itself is durable, so that entries up to it need not be kept for a restart.
     ///
     /// A state machine in memory answers zero, the default: the whole log is kept, and is applied again
-    /// after a restart. Asked after each run of entries.
+    /// after a restart. A log holds at most 512 segments (`segment_bytes`); one that may forget nothing is full
+    /// then, and `propose` answers `Busy`. Asked after each run of entries.
     fn durable(&self) -> LogIndex {
         LogIndex(0)
     }
