@@ -6,16 +6,18 @@ use kontiki::{Config, Medium};
 use kontiki_core::Time;
 
 use crate::cluster::{Cluster, Setup};
-use crate::conditions::{Conditions, MILLISECOND, SECOND};
+use crate::conditions::{Conditions, Delay, MILLISECOND, SECOND};
+use crate::faults::{Fault, Faults};
 use crate::host::Host;
 use crate::judge::{Fate, Violation};
+use crate::marks::{self, Listener};
 use crate::random::{Odds, Random};
 use crate::sim::Sim;
 use crate::trace::{Counts, Occurrence};
 use crate::workload::Workload;
 
 /// What came of one seed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Report {
     /// The seed.
     pub seed: u64,
@@ -29,8 +31,16 @@ pub struct Report {
     pub entries: u64,
     /// Terms with a leader.
     pub terms: u64,
-    /// Faults and marks.
+    /// Operations of clients that were judged as one history.
+    pub operations: u64,
+    /// Those of them that read.
+    pub reads: u64,
+    /// Whether the history of the clients could be judged: a search for an order may take too much memory.
+    pub decided: bool,
+    /// Faults, by kind.
     pub counts: Counts,
+    /// What should sometimes happen, and how often it did.
+    pub marks: Counts,
     /// Hash of everything that happened.
     pub trace_hash: u64,
     /// How many things happened.
@@ -57,12 +67,24 @@ impl Report {
 pub struct Extent {
     /// Simulated time with faults, in nanoseconds.
     pub chaos_ns: u64,
+    /// The clients write at a pace at which the log lasts for so long, in nanoseconds: at least `chaos_ns`. A run of the same pace
+    /// that ends sooner is the beginning of the longer one.
+    pub pace_ns: u64,
+    /// Kinds of faults that may happen.
+    pub faults: Faults,
     /// Occurrences of the trace to keep.
     pub keep_trace: usize,
     /// Faults of disks as well: errors, rot, damage in power cuts, on at most a minority of the nodes.
     pub bad_disks: bool,
     /// All disks lie about their flushes. No engine survives that: the judge must notice.
     pub lying_disks: bool,
+}
+
+impl Extent {
+    /// So much simulated time with faults, in nanoseconds; all of them but those of disks.
+    pub const fn of(chaos_ns: u64) -> Extent {
+        Extent { chaos_ns, pace_ns: chaos_ns, faults: Faults::ALL, keep_trace: 0, bad_disks: false, lying_disks: false }
+    }
 }
 
 /// How long recovery may take once everything is healed, in nanoseconds of simulated time: a bound against waiting for ever.
@@ -78,19 +100,28 @@ const LOG_SEGMENTS: u64 = 200;
 pub fn run(seed: u64, extent: Extent) -> Report {
     let mut random = Random::stream(seed, 10);
     let mut conditions = Conditions::drawn(&mut random);
+    leave_out(&mut conditions, extent.faults);
     conditions.keep_trace = extent.keep_trace;
     let sim = Sim::new(seed, conditions);
     let setup = draw_setup(seed, &mut random);
     let members = setup.members;
     let mut workload = Workload::drawn(Random::stream(seed, 11), setup.config.max_entry_bytes);
-    workload.fit(extent.chaos_ns, LOG_SEGMENTS * setup.config.segment_bytes);
+    workload.fit(extent.pace_ns.max(extent.chaos_ns), LOG_SEGMENTS * setup.config.segment_bytes);
     let mut cluster = Cluster::new(sim.clone(), setup, workload);
-    let outcome = catch_unwind(AssertUnwindSafe(|| Chaos { cluster: &mut cluster, random, plans: Vec::new() }.run(extent)));
+    let listener = Listener::default();
+    let chaos = Chaos { cluster: &mut cluster, seed, random, plans: Vec::new(), faults: extent.faults };
+    let outcome = tracing::subscriber::with_default(listener.clone(), || catch_unwind(AssertUnwindSafe(|| chaos.run(extent))));
     let panic = outcome.err().map(|panic| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
     });
-    let judge = cluster.judge();
+    let decided = panic.is_some() || cluster.judge_history();
+    if !decided {
+        sim.meet(marks::UNDECIDED);
+    }
+    let mut met = sim.met();
+    met.merge(&listener.counts());
+    let (history, judge) = (cluster.history(), cluster.judge());
     let report = Report {
         seed,
         members,
@@ -98,7 +129,11 @@ pub fn run(seed: u64, extent: Extent) -> Report {
         acknowledged: judge.acknowledged(),
         entries: judge.entries(),
         terms: judge.terms(),
+        operations: history.operations(),
+        reads: history.reads(),
+        decided,
         counts: sim.counts(),
+        marks: met,
         trace_hash: sim.trace_hash(),
         trace_length: sim.trace_length(),
         violations: judge.violations().to_vec(),
@@ -113,8 +148,23 @@ pub fn run(seed: u64, extent: Extent) -> Report {
     report
 }
 
+/// Takes kinds of faults out that the conditions hold; what was drawn for the others stays.
+fn leave_out(conditions: &mut Conditions, faults: Faults) {
+    if !faults.has(Fault::Reset) {
+        conditions.network.reset = Odds::NEVER;
+    }
+    if !faults.has(Fault::Flip) {
+        conditions.network.flip = Odds::NEVER;
+    }
+    if !faults.has(Fault::Stall) {
+        for delay in [&mut conditions.disk.transfer, &mut conditions.network.latency, &mut conditions.processor.turn] {
+            *delay = Delay { tail: Odds::NEVER, ..*delay };
+        }
+    }
+}
+
 fn draw_setup(seed: u64, random: &mut Random) -> Setup {
-    let members = random.pick(&[1, 3, 3, 3, 3, 5]).copied().unwrap_or(3);
+    let members = random.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 6, 7]).copied().unwrap_or(3);
     let max_frame_bytes = 16 << 10 << random.below(3);
     let election_min_ms = random.between(100, 400);
     let segment_bytes = 4096 + max_frame_bytes as u64 * random.between(4, 16);
@@ -145,12 +195,37 @@ enum Plan {
     Start(usize),
     Resume(usize),
     Heal,
+    /// The disk has space again.
+    Space(usize),
 }
+
+/// What strikes, the more often the more often it stands here.
+const STRIKES: [Fault; 14] = [
+    Fault::Crash,
+    Fault::Crash,
+    Fault::PowerCut,
+    Fault::PowerCut,
+    Fault::Pause,
+    Fault::Isolation,
+    Fault::Split,
+    Fault::OneWay,
+    Fault::SlowLink,
+    Fault::SlowLink,
+    Fault::ClockJump,
+    Fault::FullDisk,
+    Fault::AllAtOnce,
+    Fault::AllAtOnce,
+];
+
+/// The streams of random numbers that strikes draw from, one each: so that one left out changes nothing of the others.
+const STRIKE_STREAMS: u64 = 1 << 32;
 
 struct Chaos<'a> {
     cluster: &'a mut Cluster,
+    seed: u64,
     random: Random,
     plans: Vec<(Time, Plan)>,
+    faults: Faults,
 }
 
 impl Chaos<'_> {
@@ -167,14 +242,17 @@ impl Chaos<'_> {
         self.cluster.set_clients(true);
         let pace_ns = self.random.between(200 * MILLISECOND, 5 * SECOND);
         let mut strike_at = self.now().plus_ns(self.random.below(pace_ns));
+        let mut strikes = 0;
         while self.now() < end {
             let next = self.plans.iter().map(|(at, _)| *at).min().unwrap_or(end).min(strike_at).min(end);
             self.cluster.run_until(next);
             self.carry_out_due();
             self.restart_the_stopped();
             if self.now() >= strike_at {
-                self.strike();
-                strike_at = self.now().plus_ns(1 + self.random.below(2 * pace_ns));
+                let mut random = Random::stream(self.seed, STRIKE_STREAMS + strikes);
+                strikes += 1;
+                strike_at = self.now().plus_ns(1 + random.below(2 * pace_ns));
+                self.strike(&mut random);
             }
             if !self.cluster.judge().violations().is_empty() {
                 return;
@@ -193,10 +271,16 @@ impl Chaos<'_> {
             }
             if extent.bad_disks && n < (self.cluster.len() - 1) / 2 {
                 let odds = |random: &mut Random| Odds::one_in(random.between(50, 5_000) as u32);
-                (disk.read_error, disk.write_error) = (odds(&mut self.random), odds(&mut self.random));
-                (disk.flush_error, disk.rot) = (odds(&mut self.random), odds(&mut self.random));
-                if self.cluster.medium() == Medium::Lossy {
-                    disk.erase_group_bytes = 4096 << self.random.below(8);
+                let errors = [odds(&mut self.random), odds(&mut self.random), odds(&mut self.random)];
+                let (rot, groups) = (odds(&mut self.random), self.random.below(8));
+                if extent.faults.has(Fault::DiskError) {
+                    [disk.read_error, disk.write_error, disk.flush_error] = errors;
+                }
+                if extent.faults.has(Fault::Rot) {
+                    disk.rot = rot;
+                }
+                if extent.faults.has(Fault::EraseGroup) && self.cluster.medium() == Medium::Lossy {
+                    disk.erase_group_bytes = 4096 << groups;
                 }
                 self.cluster.set_may_stop(n, true);
             }
@@ -216,7 +300,12 @@ impl Chaos<'_> {
 
     /// Some time within `within_ns` from now.
     fn plan(&mut self, within_ns: u64, plan: Plan) {
-        let at = self.now().plus_ns(self.random.below(within_ns));
+        let after_ns = self.random.below(within_ns);
+        self.plan_after(after_ns, plan);
+    }
+
+    fn plan_after(&mut self, after_ns: u64, plan: Plan) {
+        let at = self.now().plus_ns(after_ns);
         self.plans.push((at, plan));
     }
 
@@ -229,62 +318,117 @@ impl Chaos<'_> {
                 Plan::Start(n) => self.cluster.start(n),
                 Plan::Resume(n) => self.cluster.sim().resume(self.cluster.host(n)),
                 Plan::Heal => self.cluster.sim().heal(),
+                Plan::Space(n) => self.make_space(n),
             }
         }
     }
 
-    fn any(&mut self) -> usize {
-        // Whoever leads is struck more often.
-        if self.random.below(3) == 0 { self.cluster.guess() } else { self.random.below(self.cluster.len() as u64) as usize }
+    /// Whoever leads is struck more often.
+    fn victim(&self, random: &mut Random) -> usize {
+        let (leader, any) = (random.below(3) == 0, random.below(self.cluster.len() as u64) as usize);
+        if leader { self.cluster.guess() } else { any }
     }
 
-    fn strike(&mut self) {
-        let away_ns = self.random.pick(&[MILLISECOND, 100 * MILLISECOND, SECOND, 8 * SECOND]).copied().unwrap_or(SECOND);
-        let n = self.any();
-        match self.random.below(9) {
-            0 | 1 => {
+    fn hosts(&self, wanted: impl Fn(usize) -> bool) -> Vec<Host> {
+        (0..self.cluster.len()).filter(|&n| wanted(n)).map(|n| self.cluster.host(n)).collect()
+    }
+
+    fn strike(&mut self, random: &mut Random) {
+        let fault = random.pick(&STRIKES).copied().unwrap_or(Fault::Crash);
+        let longest_ns = random.pick(&[MILLISECOND, 100 * MILLISECOND, SECOND, 8 * SECOND]).copied().unwrap_or(SECOND);
+        let away_ns = random.below(longest_ns);
+        let (n, m) = (self.victim(random), self.victim(random));
+        if !self.faults.has(fault) {
+            return;
+        }
+        let sim = self.cluster.sim().clone();
+        let (host, other) = (self.cluster.host(n), self.cluster.host(m));
+        match fault {
+            Fault::Crash => {
                 self.cluster.crash(n);
-                self.plan(away_ns, Plan::Start(n));
+                self.plan_after(away_ns, Plan::Start(n));
             }
-            2 | 3 => {
+            Fault::PowerCut => {
                 self.cluster.power_cut(n);
-                self.plan(away_ns, Plan::Start(n));
+                self.plan_after(away_ns, Plan::Start(n));
             }
-            4 => {
-                self.cluster.sim().pause(self.cluster.host(n));
-                self.plan(away_ns, Plan::Resume(n));
-            }
-            5 => {
-                let others: Vec<Host> = (0..self.cluster.len()).filter(|&m| m != n).map(|m| self.cluster.host(m)).collect();
-                self.cluster.sim().partition(&[self.cluster.host(n)], &others);
-                self.plan(away_ns, Plan::Heal);
-            }
-            6 => {
-                let sides: Vec<bool> = (0..self.cluster.len()).map(|_| self.random.coin()).collect();
-                let side = |which| (0..sides.len()).filter(|&m| sides[m] == which).map(|m| self.cluster.host(m)).collect::<Vec<_>>();
-                self.cluster.sim().partition(&side(true), &side(false));
-                self.plan(away_ns, Plan::Heal);
-            }
-            7 => {
-                let m = self.any();
-                if m != n {
-                    self.cluster.sim().block(self.cluster.host(n), self.cluster.host(m));
-                    self.plan(away_ns, Plan::Heal);
-                }
-            }
-            _ => {
-                // All at once, as when the lights go out.
-                let power = self.random.coin();
+            Fault::AllAtOnce => {
+                // As when the lights go out.
+                let power = random.coin();
+                sim.count("all at once");
                 for m in 0..self.cluster.len() {
                     if power {
                         self.cluster.power_cut(m)
                     } else {
                         self.cluster.crash(m)
                     }
-                    self.plan(away_ns, Plan::Start(m));
+                    self.plan_after(random.below(longest_ns), Plan::Start(m));
                 }
             }
+            Fault::Pause => {
+                sim.pause(host);
+                self.plan_after(away_ns, Plan::Resume(n));
+            }
+            Fault::Isolation => {
+                sim.partition(&[host], &self.hosts(|m| m != n));
+                self.plan_after(away_ns, Plan::Heal);
+            }
+            Fault::Split => {
+                let sides: Vec<bool> = (0..self.cluster.len()).map(|_| random.coin()).collect();
+                sim.partition(&self.hosts(|m| sides[m]), &self.hosts(|m| !sides[m]));
+                self.plan_after(away_ns, Plan::Heal);
+            }
+            Fault::OneWay => {
+                if m != n {
+                    sim.count("one-way block");
+                    sim.block(host, other);
+                    self.plan_after(away_ns, Plan::Heal);
+                }
+            }
+            Fault::SlowLink => {
+                sim.count("slow links");
+                let most_ms = random.pick(&[20, 200, 3_000]).copied().unwrap_or(20);
+                let extra_ns = random.between(MILLISECOND, most_ms * MILLISECOND);
+                let (to, both) = (if random.coin() { vec![other] } else { self.hosts(|m| m != n) }, random.coin());
+                for to in to {
+                    sim.slow(host, to, extra_ns);
+                    if both {
+                        sim.slow(to, host, extra_ns);
+                    }
+                }
+                self.plan_after(away_ns, Plan::Heal);
+            }
+            Fault::ClockJump => {
+                let by_ns = random.pick(&[SECOND, 3_600 * SECOND, 1 << 62]).copied().unwrap_or(0) as i64;
+                sim.jump_wall_clock(host, if random.coin() { by_ns } else { -by_ns });
+            }
+            Fault::FullDisk => {
+                let everywhere = random.below(4) == 0;
+                for n in (0..self.cluster.len()).filter(|&m| everywhere || m == n) {
+                    // From nothing more at all to some segments.
+                    let room = random.below(5) * random.below(256 << 10);
+                    self.fill(n, room);
+                    self.plan_after(away_ns, Plan::Space(n));
+                }
+            }
+            // These are conditions of the world, or of bad disks.
+            Fault::Reset | Fault::Flip | Fault::Stall | Fault::DiskError | Fault::Rot | Fault::EraseGroup => {}
         }
+    }
+
+    /// A disk takes only `room` bytes more, until there is space again.
+    fn fill(&mut self, n: usize, room: u64) {
+        let sim = self.cluster.sim();
+        sim.count("disk filled");
+        sim.with_disk(self.cluster.host(n), |disk| disk.set_capacity(disk.used_bytes() + room));
+        self.cluster.set_full(n, true);
+    }
+
+    fn make_space(&mut self, n: usize) {
+        let host = self.cluster.host(n);
+        let conditions = self.cluster.sim().disk_conditions(host);
+        self.cluster.sim().set_disk_conditions(host, conditions);
+        self.cluster.set_full(n, false);
     }
 
     /// Everything works again: then a fresh write must succeed soon, and all replicas become equal.
@@ -299,6 +443,7 @@ impl Chaos<'_> {
         self.cluster.set_clients(false);
         for n in 0..self.cluster.len() {
             sim.set_disk_conditions(self.cluster.host(n), Conditions::calm().disk);
+            self.cluster.set_full(n, false);
             sim.resume(self.cluster.host(n));
             self.cluster.start(n);
         }

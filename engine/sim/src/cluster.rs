@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use kontiki::{Config, Lost, Medium, Member, ProposeError, Proposer, Reactor, Role, State, Ticket, TurnError};
 use kontiki_core::Time;
+use kontiki_io::Io;
 
 use crate::conditions::MILLISECOND;
+use crate::history::History;
 use crate::host::Host;
 use crate::judge::{Fate, Judge};
 use crate::machine::{Ledger, Machine};
+use crate::marks;
 use crate::sim::Sim;
 use crate::sim_io::SimIo;
 use crate::workload::Workload;
@@ -34,6 +37,10 @@ struct Node {
     running: Option<Running>,
     /// It may stop by itself: its disk has faults that justify it.
     may_stop: bool,
+    /// Its disk has no space: it need not start.
+    full: bool,
+    /// Role and term after its last turn.
+    standing: Option<(Role, u64)>,
     /// Unresolved proposals: (value, ticket).
     tickets: Vec<(u64, Ticket)>,
 }
@@ -41,6 +48,8 @@ struct Node {
 struct Running {
     reactor: Reactor<SimIo, Machine>,
     proposer: Proposer,
+    /// Bytes it had read from its disk after its last turn.
+    read: u64,
 }
 
 /// A cluster, its clients and its judge.
@@ -50,6 +59,7 @@ pub struct Cluster {
     nodes: Vec<Node>,
     workload: Workload,
     judge: Judge,
+    history: History,
     /// The node thought to lead.
     guess: usize,
     /// World time of the next proposal; `None`: the clients are silent.
@@ -74,10 +84,12 @@ impl Cluster {
             ledger: Ledger::new(setup.durable_state),
             running: None,
             may_stop: false,
+            full: false,
+            standing: None,
             tickets: Vec::new(),
         };
         let nodes = hosts.iter().enumerate().map(node).collect();
-        Cluster { sim, setup, nodes, workload, judge: Judge::new(), guess: 0, propose_at: None }
+        Cluster { sim, setup, nodes, workload, judge: Judge::new(), history: History::default(), guess: 0, propose_at: None }
     }
 
     /// The world.
@@ -125,6 +137,11 @@ impl Cluster {
         self.nodes[n].may_stop = may_stop;
     }
 
+    /// From now on a node's disk is full, or not any more: it may refuse to start for want of space.
+    pub fn set_full(&mut self, n: usize, full: bool) {
+        self.nodes[n].full = full;
+    }
+
     /// The node that clients think leads.
     pub fn guess(&self) -> usize {
         self.guess
@@ -142,9 +159,9 @@ impl Cluster {
         match Reactor::new(node.config.clone(), io, Machine(node.ledger.clone())) {
             Ok(reactor) => {
                 let proposer = reactor.proposer();
-                node.running = Some(Running { reactor, proposer });
+                node.running = Some(Running { reactor, proposer, read: 0 });
             }
-            Err(error) => self.stopped(n, error.to_string()),
+            Err(error) => self.stopped(n, error.to_string(), true),
         }
     }
 
@@ -163,16 +180,20 @@ impl Cluster {
     /// The process is gone: what it had not answered, nobody can tell.
     fn gone(&mut self, n: usize) {
         let node = &mut self.nodes[n];
-        node.running = None;
+        (node.running, node.standing) = (None, None);
         for (value, _) in node.tickets.drain(..) {
             self.judge.ended(value, Fate::Unknown);
+            self.history.ended(value, Fate::Unknown, &[]);
         }
     }
 
-    fn stopped(&mut self, n: usize, reason: String) {
+    fn stopped(&mut self, n: usize, reason: String, starting: bool) {
         self.watch(n);
         self.sim.mark(self.nodes[n].host, "stopped", 0, 0);
-        if !self.nodes[n].may_stop {
+        let no_space = starting && self.nodes[n].full && reason.starts_with("no space to ");
+        if no_space {
+            self.sim.count("start refused by a full disk");
+        } else if !self.nodes[n].may_stop {
             self.judge.stopped_for_nothing(self.nodes[n].config.id, reason);
         }
         self.gone(n);
@@ -214,11 +235,19 @@ impl Cluster {
 
     fn turn(&mut self, n: usize) {
         let Some(running) = &mut self.nodes[n].running else { return };
-        match running.reactor.turn(Duration::MAX) {
-            Ok(State::Ended) => self.stopped(n, "it ended though nobody asked".into()),
+        let role_before = running.reactor.standing().map(|(role, _)| role);
+        let turned = running.reactor.turn(Duration::MAX);
+        if let Some(role) = role_before
+            && running.reactor.io().stats().bytes_read > running.read
+        {
+            self.sim.meet(if role == Role::Leader { marks::LEADER_READ } else { marks::FOLLOWER_READ });
+        }
+        running.read = running.reactor.io().stats().bytes_read;
+        match turned {
+            Ok(State::Ended) => self.stopped(n, "it ended though nobody asked".into(), false),
             Ok(_) => self.watch(n),
-            Err(TurnError::Start(error)) => self.stopped(n, error.to_string()),
-            Err(TurnError::Failed(failure)) => self.stopped(n, failure.to_string()),
+            Err(TurnError::Start(error)) => self.stopped(n, error.to_string(), true),
+            Err(TurnError::Failed(failure)) => self.stopped(n, failure.to_string(), false),
         }
     }
 
@@ -233,10 +262,18 @@ impl Cluster {
                 self.judge.garbled(id, applied.index, applied.value);
             }
         }
-        if let Some((Role::Leader, term)) = node.running.as_ref().and_then(|running| running.reactor.standing()) {
-            self.judge.leads(id, term.0);
+        let standing = node.running.as_ref().and_then(|running| running.reactor.standing());
+        let standing = standing.map(|(role, term)| (role, term.0));
+        if let Some((Role::Leader, term)) = standing {
+            self.judge.leads(id, term);
         }
-        let judge = &mut self.judge;
+        if let (Some(before), Some(after)) = (node.standing, standing)
+            && let Some(mark) = marks::of_roles(before, after)
+        {
+            self.sim.meet(mark);
+        }
+        node.standing = standing;
+        let (judge, history) = (&mut self.judge, &mut self.history);
         node.tickets.retain(|(value, ticket)| {
             let fate = match ticket.poll() {
                 None => return true,
@@ -244,7 +281,13 @@ impl Cluster {
                 Some(Err(Lost::NotApplied { .. })) => Fate::Never,
                 Some(Err(Lost::Unknown)) => Fate::Unknown,
             };
+            match fate {
+                Fate::Never => self.sim.meet(marks::NEVER),
+                Fate::Unknown => self.sim.meet(marks::UNKNOWN),
+                Fate::Applied(_) | Fate::Open => {}
+            }
             judge.ended(*value, fate);
+            history.ended(*value, fate, ticket.reply());
             false
         });
     }
@@ -270,6 +313,7 @@ impl Cluster {
             Ok(ticket) => {
                 self.sim.mark(node.host, "proposed", value, payload.len() as u64);
                 self.judge.proposed(node.config.id, value);
+                self.history.proposed(value);
                 node.tickets.push((value, ticket));
                 self.guess = n;
                 Some(value)
@@ -282,7 +326,11 @@ impl Cluster {
                 self.guess = self.workload.any_of(count);
                 None
             }
-            Err(ProposeError::Busy | ProposeError::TooLarge { .. }) => None,
+            Err(ProposeError::Busy) => {
+                self.sim.meet(marks::BUSY);
+                None
+            }
+            Err(ProposeError::TooLarge { .. }) => None,
         }
     }
 
@@ -316,6 +364,18 @@ impl Cluster {
             format!("node {}: {life}, applied {applied}, {} proposals open{guessed}", node.config.id, node.tickets.len())
         };
         self.nodes.iter().enumerate().map(line).collect()
+    }
+
+    /// What the clients saw.
+    pub(crate) fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// Holds what the clients saw against the judge's sense of order. False if that would take too much memory.
+    pub(crate) fn judge_history(&mut self) -> bool {
+        let (violations, decided) = self.history.verdict();
+        self.judge.found(violations);
+        decided
     }
 
     /// Tells the judge that everything is healed and quiet.

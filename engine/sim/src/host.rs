@@ -133,6 +133,8 @@ pub(crate) struct HostState {
     pub(crate) injections: Vec<Injection>,
     pub(crate) held: Vec<OpClass>,
     pub(crate) withheld: Vec<u64>,
+    /// The hard state last written says that the node is recovering.
+    pub(crate) recovering: bool,
     pub(crate) process: Process,
 }
 

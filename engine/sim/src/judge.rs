@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::linearize::Operation;
+
 /// A violated safety or liveness property. Each says what was seen, for a reader with the trace beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Violation {
@@ -87,6 +89,16 @@ pub enum Violation {
         /// The value.
         value: u64,
     },
+    /// A proposal was acknowledged with a reply that is not its own.
+    Misanswered {
+        /// The value.
+        value: u64,
+    },
+    /// What clients saw has no explanation as one order of operations.
+    NotLinearizable {
+        /// The operation that fits nowhere, in the longest attempt; its times count the events that clients saw.
+        operation: Operation,
+    },
     /// In the end, with everything healed, a replica lacks entries that others have.
     Lags {
         /// The replica.
@@ -137,6 +149,8 @@ impl fmt::Display for Violation {
                 write!(f, "outcome: value {value} was said never to be applied, and stands at index {index}")
             }
             Violation::Misresolved { value } => write!(f, "outcome: the proposal of value {value} was resolved twice, or never made"),
+            Violation::Misanswered { value } => write!(f, "reply: the answer to value {value} is not its own"),
+            Violation::NotLinearizable { operation } => write!(f, "linearizability: no order of what clients saw explains: {operation}"),
             Violation::Lags { node, applied, history } => {
                 write!(f, "convergence: node {node} has applied up to {applied}, the history goes to {history}")
             }
@@ -314,6 +328,11 @@ impl Judge {
     /// How a proposal ended so far; `Unknown` if there was none of this value.
     pub fn fate(&self, value: u64) -> Fate {
         self.proposals.get(&value).map_or(Fate::Unknown, |proposal| proposal.fate)
+    }
+
+    /// What was found elsewhere.
+    pub fn found(&mut self, violations: impl IntoIterator<Item = Violation>) {
+        self.violations.extend(violations);
     }
 
     /// What was broken so far.

@@ -1,10 +1,11 @@
-//! The state machine that the simulated nodes replicate: it keeps a ledger of what it applied, for the judge.
+//! The state machine that the simulated nodes replicate: a table of registers, and a ledger of what it applied, for the judge.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kontiki::{ApplyError, Entries, LogIndex, Replies, StateMachine};
 
-use crate::workload::value_of;
+use crate::linearize::INITIAL;
+use crate::workload::{REGISTERS, is_read, key_of, value_of};
 
 /// One entry as a replica applied it.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +21,23 @@ pub(crate) struct Applied {
 struct Kept {
     /// Last index applied.
     applied: u64,
+    /// What was written last to each register.
+    registers: [u64; REGISTERS],
     news: Vec<Applied>,
+}
+
+impl Kept {
+    /// Carries a command out: a read is answered with what is there, a write with what it wrote.
+    fn carry_out(&mut self, value: u64) -> u64 {
+        match self.registers.get_mut(key_of(value) as usize) {
+            Some(register) if is_read(value) => *register,
+            Some(register) => {
+                *register = value;
+                value
+            }
+            None => unreachable!("a key is below the number of registers"),
+        }
+    }
 }
 
 /// What a machine did, shared with whoever watches. With `durable`, it is the machine's own disk as well: a restarted
@@ -50,7 +67,7 @@ impl Ledger {
         let mut kept = self.kept();
         kept.news.clear();
         if !self.durable {
-            kept.applied = 0;
+            (kept.applied, kept.registers) = (0, [INITIAL; REGISTERS]);
         }
         kept.applied
     }
@@ -66,7 +83,8 @@ impl StateMachine for Machine {
             let (value, intact) = value_of(entry.payload);
             kept.applied = entry.index.0;
             kept.news.push(Applied { index: entry.index.0, term: entry.term.0, value, intact });
-            replies.push(&value.to_le_bytes());
+            let reply = kept.carry_out(value);
+            replies.push(&reply.to_le_bytes());
         }
         Ok(())
     }

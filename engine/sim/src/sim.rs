@@ -201,7 +201,9 @@ impl Sim {
 
     /// Everything on the way from one host to another takes this much longer.
     pub fn slow(&self, from: Host, to: Host, extra_ns: u64) {
-        self.0.borrow_mut().network.links[from.0][to.0].extra_ns = extra_ns;
+        let mut world = self.0.borrow_mut();
+        world.network.links[from.0][to.0].extra_ns = extra_ns;
+        world.record(from.0, "slow", to.0 as u64, extra_ns, 0);
     }
 
     /// Moves a host's wall clock.
@@ -267,7 +269,22 @@ impl Sim {
         self.0.borrow_mut().record(host.0, what, a, b, 0);
     }
 
-    /// What was injected and met so far, by kind.
+    /// Counts a fault of a driver's own.
+    pub fn count(&self, what: &'static str) {
+        self.0.borrow_mut().counts.add(what);
+    }
+
+    /// Counts something that should sometimes happen.
+    pub fn meet(&self, mark: &'static str) {
+        self.0.borrow_mut().marks.add(mark);
+    }
+
+    /// What should sometimes happen and did, by kind.
+    pub fn met(&self) -> Counts {
+        self.0.borrow().marks.clone()
+    }
+
+    /// Faults so far, by kind.
     pub fn counts(&self) -> Counts {
         self.0.borrow().counts.clone()
     }

@@ -5,11 +5,18 @@ use kontiki_io::{Handle, IoBuf, IoErrorKind, Op, Output};
 use crate::conditions::SECOND;
 use crate::disk::FileId;
 use crate::host::{Pending, Resource};
+use crate::marks;
 use crate::op_class::OpClass;
 use crate::trace::hash_bytes;
 use crate::world::World;
 
 type Ended = Result<Output, IoErrorKind>;
+
+/// Whether a write is that of a node's hard state, and then whether it says that the node is recovering (`docs/format.md`).
+fn says_recovering(bytes: &[u8]) -> Option<bool> {
+    let flags = bytes.starts_with(b"KtkH").then(|| bytes.get(10))??;
+    Some(flags & 1 != 0)
+}
 
 impl World {
     pub(crate) fn start_storage(&mut self, host: usize, operation: u64) {
@@ -42,6 +49,9 @@ impl World {
             }
             None => self.carry_out(host, &mut pending),
         };
+        if let Err(IoErrorKind::Full) = result {
+            self.counts.add("refused by a full disk");
+        }
         self.finish(host, pending, result);
     }
 
@@ -80,6 +90,12 @@ impl World {
                 let bytes = data.bytes();
                 let durable = *durable && !self.lies(host);
                 self.hosts[host].disk.write(id, *offset, bytes, durable, &mut |_| true)?;
+                if let Some(recovering) = says_recovering(bytes)
+                    && std::mem::replace(&mut self.hosts[host].recovering, recovering)
+                    && !recovering
+                {
+                    self.marks.add(marks::RECOVERED);
+                }
                 self.record(host, "written", *offset, bytes.len() as u64, hash_bytes(bytes));
                 Ok(Output::Done)
             }
@@ -156,7 +172,13 @@ impl World {
                 let (id, length) = state.disk.open(&path, name, *create)?;
                 Ok(Output::File(state.process.add_handle(Resource::File(id)), length))
             }
-            Op::Rename { from, to, .. } => state.disk.rename(&path, from, to).map(|()| Output::Done),
+            Op::Rename { from, to, .. } => {
+                state.disk.rename(&path, from, to)?;
+                if from.as_str().ends_with(".seg") {
+                    self.marks.add(marks::RECYCLED);
+                }
+                Ok(Output::Done)
+            }
             Op::Unlink { name, .. } => state.disk.unlink(&path, name).map(|()| Output::Done),
             _ => state.disk.sync_directory(&path, covers).map(|()| Output::Done),
         }

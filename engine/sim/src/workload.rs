@@ -1,15 +1,40 @@
 //! What clients propose: unique values in payloads that can be checked wherever they turn up again.
+//!
+//! A value is also a command to a replicated table of registers: to write the value to its register, or to read that.
 
-use crate::random::Random;
+use crate::random::{Odds, Random};
 
 /// Bytes before the filler of a payload: its value.
 const VALUE_BYTES: usize = 8;
+
+/// Registers of the replicated state.
+pub const REGISTERS: usize = 16;
+
+/// The value of the `number`th command: it writes itself to the register `key`, or reads that.
+pub const fn command(number: u64, key: u64, is_read: bool) -> u64 {
+    (number * REGISTERS as u64 + key) << 1 | is_read as u64
+}
+
+/// The register that a value is about.
+pub const fn key_of(value: u64) -> u64 {
+    (value >> 1) % REGISTERS as u64
+}
+
+/// Whether a value asks for what its register holds, rather than setting it.
+pub const fn is_read(value: u64) -> bool {
+    value & 1 == 1
+}
 
 /// What the clients of one run do.
 #[derive(Clone, Debug)]
 pub struct Workload {
     random: Random,
-    next_value: u64,
+    /// Commands so far.
+    commands: u64,
+    /// Registers in use: few of them make for more contention.
+    registers: u64,
+    /// How many of the commands read.
+    reads: Odds,
     /// Proposals outstanding at once, in all.
     pub in_flight: usize,
     /// Longest pause between two proposals, in nanoseconds.
@@ -26,7 +51,9 @@ impl Workload {
         let pause_ns = 1 << random.between(16, 26);
         let longest = random.between(VALUE_BYTES as u64, payload_bytes as u64);
         let payload_bytes = if random.coin() { longest.min(200) } else { longest } as usize;
-        Workload { random, next_value: 1, in_flight, pause_ns, payload_bytes }
+        let registers = random.between(1, REGISTERS as u64);
+        let reads = random.pick(&[Odds::one_in(10), Odds::one_in(3), Odds::one_in(2)]).copied().unwrap_or(Odds::NEVER);
+        Workload { random, commands: 0, registers, reads, in_flight, pause_ns, payload_bytes }
     }
 
     /// Slows down so that what is proposed within `within_ns` takes about `log_bytes` of log at most: a log without snapshots is finite.
@@ -39,8 +66,9 @@ impl Workload {
 
     /// A value that was never used, and its payload.
     pub fn propose(&mut self) -> (u64, Vec<u8>) {
-        let value = self.next_value;
-        self.next_value += 1;
+        self.commands += 1;
+        let key = self.random.below(self.registers);
+        let value = command(self.commands, key, self.random.happens(self.reads));
         let length = self.random.between(VALUE_BYTES as u64, self.payload_bytes as u64) as usize;
         (value, payload(value, length))
     }
@@ -88,11 +116,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn commands_say_what_they_are() {
+        let mut seen = std::collections::BTreeSet::new();
+        for (number, key) in (1..5).flat_map(|number| (0..REGISTERS as u64).map(move |key| (number, key))) {
+            for read in [false, true] {
+                let value = command(number, key, read);
+                assert_eq!((key_of(value), is_read(value)), (key, read));
+                assert!(value != crate::linearize::INITIAL && seen.insert(value));
+            }
+        }
+    }
+
+    #[test]
     fn payloads_are_recognised_and_damage_is_seen() {
         let mut workload = Workload::drawn(Random::new(4), 1000);
-        for expected in 1..100 {
+        let mut values = std::collections::BTreeSet::new();
+        for _ in 1..100 {
             let (value, mut bytes) = workload.propose();
-            assert_eq!(value, expected);
+            assert!(values.insert(value), "values are never used twice");
             assert_eq!(value_of(&bytes), (value, true));
             bytes.push(0);
             assert!(!value_of(&bytes).1 || bytes.len() == VALUE_BYTES);

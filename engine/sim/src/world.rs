@@ -42,7 +42,10 @@ pub(crate) struct World {
     /// Turns, wake-ups and whatever is nobody else's.
     pub(crate) random: Random,
     pub(crate) trace: Trace,
+    /// Faults, by kind.
     pub(crate) counts: Counts,
+    /// What should sometimes happen.
+    pub(crate) marks: Counts,
 }
 
 impl World {
@@ -58,6 +61,7 @@ impl World {
             random: Random::stream(seed, 1),
             trace: Trace::new(conditions.keep_trace),
             counts: Counts::default(),
+            marks: Counts::default(),
             conditions,
         }
     }
@@ -80,6 +84,7 @@ impl World {
             injections: Vec::new(),
             held: Vec::new(),
             withheld: Vec::new(),
+            recovering: false,
             process: Process::default(),
         });
         self.network.add_host();
