@@ -27,6 +27,9 @@ struct Options {
     /// Leave out kinds of faults.
     #[arg(long, value_name = "FAULT,...", value_delimiter = ',', value_parser = fault)]
     without: Vec<Fault>,
+    /// Inject these kinds of faults only.
+    #[arg(long, value_name = "FAULT,...", value_delimiter = ',', value_parser = fault, conflicts_with = "without")]
+    only: Vec<Fault>,
     /// Run every seed twice and compare the traces.
     #[arg(long)]
     twice: bool,
@@ -59,11 +62,15 @@ fn fault(name: &str) -> Result<Fault, String> {
 }
 
 impl Options {
+    fn leaves_out(&self, fault: &Fault) -> bool {
+        self.without.contains(fault) || !self.only.is_empty() && !self.only.contains(fault)
+    }
+
     fn extent(&self) -> Extent {
         Extent {
             chaos_ns: self.seconds.saturating_mul(SECOND),
             pace_ns: self.pace.unwrap_or(self.seconds).saturating_mul(SECOND),
-            faults: self.without.iter().fold(Faults::ALL, |faults, &fault| faults.without(fault)),
+            faults: Fault::ALL.into_iter().filter(|fault| self.leaves_out(fault)).fold(Faults::ALL, Faults::without),
             keep_trace: self.trace,
             bad_disks: self.bad_disks,
             lying_disks: self.lying_disks,
@@ -77,8 +84,12 @@ fn command(seed: u64, extent: Extent) -> String {
     if extent.pace_ns != extent.chaos_ns {
         command += &format!(" --pace {}", extent.pace_ns / SECOND);
     }
+    let left: Vec<_> = extent.faults.iter().map(Fault::name).collect();
     let missing: Vec<_> = extent.faults.missing().map(Fault::name).collect();
-    if !missing.is_empty() {
+    // The shorter of the two, and none at all cannot be said the other way.
+    if !left.is_empty() && left.len() < missing.len() {
+        command += &format!(" --only {}", left.join(","));
+    } else if !missing.is_empty() {
         command += &format!(" --without {}", missing.join(","));
     }
     for (flag, is_set) in [(" --bad-disks", extent.bad_disks), (" --lying-disks", extent.lying_disks)] {
