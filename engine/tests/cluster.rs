@@ -147,9 +147,15 @@ fn a_stopped_node_leaves_nobody_waiting() {
         cluster.stop(at);
     }
     // Without a majority nothing commits: the ticket stays open until leadership or the node is gone.
+    let before = cluster.node(leader).status().unwrap().last;
     let Ok(ticket) = cluster.node(leader).propose(b"never") else { return };
+    // Written here, and nowhere else: durable on one node of three is not committed, and must not be applied.
+    while ticket.poll().is_none() && cluster.node(leader).status().is_some_and(|s| s.durable <= before) {
+        std::thread::yield_now();
+    }
     cluster.stop(leader);
     assert_eq!(ticket.wait_timeout(LONG).unwrap().unwrap_err(), Lost::Unknown);
+    assert!(cluster.applied(leader).iter().all(|(_, payload)| payload != b"never"), "applied before it was committed");
 }
 
 /// Takes longer over each run of entries than an election timeout.
