@@ -487,7 +487,7 @@ impl Tables {
             panic!("{tables} side tables of {entries} entries exceed the address space");
         };
         Tables {
-            memory: Memory::heap(bytes),
+            memory: Memory::zeroed(bytes),
             entries,
             free: FreeList::full(tables),
             witness: (0..tables).map(|_| Witness::default()).collect(),

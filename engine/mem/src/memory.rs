@@ -11,6 +11,10 @@ use crate::BLOCK_BYTES;
 /// plain memory of twice the size: a wrapped block then has bytes of its own, which no user can tell.
 pub(crate) const MIRRORED: bool = cfg!(not(any(miri, loom)));
 
+/// Regions of at least this many bytes come from the kernel.
+#[cfg(not(any(miri, loom)))]
+const MAPPED_FROM_BYTES: usize = 128 << 10;
+
 /// A region of zeroed, aligned memory that neither moves nor grows. It hands out raw pointers: who may use
 /// which range, and when, is the business of its owner.
 pub(crate) struct Memory {
@@ -32,8 +36,27 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    /// `bytes` of zeroed memory from the allocator, aligned to [`BLOCK_BYTES`]. Pages are touched by use, not now.
-    pub(crate) fn heap(bytes: usize) -> Memory {
+    /// `bytes` of zeroed memory, aligned to [`BLOCK_BYTES`]. A page of a large region is touched by its use, not before: an
+    /// allocator would write zeros into all of an aligned region, and what is never used would take memory.
+    pub(crate) fn zeroed(bytes: usize) -> Memory {
+        #[cfg(not(any(miri, loom)))]
+        if bytes >= MAPPED_FROM_BYTES {
+            // SAFETY: a fresh anonymous mapping, placed by the kernel: it replaces no other.
+            let raw = unsafe {
+                let access = libc::PROT_READ | libc::PROT_WRITE;
+                libc::mmap(std::ptr::null_mut(), bytes, access, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)
+            };
+            if raw != libc::MAP_FAILED
+                && let Some(base) = NonNull::new(raw.cast::<u8>())
+            {
+                return Memory { base, bytes, origin: Origin::Mapping };
+            }
+        }
+        Memory::heap(bytes)
+    }
+
+    /// The same from the allocator.
+    fn heap(bytes: usize) -> Memory {
         let size = bytes.max(1);
         let Ok(layout) = Layout::from_size_align(size, BLOCK_BYTES) else {
             panic!("a region of {bytes} bytes exceeds the address space");
@@ -156,7 +179,7 @@ impl Drop for Memory {
             Origin::Heap(layout) => unsafe { dealloc(self.base.as_ptr(), layout) },
             #[cfg(not(any(miri, loom)))]
             Origin::Mapping => {
-                // SAFETY: mapped in `mirrored` with this very length, unmapped once, here. Handles keep the region
+                // SAFETY: mapped in `zeroed` or `mirrored` with this very length, unmapped once, here. Handles keep the region
                 // alive, so nobody holds a pointer into it.
                 let failed = unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
                 debug_assert_eq!(failed, 0, "munmap of our own mapping");

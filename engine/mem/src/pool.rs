@@ -80,7 +80,7 @@ impl Pool {
             panic!("{count} buffers of {bytes} bytes exceed the address space");
         };
         let shared = Shared {
-            memory: Memory::heap(total),
+            memory: Memory::zeroed(total),
             buffer_bytes: bytes,
             stride,
             references: (0..count).map(|_| References::free()).collect(),

@@ -220,7 +220,7 @@ impl Tickets {
         };
         let slab = Slab {
             slots: (0..slots).map(slot).collect(),
-            replies: Memory::heap(bytes),
+            replies: Memory::zeroed(bytes),
             reply_bytes,
             reply_stride,
             free: FreeList::full(slots),
