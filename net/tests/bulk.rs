@@ -108,7 +108,7 @@ fn a_reset_at_any_byte_delivers_whole_frames_or_none() {
 }
 
 #[test]
-fn a_flipped_bit_anywhere_in_a_frame_is_seen() {
+fn h98_a_flipped_bit_anywhere_in_a_frame_is_seen() {
     let mut frames = Frames::new();
     let sent = [frames.make(1, 50), frames.make(2, 50)];
     let bytes = (0..300).chain((300..4096).step_by(211)).chain([4095]);
@@ -127,7 +127,7 @@ fn a_flipped_bit_anywhere_in_a_frame_is_seen() {
 }
 
 #[test]
-fn frames_of_other_clusters_groups_or_sizes_are_refused_by_their_header() {
+fn h93_frames_of_other_clusters_groups_or_sizes_are_refused_by_their_header() {
     let mut foreign = Frames::new();
     foreign.cluster = ClusterId(8);
     let mut other_group = Frames::new();
@@ -351,7 +351,7 @@ fn the_queue_is_bounded_in_frames_and_in_bytes() {
 }
 
 #[test]
-fn bulk_never_delays_control() {
+fn h96_bulk_never_delays_control() {
     let mut cluster = Cluster::up(2);
     cluster.world.borrow_mut().pipe_bytes = 8192;
     let mut frames = Frames::new();

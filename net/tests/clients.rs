@@ -128,7 +128,7 @@ fn every_kind_of_request_is_answered_whatever_the_chunks() {
 }
 
 #[test]
-fn the_longest_request_is_taken_and_one_byte_more_is_refused_at_its_header() {
+fn h93_the_longest_request_is_taken_and_one_byte_more_is_refused_at_its_header() {
     let (world, mut server) = Server::new(|options| options.max_request_bytes = 5000);
     let raw = connect(&world, &mut server);
     for n in 0..20 {
@@ -150,7 +150,7 @@ fn the_longest_request_is_taken_and_one_byte_more_is_refused_at_its_header() {
 }
 
 #[test]
-fn a_damaged_request_ends_its_connection_and_reaches_nobody() {
+fn h98_a_damaged_request_ends_its_connection_and_reaches_nobody() {
     let request = propose(7, b"precious");
     for bit in 0..request.len() * 8 {
         let (world, mut server) = Server::new(|_| {});

@@ -124,7 +124,7 @@ fn comes_up_whatever_byte_of_the_handshake_breaks_it() {
 }
 
 #[test]
-fn a_flipped_bit_of_the_handshake_opens_nothing_and_heals() {
+fn h98_a_flipped_bit_of_the_handshake_opens_nothing_and_heals() {
     for byte in (0..HELLO_BYTES as u64).step_by(3) {
         for (connection, home) in [(0, false), (0, true), (1, false), (1, true)] {
             let mut cluster = Cluster::new(2);
@@ -140,7 +140,7 @@ fn a_flipped_bit_of_the_handshake_opens_nothing_and_heals() {
 }
 
 #[test]
-fn any_flipped_bit_of_a_control_message_ends_the_session_and_is_not_delivered() {
+fn h98_any_flipped_bit_of_a_control_message_ends_the_session_and_is_not_delivered() {
     for bit in 0..8 * 48u64 {
         let mut cluster = Cluster::new(2);
         let at = HELLO_BYTES as u64 + bit / 8;
@@ -200,7 +200,7 @@ fn a_restarted_peer_replaces_its_session_at_once() {
 }
 
 #[test]
-fn an_older_incarnation_is_refused() {
+fn h94_an_older_incarnation_is_refused() {
     let mut cluster = Cluster::with(2, |options| {
         if options.node == NodeId(1) {
             options.incarnation = Incarnation(5);
@@ -241,7 +241,7 @@ fn a_stale_listener_is_refused_by_the_dialler() {
 }
 
 #[test]
-fn strangers_are_told_why_they_are_refused() {
+fn h94_strangers_are_told_why_they_are_refused() {
     let mut cluster = Cluster::up(2);
     let cases = [
         (Hello { cluster: ClusterId(5), ..hello(Channel::Control, 1, 2, 77, 0) }, HandshakeRefusal::Cluster),
@@ -292,7 +292,7 @@ fn two_nodes_with_one_id_are_reported_on_both_sides() {
 }
 
 #[test]
-fn another_cluster_at_a_peers_address_gets_no_session() {
+fn h94_another_cluster_at_a_peers_address_gets_no_session() {
     let mut cluster = Cluster::with(2, |options| {
         if options.node == NodeId(2) {
             options.cluster = ClusterId(6);
@@ -316,7 +316,7 @@ fn replay(cluster: &mut Cluster, recorded: &[Vec<u8>]) -> (Raw, Raw) {
 }
 
 #[test]
-fn a_recorded_session_played_back_changes_nothing() {
+fn h94_a_recorded_session_played_back_changes_nothing() {
     let mut cluster = Cluster::up(2);
     cluster.hosts[0].send(2, &message(1)).unwrap();
     cluster.turns(3);
@@ -480,7 +480,7 @@ fn a_taken_address_is_fatal_and_says_so() {
 }
 
 #[test]
-fn a_slow_greeting_is_given_up_and_many_cost_little() {
+fn h93_a_slow_greeting_is_given_up_and_many_cost_little() {
     let mut cluster = Cluster::up(2);
     let one = Raw::connect(&cluster.world, addr(7002));
     let bytes = encoded(&hello(Channel::Control, 1, 2, 5, 0));

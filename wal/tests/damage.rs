@@ -102,7 +102,7 @@ fn check_damaged(disk: &Disk, frame: &At, what: &str) {
 }
 
 #[test]
-fn flipped_bits_in_acknowledged_frames() {
+fn h84_flipped_bits_in_acknowledged_frames() {
     let (disk, frames) = log();
     // The first, one in the middle of a sealed segment, one at its end, and the newest that a watermark covers.
     let sealed = frames.iter().rposition(|frame| frame.segment == 1).unwrap();
@@ -117,7 +117,7 @@ fn flipped_bits_in_acknowledged_frames() {
 }
 
 #[test]
-fn a_frame_replaced_by_zeros() {
+fn h84_a_frame_replaced_by_zeros() {
     let (disk, frames) = log();
     for frame in [frames[3], frames[20]] {
         let mut disk = disk.clone();
@@ -127,7 +127,7 @@ fn a_frame_replaced_by_zeros() {
 }
 
 #[test]
-fn flipped_bits_in_segment_headers() {
+fn h84_flipped_bits_in_segment_headers() {
     let (disk, frames) = log();
     for number in 1..=frames.last().unwrap().segment {
         let first = frames.iter().find(|frame| frame.segment == number).unwrap();
@@ -243,9 +243,9 @@ fn restarts_in_a_recycled_segment_on_a_lossy_medium() {
     assert_eq!(Node::open(node.kill()).report.damage, None);
 }
 
-/// H89: on a lossy medium a power cut garbles what was written before the tail. Whatever is lost, the node knows it.
+/// On a lossy medium a power cut garbles what was written before the tail. Whatever is lost, the node knows it.
 #[test]
-fn garbled_before_the_tail() {
+fn h89_garbled_before_the_tail() {
     let (disk, frames) = log();
     let whole = Node::open(disk.clone()).last();
     let tail = frames.last().unwrap();
@@ -332,9 +332,9 @@ fn old_frames_do_not_come_back() {
     assert_eq!(old(right, last + 2), last, "a hole");
 }
 
-/// H91: one copy is repaired, two stop the node; it never starts with a term or vote of its own making.
+/// One copy is repaired, two stop the node; it never starts with a term or vote of its own making.
 #[test]
-fn flipped_bits_in_the_hard_state() {
+fn h91_flipped_bits_in_the_hard_state() {
     let (disk, _) = log();
     let offsets = || (0..160).chain((160..4096).step_by(131)).chain([4095]);
     for offset in offsets() {

@@ -64,7 +64,7 @@ fn stays_poisoned(node: &mut Node) {
 }
 
 #[test]
-fn every_change_fails_once() {
+fn h83_every_change_fails_once() {
     for seed in 0..3 {
         let mut at = 0;
         while scenario(at, seed, IoErrorKind::Device) {
@@ -76,7 +76,7 @@ fn every_change_fails_once() {
 
 /// A log write that finds no space is a failed write like any other: its space had been reserved.
 #[test]
-fn a_full_disk_where_space_was_reserved() {
+fn h86_a_full_disk_where_space_was_reserved() {
     let mut node = Node::try_open(Disk::default(), small()).unwrap();
     node.world.fail(1, IoErrorKind::Full, |op| matches!(op, Op::Write { durable: true, .. }));
     node.append(1, 1, 10).unwrap();
@@ -87,7 +87,7 @@ fn a_full_disk_where_space_was_reserved() {
 
 /// A failed write among several in flight: what completes after it counts for nothing, what completed before it stays.
 #[test]
-fn writes_around_a_failed_one() {
+fn h37_writes_around_a_failed_one() {
     let options = kontiki_wal::Options { writes_in_flight: 4, max_write_bytes: 4096, ..small() };
     let mut node = Node::try_open(Disk::default(), options).unwrap();
     node.append(1, 1, 10).unwrap();

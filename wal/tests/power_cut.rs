@@ -41,7 +41,7 @@ fn scenario(stop_at: u64, seed: u64) -> bool {
 }
 
 #[test]
-fn at_every_operation() {
+fn h80_at_every_operation() {
     for seed in 0..6 {
         // Half of the seeds at every other operation.
         let mut stop_at = seed / 3;
@@ -52,9 +52,9 @@ fn at_every_operation() {
     }
 }
 
-/// H81: all subsets of the sectors of the last write.
+/// All subsets of the sectors of the last write.
 #[test]
-fn every_subset_of_the_last_writes_sectors() {
+fn h81_every_subset_of_the_last_writes_sectors() {
     let mut node = Node::try_open(Disk::default(), small()).unwrap();
     node.append(2, 1, 100).unwrap();
     assert!(node.run());
@@ -110,10 +110,10 @@ fn while_closing() {
     }
 }
 
-/// H88: behind damage lie abandoned segments. They are released with what came before them, and whenever the power fails
+/// Behind damage lie abandoned segments. They are released with what came before them, and whenever the power fails
 /// on the way, none of their entries comes back.
 #[test]
-fn abandoned_segments_are_released() {
+fn h88_abandoned_segments_are_released() {
     let mut node = Node::try_open(Disk::default(), small()).unwrap();
     for _ in 0..30 {
         node.append(1, 1, 7000).unwrap();
@@ -154,4 +154,63 @@ fn abandoned_segments_are_released() {
             break;
         }
     }
+}
+
+/// What is released is gone or is there, never in part: the power fails at every operation of it, and nothing released is a start like any other.
+#[test]
+fn h54_released_and_cut() {
+    let mut node = Node::try_open(Disk::default(), small()).unwrap();
+    assert_eq!(node.wal.release(kontiki_core::LogIndex(0)), None);
+    assert_eq!(Node::try_open(node.world.cut(1), small()).unwrap().last(), 0);
+    for _ in 0..30 {
+        node.append(1, 1, 7000).unwrap();
+        assert!(node.run());
+    }
+    let disk = node.close();
+    for upto in [0, 1, 15, 30] {
+        for stop in 0.. {
+            let mut node = Node::try_open(disk.clone(), small()).unwrap();
+            node.run();
+            node.world.plan.stop_at = Some(node.world.done + stop);
+            node.wal.release(kontiki_core::LogIndex(upto));
+            let done = node.run();
+            for seed in 0..4 {
+                let mut after = Node::try_open(node.world.cut(seed), small()).unwrap();
+                let first = after.wal.first_index().0;
+                assert!(first <= upto + 1, "stop {stop}, seed {seed}");
+                assert_eq!((after.report.damage, after.last()), (None, 30), "{upto} released, stop {stop}, seed {seed}");
+                check_payloads(&after.read_all(first, 30).unwrap());
+                after.append(1, 2, 10).unwrap();
+                assert!(after.run());
+            }
+            if done {
+                break;
+            }
+        }
+    }
+}
+
+/// The vote is rewritten with every start and every stop, and stands beside a log that moves on, is released and recycled.
+#[test]
+fn h03_a_vote_outlives_rotation_release_and_restarts() {
+    let mut node = Node::try_open(Disk::default(), small()).unwrap();
+    node.save(5, 2);
+    assert!(node.run());
+    for round in 0..30 {
+        for _ in 0..3 {
+            node.append(1, 1, 7000).unwrap();
+        }
+        assert!(node.run());
+        node.wal.release(kontiki_core::LogIndex(node.acked().unwrap()));
+        for released in [false, true] {
+            let cut = Node::try_open(node.world.cut(round), small()).unwrap();
+            assert_eq!((cut.hard_state.term.0, cut.hard_state.vote.unwrap().0), (5, 2), "round {round}, released {released}");
+            assert!(node.run());
+        }
+        if round % 5 == 4 {
+            node = Node::try_open(node.close(), small()).unwrap();
+            assert_eq!((node.hard_state.term.0, node.hard_state.vote.map(|vote| vote.0)), (5, Some(2)), "round {round}");
+        }
+    }
+    assert!(node.wal.first_index().0 > 60);
 }

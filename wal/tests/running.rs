@@ -63,9 +63,9 @@ fn frames_that_wait_go_out_as_one_write() {
     assert_eq!(writes, ["write 0 +4096 durable=true", "write 4096 +24576 durable=true"]);
 }
 
-/// H34: several writes in flight, completed in any order: durability is the contiguous prefix.
+/// Several writes in flight, completed in any order: durability is the contiguous prefix.
 #[test]
-fn completions_out_of_order() {
+fn h34_completions_out_of_order() {
     let mut node =
         Node::try_open(Disk::default(), kontiki_wal::Options { writes_in_flight: 5, max_write_bytes: 4096, ..options() }).unwrap();
     node.run();
@@ -111,7 +111,7 @@ fn hard_state_updates_coalesce_and_are_answered_in_order() {
 }
 
 #[test]
-fn superseded_entries_are_not_read() {
+fn h92_superseded_entries_are_not_read() {
     let mut node = Node::open(Disk::default());
     for _ in 0..5 {
         node.append(4, 1, 500).unwrap();
@@ -261,7 +261,7 @@ fn nothing_is_released_before_what_follows_is_durable() {
 }
 
 #[test]
-fn a_read_keeps_its_segment_from_being_recycled() {
+fn h92_a_read_keeps_its_segment_from_being_recycled() {
     let mut node = Node::open(Disk::default());
     for _ in 0..40 {
         node.append(1, 1, 9000).unwrap();
@@ -341,9 +341,9 @@ fn idle_means_idle() {
     assert!(node.wal.idle() && node.wal.deadline().is_none());
 }
 
-/// H86: a full disk while a spare is prepared is waited out; the log goes on to its last reserved byte, and on when there is space again.
+/// A full disk while a spare is prepared is waited out; the log goes on to its last reserved byte, and on when there is space again.
 #[test]
-fn a_full_disk_is_waited_out() {
+fn h86_a_full_disk_is_waited_out() {
     let mut node = Node::open(Disk::default());
     node.append(1, 1, 100).unwrap();
     node.run();
@@ -381,7 +381,7 @@ fn a_full_disk_is_waited_out() {
 }
 
 #[test]
-fn a_first_start_on_a_full_disk_fails() {
+fn h86_a_first_start_on_a_full_disk_fails() {
     for capacity in [0, 4096, 4 << 20, (4 << 20) + 4096, (4 << 20) + 8192] {
         let mut disk = Disk::default();
         disk.capacity = Some(capacity);
@@ -407,4 +407,28 @@ fn directories_that_cannot_be_used() {
     let mut world = World::new(Disk::default());
     world.locked = true;
     assert!(matches!(open(&mut world, options()), Some(Err(WalError::Locked { .. }))));
+}
+
+/// Frames that just fill what is left of a read's buffer, just do not, and are one block smaller, in every order: what comes back has no hole.
+#[test]
+fn h28_reads_leave_out_no_frame() {
+    let exact = |blocks: usize| blocks * kontiki_frame::BLOCK_BYTES - kontiki_frame::BODY_OFFSET - kontiki_frame::ENTRY_LENGTH_BYTES;
+    // Of 64 KiB, which is sixteen blocks: seven and eight and one fill them, eight and eight do, and one byte more is one block more.
+    let sizes = [exact(1), exact(7), exact(7) + 1, exact(8), exact(8) - 1];
+    for first in 0..sizes.len() {
+        for second in 0..sizes.len() {
+            for third in 0..sizes.len() {
+                let mut node = Node::open(Disk::default());
+                for at in [first, second, third, 0, first, 4] {
+                    node.append(1, 1, sizes[at]).unwrap();
+                }
+                node.run();
+                for from in 1..=6 {
+                    let read = node.read_all(from, 6).unwrap();
+                    check_payloads(&read);
+                    assert!(read.iter().map(|entry| entry.0).eq(from..=6), "{first} {second} {third}");
+                }
+            }
+        }
+    }
 }

@@ -277,8 +277,20 @@ impl Cluster {
 
     /// Proposes `count` entries in one frame at a node. Returns the index of the first, if it could.
     pub(crate) fn propose(&mut self, id: NodeId, values: Vec<String>) -> Option<LogIndex> {
-        let frame = self.node(id).raft.as_ref()?.next_frame(values.len() as u32)?;
-        let entries = values.into_iter().map(|value| Entry { frame, value }).collect();
+        self.seal(id, values).then(|| self.sealed(id))?
+    }
+
+    /// The first half of a proposal: a node takes the place for a frame of these entries, if it may.
+    pub(crate) fn seal(&mut self, id: NodeId, values: Vec<String>) -> bool {
+        let frame = self.node(id).raft.as_ref().and_then(|raft| raft.next_frame(values.len() as u32));
+        self.node_mut(id).sealing = frame.map(|frame| values.into_iter().map(|value| Entry { frame, value }).collect()).unwrap_or_default();
+        frame.is_some()
+    }
+
+    /// The second half: its core is told. Returns the index of the first entry.
+    pub(crate) fn sealed(&mut self, id: NodeId) -> Option<LogIndex> {
+        let entries = std::mem::take(&mut self.node_mut(id).sealing);
+        let frame = entries.first()?.frame;
         self.turn(id, vec![(Event::Sealed { frame, bytes: 4096 }, entries)]);
         Some(frame.first)
     }

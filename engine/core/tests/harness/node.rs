@@ -50,6 +50,8 @@ pub(crate) struct Node {
     /// What the disk holds durably.
     pub(crate) disk: Vec<Entry>,
     pub(crate) record: HardRecord,
+    /// A frame that has its place and is not told to the core yet.
+    pub(crate) sealing: Vec<Entry>,
     log_writes: VecDeque<LogWrite>,
     hard_writes: VecDeque<(WriteId, HardRecord)>,
     hard_durable: WriteId,
@@ -62,7 +64,7 @@ pub(crate) struct Node {
     pub(crate) applied: LogIndex,
     /// The state machine is volatile: nothing survives.
     pub(crate) volatile: bool,
-    /// The log no longer reads below this index (compaction, as seen by senders).
+    /// The log begins at this index (compaction), for senders and after a restart.
     pub(crate) compacted: LogIndex,
     /// How many term runs recovery hands over.
     pub(crate) runs_restored: usize,
@@ -83,6 +85,7 @@ impl Node {
             log: Vec::new(),
             disk: Vec::new(),
             record: HardRecord::default(),
+            sealing: Vec::new(),
             log_writes: VecDeque::new(),
             hard_writes: VecDeque::new(),
             hard_durable: WriteId(0),
@@ -120,8 +123,8 @@ impl Node {
             term: self.record.term,
             vote: self.record.vote,
             recovering: self.record.recovering,
-            first: LogIndex(1),
-            prev_term: Term(0),
+            first: self.compacted,
+            prev_term: self.log.get((self.compacted.0 as usize).wrapping_sub(2)).map_or(Term(0), |entry| entry.frame.term),
             runs: runs.split_off(newest),
             last: LogIndex(self.log.len() as u64),
             applied: if self.volatile { LogIndex(0) } else { self.applied },
@@ -139,6 +142,7 @@ impl Node {
             self.complete(false);
         }
         self.raft = None;
+        self.sealing.clear();
         self.log_writes.clear();
         self.hard_writes.clear();
         self.waiting.clear();

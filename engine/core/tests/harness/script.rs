@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `elect n1` | time passes, nobody but n1 ticks, until n1 leads |
 //! | `prop n1 x y` | n1 seals a frame of these entries, if it may |
+//! | `seal n1 x` / `sealed n1` | n1 takes the place for a frame of these entries / tells its core that it is sealed |
 //! | `part n1,n2\|n3` / `heal` | cuts the links between the groups, sessions with them / mends all |
 //! | `hold n1->n2 frame` | captures such packets (`*` for any node, any kind); `unhold` captures no more |
 //! | `rel` / `rel.back` / `dup` / `drop` + filter | captured packets go on their way / newest first / a copy of them does / are gone; `held` lists them |
@@ -91,6 +92,16 @@ fn command(cluster: &mut Cluster, line: &str) -> Result<String, String> {
                 Some(index) => format!("sealed at {index}"),
                 None => "not now".into(),
             });
+        }
+        "seal" => {
+            let values = words[2..].iter().map(|value| value.to_string()).collect();
+            return Ok(if cluster.seal(node(word(1)?)?, values) { "" } else { "not now" }.into());
+        }
+        "sealed" => {
+            let id = node(word(1)?)?;
+            let before = cluster.node(id).writes_asked;
+            cluster.sealed(id);
+            return Ok(if cluster.node(id).writes_asked == before { "void" } else { "" }.into());
         }
         "part" => {
             let groups: Vec<Vec<NodeId>> =
