@@ -1,0 +1,211 @@
+//! Hazards that concern whole nodes, as directed simulations: each arranges the scenario of its number, and then everything heals,
+//! the judge has seen nothing, and a fresh write is acknowledged. The others are scripts of the core, or tests of the log and the transport.
+#![allow(clippy::unwrap_used)]
+
+use kontiki::Config;
+use kontiki_io::IoErrorKind;
+use kontiki_sim::{Cluster, Conditions, Fate, Host, Injection, MILLISECOND, OpClass, Random, SECOND, Setup, Sim, Workload};
+
+/// The longest election timeout.
+const TIMEOUT: u64 = 300 * MILLISECOND;
+
+/// Three nodes in a calm world, all started, one of them leading. The ring holds a few dozen small frames: what is older is read from the disk.
+fn three(seed: u64) -> (Cluster, usize) {
+    let config = Config {
+        cluster: u128::from(seed) << 1 | 1,
+        election_min_ms: 150,
+        election_max_ms: TIMEOUT / MILLISECOND,
+        heartbeat_ms: 40,
+        max_entry_bytes: 2048,
+        max_frame_bytes: 16 << 10,
+        max_in_flight: 256,
+        ring_bytes: 256 << 10,
+        window_bytes: 64 << 10,
+        window_frames: 16,
+        segment_bytes: 4096 + (128 << 10),
+        retention_bytes: 100 * (128 << 10),
+        seed,
+        ..Config::default()
+    };
+    let setup = Setup { members: 3, config, durable_state: true };
+    let mut workload = Workload::drawn(Random::stream(seed, 1), 1024);
+    (workload.in_flight, workload.pause_ns) = (16, 2 * MILLISECOND);
+    let mut cluster = Cluster::new(Sim::new(seed, Conditions::calm()), setup, workload);
+    (0..3).for_each(|n| cluster.start(n));
+    let led = |cluster: &mut Cluster| leader(cluster).is_some() && (0..3).all(|n| cluster.is_serving(n));
+    assert!(cluster.run_until_holds(10 * TIMEOUT, led), "{:#?}", cluster.standings());
+    write(&mut cluster, 20);
+    let (first, _) = leader(&cluster).unwrap();
+    (cluster, first)
+}
+
+/// Who leads in the highest term, and that term.
+fn leader(cluster: &Cluster) -> Option<(usize, u64)> {
+    let standings = cluster.standings();
+    let term = |line: &String| line.split("Leader of term ").nth(1)?.split(',').next()?.parse().ok();
+    let leaders = standings.iter().enumerate().filter_map(|(n, line)| Some((n, term(line)?)));
+    leaders.max_by_key(|(_, term)| *term)
+}
+
+fn run(cluster: &mut Cluster, ns: u64) {
+    cluster.run_until(cluster.sim().now().plus_ns(ns));
+}
+
+/// Clients write until so many more are acknowledged.
+fn write(cluster: &mut Cluster, count: u64) {
+    let enough = cluster.judge().acknowledged() + count;
+    cluster.set_clients(true);
+    let written = cluster.run_until_holds(20 * SECOND, |cluster| cluster.judge().acknowledged() >= enough);
+    cluster.set_clients(false);
+    assert!(written, "{:#?}", cluster.standings());
+}
+
+fn others(cluster: &Cluster, n: usize) -> Vec<Host> {
+    (0..cluster.len()).filter(|&m| m != n).map(|m| cluster.host(m)).collect()
+}
+
+fn isolate(cluster: &Cluster, n: usize) {
+    cluster.sim().partition(&[cluster.host(n)], &others(cluster, n));
+}
+
+/// Everything works again: a fresh write is acknowledged, every proposal ends, all replicas are equal, and nothing was broken.
+fn heal(cluster: &mut Cluster) {
+    cluster.sim().heal();
+    (0..cluster.len()).for_each(|n| cluster.start(n));
+    write(cluster, 1);
+    let quiet = cluster.run_until_holds(60 * SECOND, |cluster| cluster.outstanding() == 0 && cluster.is_converged());
+    assert!(quiet, "{:#?}", cluster.standings());
+    cluster.settle();
+    assert_eq!(cluster.judge().violations(), []);
+}
+
+fn fail_once(cluster: &mut Cluster, n: usize, class: OpClass) {
+    cluster.set_may_stop(n, true);
+    cluster.sim().inject(cluster.host(n), Injection { class, after: 0, error: IoErrorKind::Device, times: 1 });
+}
+
+/// A partitioned follower comes back, and deposes nobody.
+#[test]
+fn h12_partitioned_server() {
+    let (mut cluster, first) = three(12);
+    let before = leader(&cluster);
+    isolate(&cluster, (first + 1) % 3);
+    write(&mut cluster, 50);
+    run(&mut cluster, 20 * TIMEOUT);
+    heal(&mut cluster);
+    run(&mut cluster, 2 * TIMEOUT);
+    assert_eq!(leader(&cluster), before);
+}
+
+/// The leader cannot read what a follower needs: it stops, and sends nothing made up.
+#[test]
+fn h29_leader_cannot_read() {
+    let (mut cluster, first) = three(29);
+    let behind = (first + 1) % 3;
+    cluster.crash(behind);
+    write(&mut cluster, 600);
+    fail_once(&mut cluster, first, OpClass::Read);
+    cluster.start(behind);
+    assert!(cluster.run_until_holds(20 * TIMEOUT, |cluster| !cluster.is_up(first)), "it had to read");
+    heal(&mut cluster);
+}
+
+/// The leader's own write fails when the followers have the entry: it stops, and comes back in a new term.
+#[test]
+fn h35_leader_loses_its_own_write() {
+    let (mut cluster, first) = three(35);
+    let (_, term) = leader(&cluster).unwrap();
+    fail_once(&mut cluster, first, OpClass::Write);
+    cluster.set_clients(true);
+    assert!(cluster.run_until_holds(TIMEOUT, |cluster| !cluster.is_up(first)));
+    cluster.start(first);
+    heal(&mut cluster);
+    assert!(leader(&cluster).unwrap().1 > term);
+}
+
+/// A node that catches up is killed every few milliseconds, in the middle of what it applies: each entry once, and in order.
+#[test]
+fn h42_restarts_between_pages_of_committed_entries() {
+    let (mut cluster, first) = three(42);
+    let behind = (first + 1) % 3;
+    cluster.crash(behind);
+    write(&mut cluster, 800);
+    let mut reached = Vec::new();
+    for round in 0..40 {
+        cluster.start(behind);
+        assert!(cluster.run_until_holds(10 * TIMEOUT, |cluster| cluster.is_serving(behind)));
+        let before = cluster.judge().applied_by(behind as u64 + 1);
+        cluster.run_until_holds(2 * TIMEOUT, |cluster| cluster.judge().applied_by(behind as u64 + 1) > before);
+        run(&mut cluster, round % 4 * MILLISECOND / 2);
+        reached.push(cluster.judge().applied_by(behind as u64 + 1));
+        cluster.crash(behind);
+    }
+    reached.dedup();
+    assert!(reached.len() > 1 && reached.is_sorted(), "killed in the middle: {reached:?}");
+    heal(&mut cluster);
+}
+
+/// Proposals to a leader that is alone: each ends once, and none is acknowledged that is lost.
+#[test]
+fn h43_proposals_of_an_isolated_leader() {
+    let (mut cluster, first) = three(43);
+    isolate(&cluster, first);
+    let values: Vec<u64> = (0..20).filter_map(|_| cluster.propose_to(first)).collect();
+    assert!(!values.is_empty());
+    let deposed = |cluster: &mut Cluster| leader(cluster).is_some_and(|(n, _)| n != first);
+    assert!(cluster.run_until_holds(20 * TIMEOUT, deposed));
+    assert!(values.iter().all(|&value| !matches!(cluster.judge().fate(value), Fate::Applied(_))));
+    heal(&mut cluster);
+    assert!(values.iter().all(|&value| cluster.judge().fate(value) != Fate::Open));
+}
+
+/// The power of all nodes fails at once, again and again, under load: nothing acknowledged is lost.
+#[test]
+fn h82_power_fails_everywhere_at_once() {
+    for seed in 820..824 {
+        let (mut cluster, _) = three(seed);
+        let mut random = Random::stream(seed, 2);
+        for _ in 0..8 {
+            write(&mut cluster, 10);
+            cluster.set_clients(true);
+            run(&mut cluster, random.below(20 * MILLISECOND));
+            let count = random.between(1, 3) as usize;
+            (0..count).for_each(|n| cluster.power_cut(n));
+            (0..count).for_each(|n| cluster.start(n));
+        }
+        heal(&mut cluster);
+    }
+}
+
+/// A node stands still for thirty timeouts, and hears a thousand ticks late: no election.
+#[test]
+fn h96_stalled_node() {
+    let (mut cluster, first) = three(96);
+    let before = leader(&cluster);
+    let stalled = (first + 1) % 3;
+    for timeouts in [1, 3, 30] {
+        cluster.sim().pause(cluster.host(stalled));
+        write(&mut cluster, 20);
+        run(&mut cluster, timeouts * TIMEOUT);
+        cluster.sim().resume(cluster.host(stalled));
+        run(&mut cluster, 2 * TIMEOUT);
+        assert_eq!(leader(&cluster), before, "stalled for {timeouts} timeouts");
+    }
+    heal(&mut cluster);
+}
+
+/// The leader's disk hangs while its links are fine: it gives way, acknowledges nothing meanwhile, and is back when the disk is.
+#[test]
+fn h97_leader_with_a_hung_disk() {
+    let (mut cluster, first) = three(97);
+    let host = cluster.host(first);
+    cluster.sim().hold(host, OpClass::Write);
+    cluster.propose_to(first).unwrap();
+    let deposed = |cluster: &mut Cluster| leader(cluster).is_some_and(|(n, _)| n != first);
+    assert!(cluster.run_until_holds(10 * TIMEOUT, deposed), "{:#?}", cluster.standings());
+    write(&mut cluster, 20);
+    run(&mut cluster, 5 * TIMEOUT);
+    assert_ne!(leader(&cluster).unwrap().0, first);
+    cluster.sim().release(host, OpClass::Write);
+    heal(&mut cluster);
+}
