@@ -74,14 +74,14 @@ pub struct Extent {
     pub faults: Faults,
     /// Occurrences of the trace to keep.
     pub keep_trace: usize,
-    /// Faults of disks as well: errors, rot, damage in power cuts, on at most a minority of the nodes.
+    /// Some disks are bad in every seed, not in a third of them only: errors, rot, writes gone astray, stale reads, damage in power cuts.
     pub bad_disks: bool,
     /// All disks lie about their flushes. No engine survives that: the judge must notice.
     pub lying_disks: bool,
 }
 
 impl Extent {
-    /// So much simulated time with faults, in nanoseconds; all of them but those of disks.
+    /// So much simulated time with faults, in nanoseconds: all of them.
     pub const fn of(chaos_ns: u64) -> Extent {
         Extent { chaos_ns, pace_ns: chaos_ns, faults: Faults::ALL, keep_trace: 0, bad_disks: false, lying_disks: false }
     }
@@ -92,9 +92,9 @@ const RECOVERY_NS: u64 = 60 * SECOND;
 /// What the simulated TCP takes at most to get going again after a heal (retransmission and connection retries back off).
 const TRANSPORT_NS: u64 = 4 * SECOND;
 
-/// How much log a run makes, and how much of it is kept where the state machines are durable: half, so that segments are
+/// How much log a run makes, one of these, and how much of it is kept where the state machines are durable: half, so that segments are
 /// recycled, and a node that was away finds what it missed. (A log has at most 512 segments, and a recovery that drops something opens one.)
-const LOG_SEGMENTS: u64 = 200;
+const LOG_SEGMENTS: [u64; 4] = [20, 40, 80, 200];
 
 /// Runs one seed.
 pub fn run(seed: u64, extent: Extent) -> Report {
@@ -103,13 +103,19 @@ pub fn run(seed: u64, extent: Extent) -> Report {
     leave_out(&mut conditions, extent.faults);
     conditions.keep_trace = extent.keep_trace;
     let sim = Sim::new(seed, conditions);
-    let setup = draw_setup(seed, &mut random);
+    let (mut setup, log_bytes) = draw_setup(seed, &mut random);
     let members = setup.members;
+    let bad = bad_disks(seed, members, extent.bad_disks);
+    if bad.contains(&true) && !seed.is_multiple_of(4) {
+        // All of the log, so that the others still have whatever a bad disk loses.
+        setup.config.retention_bytes = 2 * log_bytes;
+    }
     let mut workload = Workload::drawn(Random::stream(seed, 11), setup.config.max_entry_bytes);
-    workload.fit(extent.pace_ns.max(extent.chaos_ns), LOG_SEGMENTS * setup.config.segment_bytes);
+    workload.fit(extent.pace_ns.max(extent.chaos_ns), log_bytes);
     let mut cluster = Cluster::new(sim.clone(), setup, workload);
     let listener = Listener::default();
-    let chaos = Chaos { cluster: &mut cluster, seed, random, plans: Vec::new(), faults: extent.faults };
+    cluster.set_listener(listener.clone());
+    let chaos = Chaos { cluster: &mut cluster, seed, random, plans: Vec::new(), faults: extent.faults, bad: bad.clone() };
     let outcome = tracing::subscriber::with_default(listener.clone(), || catch_unwind(AssertUnwindSafe(|| chaos.run(extent))));
     let panic = outcome.err().map(|panic| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
@@ -117,10 +123,18 @@ pub fn run(seed: u64, extent: Extent) -> Report {
     });
     let decided = panic.is_some() || cluster.judge_history();
     if !decided {
-        sim.meet(marks::UNDECIDED);
+        sim.count("history too entangled to judge");
     }
     let mut met = sim.met();
     met.merge(&listener.counts());
+    met.add_many(marks::LEADER_CHANGES, cluster.judge().terms().saturating_sub(1));
+    met.add_many(marks::POWER_CUTS, sim.counted("power cut"));
+    let mut violations = cluster.objections();
+    if bad.contains(&true) && met.get(marks::BEHIND) > 0 {
+        // What a bad disk lost, the others have released. Without snapshots that node has to be rebuilt, and the leader has said so.
+        sim.count("node to be rebuilt");
+        violations.retain(|violation| !matches!(violation, Violation::Lags { .. } | Violation::NotLive { .. }));
+    }
     let (history, judge) = (cluster.history(), cluster.judge());
     let report = Report {
         seed,
@@ -136,7 +150,7 @@ pub fn run(seed: u64, extent: Extent) -> Report {
         marks: met,
         trace_hash: sim.trace_hash(),
         trace_length: sim.trace_length(),
-        violations: judge.violations().to_vec(),
+        violations,
         standings: cluster.standings(),
         tail: sim.trace_tail(),
         panic,
@@ -146,6 +160,22 @@ pub fn run(seed: u64, extent: Extent) -> Report {
         std::mem::forget(cluster);
     }
     report
+}
+
+/// Which disks are bad. Mostly so few that every entry that was acknowledged, by a majority, has a good one: then nothing may be lost, and
+/// everything must heal. In one of four such seeds more of them, up to all: then a node may stop for good, and the cluster with it; see
+/// [`Cluster::objections`] for what is demanded nevertheless.
+fn bad_disks(seed: u64, members: usize, always: bool) -> Vec<bool> {
+    let mut random = Random::stream(seed, 12);
+    let (kind, most) = (random.below(if always { 4 } else { 12 }), members / 2);
+    let count = match kind {
+        0 => random.between(most as u64 + 1, members as u64),
+        1..4 => random.between(most.min(1) as u64, most as u64),
+        _ => 0,
+    };
+    let mut bad: Vec<bool> = (0..members as u64).map(|n| n < count).collect();
+    random.shuffle(&mut bad);
+    bad
 }
 
 /// Takes kinds of faults out that the conditions hold; what was drawn for the others stays.
@@ -163,11 +193,13 @@ fn leave_out(conditions: &mut Conditions, faults: Faults) {
     }
 }
 
-fn draw_setup(seed: u64, random: &mut Random) -> Setup {
+/// A cluster, and the bytes of log that its run is to make.
+fn draw_setup(seed: u64, random: &mut Random) -> (Setup, u64) {
     let members = random.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 6, 7]).copied().unwrap_or(3);
     let max_frame_bytes = 16 << 10 << random.below(3);
     let election_min_ms = random.between(100, 400);
     let segment_bytes = 4096 + max_frame_bytes as u64 * random.between(4, 16);
+    let log_bytes = random.pick(&LOG_SEGMENTS).map_or(0, |segments| segments * segment_bytes);
     let config = Config {
         cluster: u128::from(seed) << 1 | 1,
         election_min_ms,
@@ -180,13 +212,13 @@ fn draw_setup(seed: u64, random: &mut Random) -> Setup {
         window_bytes: max_frame_bytes as u64 * random.between(1, 16),
         window_frames: random.between(1, 64) as u32,
         segment_bytes,
-        retention_bytes: LOG_SEGMENTS / 2 * segment_bytes,
+        retention_bytes: log_bytes / 2,
         writes_in_flight: random.between(1, 4) as usize,
         medium: if random.coin() { Medium::Safe } else { Medium::Lossy },
         seed: seed | 1 << 63,
         ..Config::default()
     };
-    Setup { members, config, durable_state: random.coin() }
+    (Setup { members, config, durable_state: random.coin() }, log_bytes)
 }
 
 /// Something to undo, or to do, later.
@@ -200,7 +232,7 @@ enum Plan {
 }
 
 /// What strikes, the more often the more often it stands here.
-const STRIKES: [Fault; 14] = [
+const STRIKES: [Fault; 17] = [
     Fault::Crash,
     Fault::Crash,
     Fault::PowerCut,
@@ -208,9 +240,12 @@ const STRIKES: [Fault; 14] = [
     Fault::Pause,
     Fault::Isolation,
     Fault::Split,
+    Fault::Partial,
     Fault::OneWay,
     Fault::SlowLink,
     Fault::SlowLink,
+    Fault::Rot,
+    Fault::Rot,
     Fault::ClockJump,
     Fault::FullDisk,
     Fault::AllAtOnce,
@@ -226,6 +261,8 @@ struct Chaos<'a> {
     random: Random,
     plans: Vec<(Time, Plan)>,
     faults: Faults,
+    /// Nodes with bad disks.
+    bad: Vec<bool>,
 }
 
 impl Chaos<'_> {
@@ -238,9 +275,13 @@ impl Chaos<'_> {
         for n in 0..self.cluster.len() {
             self.plan(SECOND / 2, Plan::Start(n));
         }
+        if self.bad.contains(&true) {
+            self.cluster.sim().count(if self.is_survivable() { "seed with bad disks" } else { "seed with too many bad disks" });
+        }
         self.spoil_disks(extent);
         self.cluster.set_clients(true);
-        let pace_ns = self.random.between(200 * MILLISECOND, 5 * SECOND);
+        // Blow upon blow in one world, time to settle between them in another.
+        let pace_ns = (200 * MILLISECOND) << self.random.below(6);
         let mut strike_at = self.now().plus_ns(self.random.below(pace_ns));
         let mut strikes = 0;
         while self.now() < end {
@@ -254,7 +295,7 @@ impl Chaos<'_> {
                 strike_at = self.now().plus_ns(1 + random.below(2 * pace_ns));
                 self.strike(&mut random);
             }
-            if !self.cluster.judge().violations().is_empty() {
+            if !self.cluster.objections().is_empty() {
                 return;
             }
         }
@@ -269,15 +310,23 @@ impl Chaos<'_> {
                 disk.lie = Odds::one_in(8);
                 self.cluster.set_may_stop(n, true);
             }
-            if extent.bad_disks && n < (self.cluster.len() - 1) / 2 {
-                let odds = |random: &mut Random| Odds::one_in(random.between(50, 5_000) as u32);
-                let errors = [odds(&mut self.random), odds(&mut self.random), odds(&mut self.random)];
-                let (rot, groups) = (odds(&mut self.random), self.random.below(8));
+            if self.bad[n] {
+                let mut random = Random::stream(self.seed, 3_000 + n as u64);
+                let mut odds = |most: u64| Odds::one_in(random.between(50, most) as u32);
+                let errors = [odds(5_000), odds(5_000), odds(5_000)];
+                let (rot, astray, stale) = (odds(5_000), odds(5_000), odds(20_000));
+                let groups = random.below(8);
                 if extent.faults.has(Fault::DiskError) {
                     [disk.read_error, disk.write_error, disk.flush_error] = errors;
                 }
                 if extent.faults.has(Fault::Rot) {
                     disk.rot = rot;
+                }
+                if extent.faults.has(Fault::Astray) {
+                    disk.astray = astray;
+                }
+                if extent.faults.has(Fault::StaleRead) {
+                    disk.stale = stale;
                 }
                 if extent.faults.has(Fault::EraseGroup) && self.cluster.medium() == Medium::Lossy {
                     disk.erase_group_bytes = 4096 << groups;
@@ -378,6 +427,14 @@ impl Chaos<'_> {
                 sim.partition(&self.hosts(|m| sides[m]), &self.hosts(|m| !sides[m]));
                 self.plan_after(away_ns, Plan::Heal);
             }
+            Fault::Partial => {
+                if m != n {
+                    sim.count("partial partition");
+                    sim.block(host, other);
+                    sim.block(other, host);
+                    self.plan_after(away_ns, Plan::Heal);
+                }
+            }
             Fault::OneWay => {
                 if m != n {
                     sim.count("one-way block");
@@ -408,11 +465,21 @@ impl Chaos<'_> {
                     // From nothing more at all to some segments.
                     let room = random.below(5) * random.below(256 << 10);
                     self.fill(n, room);
-                    self.plan_after(away_ns, Plan::Space(n));
+                    // Long enough for a segment to become full.
+                    self.plan_after(away_ns + random.below(8 * SECOND), Plan::Space(n));
+                }
+            }
+            Fault::Rot => {
+                let bad: Vec<usize> = (0..self.bad.len()).filter(|&n| self.bad[n]).collect();
+                if let Some(&n) = random.pick(&bad)
+                    // A recovery under way has seen some of the log already: then nobody could say whether it sees this.
+                    && (self.cluster.is_serving(n) || !self.cluster.is_up(n))
+                {
+                    sim.rot(self.cluster.host(n));
                 }
             }
             // These are conditions of the world, or of bad disks.
-            Fault::Reset | Fault::Flip | Fault::Stall | Fault::DiskError | Fault::Rot | Fault::EraseGroup => {}
+            Fault::Reset | Fault::Flip | Fault::Stall | Fault::DiskError | Fault::Astray | Fault::StaleRead | Fault::EraseGroup => {}
         }
     }
 
@@ -454,8 +521,7 @@ impl Chaos<'_> {
             (0..cluster.len()).all(|n| cluster.is_serving(n))
         };
         if !self.cluster.run_until_holds(RECOVERY_NS, all) {
-            self.cluster.judge_mut().not_live("every node serves again", RECOVERY_NS);
-            return;
+            return self.overdue("every node serves again", RECOVERY_NS);
         }
         let ten_timeouts_ns = 10 * self.cluster.election_timeout_ns();
         let mut fresh = None;
@@ -467,8 +533,7 @@ impl Chaos<'_> {
             matches!(fate, Fate::Applied(_))
         });
         if !acknowledged {
-            self.cluster.judge_mut().not_live("a fresh write is acknowledged", TRANSPORT_NS + ten_timeouts_ns);
-            return;
+            return self.overdue("a fresh write is acknowledged", TRANSPORT_NS + ten_timeouts_ns);
         }
         self.converge();
         // And once more, from what is on the disks.
@@ -480,10 +545,28 @@ impl Chaos<'_> {
     }
 
     fn converge(&mut self) {
-        let quiet = |cluster: &mut Cluster| cluster.outstanding() == 0 && cluster.is_converged();
+        let quiet = |cluster: &mut Cluster| {
+            (0..cluster.len()).for_each(|n| cluster.start(n));
+            cluster.outstanding() == 0 && cluster.is_converged()
+        };
         if !self.cluster.run_until_holds(RECOVERY_NS, quiet) && self.cluster.outstanding() > 0 {
-            self.cluster.judge_mut().not_live("every proposal is resolved", RECOVERY_NS);
+            self.overdue("every proposal is resolved", RECOVERY_NS);
         }
-        self.cluster.settle();
+        if self.is_survivable() {
+            self.cluster.settle();
+        }
+    }
+
+    /// Whether every entry that was acknowledged has a good disk.
+    fn is_survivable(&self) -> bool {
+        self.bad.iter().filter(|&&bad| bad).count() <= self.bad.len() / 2
+    }
+
+    fn overdue(&mut self, what: &'static str, within_ns: u64) {
+        if self.is_survivable() {
+            self.cluster.judge_mut().not_live(what, within_ns);
+        } else {
+            self.cluster.sim().count("cluster stopped for good by damage");
+        }
     }
 }

@@ -9,11 +9,12 @@ use kontiki_io::Io;
 use crate::conditions::MILLISECOND;
 use crate::history::History;
 use crate::host::Host;
-use crate::judge::{Fate, Judge};
+use crate::judge::{Fate, Judge, Violation};
 use crate::machine::{Ledger, Machine};
-use crate::marks;
+use crate::marks::{self, Listener};
 use crate::sim::Sim;
 use crate::sim_io::SimIo;
+use crate::storage::BEYOND;
 use crate::workload::Workload;
 
 /// Where every node listens.
@@ -39,6 +40,8 @@ struct Node {
     may_stop: bool,
     /// Its disk has no space: it need not start.
     full: bool,
+    /// It has noticed damage on its disk, and is not yet whole again.
+    damaged: bool,
     /// Role and term after its last turn.
     standing: Option<(Role, u64)>,
     /// Unresolved proposals: (value, ticket).
@@ -64,12 +67,31 @@ pub struct Cluster {
     guess: usize,
     /// World time of the next proposal; `None`: the clients are silent.
     propose_at: Option<Time>,
+    /// What the nodes say.
+    listener: Listener,
+    /// So many violations had been found when a majority of the disks was damaged at once.
+    beyond: Option<usize>,
 }
 
 impl std::fmt::Debug for Cluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Cluster").field("sim", &self.sim).finish_non_exhaustive()
     }
+}
+
+/// Whether this may come of entries that were acknowledged and have no copy left.
+fn may_follow_from_loss(violation: &Violation) -> bool {
+    use Violation::{Diverged, FalselyAcknowledged, Lags, NotLinearizable, NotLive, Skipped, TermFell};
+    matches!(
+        violation,
+        Diverged { .. }
+            | FalselyAcknowledged { .. }
+            | Lags { .. }
+            | NotLinearizable { .. }
+            | NotLive { .. }
+            | Skipped { .. }
+            | TermFell { .. }
+    )
 }
 
 impl Cluster {
@@ -85,11 +107,23 @@ impl Cluster {
             running: None,
             may_stop: false,
             full: false,
+            damaged: false,
             standing: None,
             tickets: Vec::new(),
         };
         let nodes = hosts.iter().enumerate().map(node).collect();
-        Cluster { sim, setup, nodes, workload, judge: Judge::new(), history: History::default(), guess: 0, propose_at: None }
+        Cluster {
+            sim,
+            setup,
+            nodes,
+            workload,
+            judge: Judge::new(),
+            history: History::default(),
+            guess: 0,
+            propose_at: None,
+            listener: Listener::default(),
+            beyond: None,
+        }
     }
 
     /// The world.
@@ -100,6 +134,28 @@ impl Cluster {
     /// The judge.
     pub fn judge(&self) -> &Judge {
         &self.judge
+    }
+
+    /// Hears what its nodes say from now on: their driver runs with this listener.
+    pub(crate) fn set_listener(&mut self, listener: Listener) {
+        self.listener = listener;
+    }
+
+    /// Whether damage has reached a majority of the disks at once, so that an acknowledged entry may have lost its last copy.
+    pub fn is_beyond(&self) -> bool {
+        self.beyond.is_some()
+    }
+
+    /// What was broken that nothing excuses.
+    ///
+    /// An entry that was acknowledged has a copy on a majority of the disks, and every damage leaves evidence on its disk: a node that
+    /// knows of some gives no vote. So nothing may be lost unless a majority is damaged at once. From then on entries may be missing, which
+    /// shows as other entries in their places; but still no garbage may be applied, no answer be another's, no term have two leaders, no entry
+    /// stand twice.
+    pub fn objections(&self) -> Vec<Violation> {
+        let excused = |(n, violation): &(usize, &Violation)| self.beyond.is_some_and(|from| *n >= from) && may_follow_from_loss(violation);
+        let found = self.judge.violations().iter().enumerate();
+        found.filter(|found| !excused(found)).map(|(_, violation)| violation.clone()).collect()
     }
 
     /// The judge, to be told something.
@@ -234,9 +290,16 @@ impl Cluster {
     }
 
     fn turn(&mut self, n: usize) {
-        let Some(running) = &mut self.nodes[n].running else { return };
+        if self.beyond.is_none() && self.sim.counted(BEYOND) > 0 {
+            self.beyond = Some(self.judge.violations().len());
+        }
+        let Node { running: Some(running), host, damaged, .. } = &mut self.nodes[n] else { return };
         let role_before = running.reactor.standing().map(|(role, _)| role);
+        let (damages, losses) = self.listener.damages_and_losses();
         let turned = running.reactor.turn(Duration::MAX);
+        let heard = self.listener.damages_and_losses();
+        // A node on a lossy medium may say that it lost something when it did not.
+        *damaged |= heard.0 > damages || heard.1 > losses && self.sim.is_struck(*host);
         if let Some(role) = role_before
             && running.reactor.io().stats().bytes_read > running.read
         {
@@ -247,7 +310,11 @@ impl Cluster {
             Ok(State::Ended) => self.stopped(n, "it ended though nobody asked".into(), false),
             Ok(_) => self.watch(n),
             Err(TurnError::Start(error)) => self.stopped(n, error.to_string(), true),
-            Err(TurnError::Failed(failure)) => self.stopped(n, failure.to_string(), false),
+            Err(TurnError::Failed(failure)) => {
+                let reason = failure.to_string();
+                self.nodes[n].damaged |= reason.contains("damage");
+                self.stopped(n, reason, false);
+            }
         }
     }
 
@@ -273,6 +340,10 @@ impl Cluster {
             self.sim.meet(mark);
         }
         node.standing = standing;
+        if node.damaged && standing.is_some() && self.beyond.is_none() && !self.sim.is_recovering(node.host) {
+            node.damaged = false;
+            self.sim.meet(marks::HEALED);
+        }
         let (judge, history) = (&mut self.judge, &mut self.history);
         node.tickets.retain(|(value, ticket)| {
             let fate = match ticket.poll() {
@@ -373,6 +444,10 @@ impl Cluster {
 
     /// Holds what the clients saw against the judge's sense of order. False if that would take too much memory.
     pub(crate) fn judge_history(&mut self) -> bool {
+        if self.is_beyond() {
+            // Clients may have seen what then was lost.
+            return true;
+        }
         let (violations, decided) = self.history.verdict();
         self.judge.found(violations);
         decided

@@ -41,9 +41,6 @@ impl Delay {
 }
 
 /// One host's disk.
-///
-/// Faults still to come (each has its one place, `storage.rs`, where a write or read takes effect): writes that land
-/// elsewhere, stale reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskConditions {
     /// A read or a write, apart from moving the bytes; its tail is the stall of a flash card.
@@ -65,10 +62,21 @@ pub struct DiskConditions {
     /// A flush or a durable write says that it is done, and has flushed nothing: a drive that no engine can survive, for tests of
     /// the judge.
     pub lie: Odds,
-    /// A bit of a block that is read has rotted, for good.
+    /// A bit of what is read has rotted, for good. This and the next two happen only where they leave evidence, see `decay.rs`.
     pub rot: Odds,
+    /// A durable write of frames turns out to have gone astray: something else is overwritten, and its own place holds what it held before.
+    pub astray: Odds,
+    /// A read returns what one of its blocks held before it was written last.
+    pub stale: Odds,
     /// A power cut also garbles what stands before a write in flight, back to a multiple of this many bytes; zero: it never does.
     pub erase_group_bytes: u64,
+}
+
+impl DiskConditions {
+    /// Whether it forgets or mixes up what it was given.
+    pub(crate) fn decays(&self) -> bool {
+        [self.rot, self.astray, self.stale].iter().any(|&odds| odds != Odds::NEVER)
+    }
 }
 
 /// The network between the hosts.
@@ -143,6 +151,8 @@ impl Conditions {
                 flush_error: Odds::NEVER,
                 lie: Odds::NEVER,
                 rot: Odds::NEVER,
+                astray: Odds::NEVER,
+                stale: Odds::NEVER,
                 erase_group_bytes: 0,
             },
             network: NetworkConditions {
@@ -186,10 +196,10 @@ impl Conditions {
             drawn.network.latency = drawn.network.latency.with_tail(Odds::one_in(200), 250 * MILLISECOND);
         }
         if random.coin() {
-            drawn.network.reset = Odds::one_in(random.between(5_000, 100_000) as u32);
+            drawn.network.reset = Odds::one_in(random.between(300, 10_000) as u32);
         }
         if random.coin() {
-            drawn.network.flip = Odds::one_in(random.between(5_000, 100_000) as u32);
+            drawn.network.flip = Odds::one_in(random.between(300, 10_000) as u32);
         }
         drawn.network.buffer_bytes = 16 << random.between(10, 16);
         drawn.network.chunk_bytes = 1 << random.between(12, 17);

@@ -104,6 +104,11 @@ impl Disk {
         self.files.values().map(Inode::length).sum()
     }
 
+    /// Length of a file in bytes, as seen; zero if it is not there.
+    pub(crate) fn length(&self, file: FileId) -> u64 {
+        self.files.get(&file).map_or(0, Inode::length)
+    }
+
     /// Changes so far: a flush covers what was done before it began.
     pub(crate) fn clock(&self) -> u64 {
         self.clock

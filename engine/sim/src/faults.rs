@@ -17,6 +17,8 @@ pub enum Fault {
     Isolation,
     /// The hosts are split into two groups.
     Split,
+    /// Two hosts are cut off from each other, and from nobody else.
+    Partial,
     /// Nothing gets from one host to another; the way back is open.
     OneWay,
     /// The ways between some hosts become slow.
@@ -35,19 +37,24 @@ pub enum Fault {
     DiskError,
     /// Bits on a medium rot (bad disks only).
     Rot,
+    /// A write lands elsewhere (bad disks only).
+    Astray,
+    /// A read returns what was there before (bad disks only).
+    StaleRead,
     /// A power cut garbles what stands before a write in flight (bad disks only).
     EraseGroup,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Fault; 16] = [
+    pub const ALL: [Fault; 19] = [
         Fault::Crash,
         Fault::PowerCut,
         Fault::AllAtOnce,
         Fault::Pause,
         Fault::Isolation,
         Fault::Split,
+        Fault::Partial,
         Fault::OneWay,
         Fault::SlowLink,
         Fault::ClockJump,
@@ -57,6 +64,8 @@ impl Fault {
         Fault::Stall,
         Fault::DiskError,
         Fault::Rot,
+        Fault::Astray,
+        Fault::StaleRead,
         Fault::EraseGroup,
     ];
 
@@ -69,6 +78,7 @@ impl Fault {
             Fault::Pause => "pause",
             Fault::Isolation => "isolation",
             Fault::Split => "split",
+            Fault::Partial => "partial",
             Fault::OneWay => "one-way",
             Fault::SlowLink => "slow-link",
             Fault::ClockJump => "clock-jump",
@@ -78,6 +88,8 @@ impl Fault {
             Fault::Stall => "stall",
             Fault::DiskError => "disk-error",
             Fault::Rot => "rot",
+            Fault::Astray => "astray",
+            Fault::StaleRead => "stale-read",
             Fault::EraseGroup => "erase-group",
         }
     }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use kontiki_io::{Completion, Handle, IoErrorKind, IoStats, Name, Op, Token, Wake};
 
 use crate::conditions::DiskConditions;
+use crate::decay::Decay;
 use crate::disk::{Disk, FileId};
 use crate::op_class::OpClass;
 use crate::random::Random;
@@ -130,6 +131,7 @@ pub(crate) struct HostState {
     pub(crate) disk: Disk,
     pub(crate) disk_conditions: DiskConditions,
     pub(crate) disk_random: Random,
+    pub(crate) decay: Decay,
     pub(crate) injections: Vec<Injection>,
     pub(crate) held: Vec<OpClass>,
     pub(crate) withheld: Vec<u64>,

@@ -12,6 +12,7 @@
 mod chaos;
 mod cluster;
 mod conditions;
+mod decay;
 mod disk;
 mod faults;
 mod history;

@@ -2,6 +2,7 @@
 //! never met over many seeds means that the faults do not reach what they should.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kontiki::Role;
@@ -20,16 +21,22 @@ pub(crate) const LEADER_READ: &str = "leader read its log back";
 pub(crate) const FOLLOWER_READ: &str = "follower read its log back";
 pub(crate) const RECYCLED: &str = "segment recycled";
 pub(crate) const RECOVERED: &str = "recovering node has what it lost";
+pub(crate) const LEADER_CHANGES: &str = "leader changes";
+pub(crate) const POWER_CUTS: &str = "power cuts";
+pub(crate) const HEALED: &str = "healed damages";
 pub(crate) const BUSY: &str = "proposal refused: busy";
 pub(crate) const NEVER: &str = "outcome: never applied";
 pub(crate) const UNKNOWN: &str = "outcome: unknown";
-pub(crate) const UNDECIDED: &str = "history too entangled to judge";
+
+const DAMAGE: &str = "damage in acknowledged log found";
+const LOSSES: &str = "node came back with losses";
+pub(crate) const BEHIND: &str = "follower behind the log";
 
 /// What the engine says to its operator: the beginning of a message, and the mark it stands for.
 const SAID: [(&str, &str); 11] = [
     ("entries superseded by a newer leader's", "divergence healed"),
-    ("log recovered with losses", "node came back with losses"),
-    ("acknowledged log is damaged", "damage in acknowledged log found"),
+    ("log recovered with losses", LOSSES),
+    ("acknowledged log is damaged", DAMAGE),
     ("one copy of the hard state", "hard state repaired"),
     ("disk full: ", "disk full noticed"),
     ("disk space is back", "disk space is back"),
@@ -37,7 +44,7 @@ const SAID: [(&str, &str); 11] = [
     ("the log is poisoned", "log poisoned"),
     ("node stopped", "node stopped by itself"),
     ("does not read: connection cut", "slow reader cut off"),
-    ("a follower needs entries that are no longer", "follower behind the log"),
+    ("a follower needs entries that are no longer", BEHIND),
 ];
 
 /// Every mark, met or not.
@@ -52,10 +59,12 @@ pub fn marks() -> impl Iterator<Item = &'static str> {
         FOLLOWER_READ,
         RECYCLED,
         RECOVERED,
+        LEADER_CHANGES,
+        POWER_CUTS,
+        HEALED,
         BUSY,
         NEVER,
         UNKNOWN,
-        UNDECIDED,
     ];
     own.into_iter().chain(SAID.into_iter().map(|(_, mark)| mark))
 }
@@ -76,11 +85,23 @@ pub(crate) fn of_roles(before: (Role, u64), after: (Role, u64)) -> Option<&'stat
 
 /// Listens to what the engine says, and counts the marks in it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Listener(Arc<Mutex<Counts>>);
+pub(crate) struct Listener(Arc<Heard>);
+
+#[derive(Debug, Default)]
+struct Heard {
+    counts: Mutex<Counts>,
+    damages: AtomicU64,
+    losses: AtomicU64,
+}
 
 impl Listener {
     pub(crate) fn counts(&self) -> Counts {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How often a recovery has found damage, and how often one has found that something may be lost.
+    pub(crate) fn damages_and_losses(&self) -> (u64, u64) {
+        (self.0.damages.load(Ordering::Relaxed), self.0.losses.load(Ordering::Relaxed))
     }
 }
 
@@ -103,7 +124,9 @@ impl Subscriber for Listener {
         let mut message = Message(String::new());
         event.record(&mut message);
         if let Some((_, mark)) = SAID.iter().find(|(said, _)| message.0.starts_with(said)) {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).add(mark);
+            self.0.counts.lock().unwrap_or_else(PoisonError::into_inner).add(mark);
+            self.0.damages.fetch_add(u64::from(*mark == DAMAGE), Ordering::Relaxed);
+            self.0.losses.fetch_add(u64::from(*mark == LOSSES), Ordering::Relaxed);
         }
     }
 

@@ -133,6 +133,26 @@ impl Sim {
         result
     }
 
+    /// A bit rots of what lies on a host's disk, where that leaves evidence.
+    pub(crate) fn rot(&self, host: Host) {
+        self.0.borrow_mut().rot_at_rest(host.0);
+    }
+
+    /// How often a kind of fault has happened so far.
+    pub(crate) fn counted(&self, what: &str) -> u64 {
+        self.0.borrow().counts.get(what)
+    }
+
+    /// Whether something is damaged on a host's disk.
+    pub(crate) fn is_struck(&self, host: Host) -> bool {
+        self.0.borrow().hosts[host.0].decay.is_struck()
+    }
+
+    /// Whether the hard state on a host's disk says that its node is recovering.
+    pub(crate) fn is_recovering(&self, host: Host) -> bool {
+        self.0.borrow().hosts[host.0].recovering
+    }
+
     /// The conditions of one host's disk.
     pub fn disk_conditions(&self, host: Host) -> DiskConditions {
         self.0.borrow().hosts[host.0].disk_conditions.clone()
@@ -348,15 +368,17 @@ impl World {
             losses += u64::from(!keep);
             keep
         });
+        let mut garbled = 0;
         for (file, offset, _) in writes {
             let group = state.disk_conditions.erase_group_bytes;
             let Some(from) = offset.checked_div(group).map(|groups| groups * group) else { continue };
             if from < offset && state.disk_random.coin() {
                 let random = &mut state.disk_random;
                 state.disk.garble(file, from, offset - from, &mut || random.bits());
-                self.counts.add("erase group garbled");
+                garbled += 1;
             }
         }
+        (0..garbled).for_each(|_| self.strike(host, "erase group garbled"));
         let boot = self.hosts[host].boot;
         for (connection, side) in self.network.sides_of(host, boot) {
             self.lose_side(connection, side);

@@ -4,11 +4,14 @@ use kontiki_io::{Handle, IoBuf, IoErrorKind, Op, Output};
 
 use crate::conditions::SECOND;
 use crate::disk::FileId;
-use crate::host::{Pending, Resource};
+use crate::host::{HostState, Pending, Resource};
 use crate::marks;
 use crate::op_class::OpClass;
 use crate::trace::hash_bytes;
 use crate::world::World;
+
+/// Counts the times at which a majority of the disks is damaged, and an entry that was acknowledged may be lost.
+pub(crate) const BEYOND: &str = "damage on a majority of disks";
 
 type Ended = Result<Output, IoErrorKind>;
 
@@ -89,12 +92,13 @@ impl World {
                 let Some(id) = self.file(host, *file) else { return Err(IoErrorKind::NotFound) };
                 let bytes = data.bytes();
                 let durable = *durable && !self.lies(host);
-                self.hosts[host].disk.write(id, *offset, bytes, durable, &mut |_| true)?;
+                self.write(host, id, *offset, bytes, durable)?;
                 if let Some(recovering) = says_recovering(bytes)
                     && std::mem::replace(&mut self.hosts[host].recovering, recovering)
                     && !recovering
                 {
                     self.marks.add(marks::RECOVERED);
+                    self.hosts[host].decay.made_good();
                 }
                 self.record(host, "written", *offset, bytes.len() as u64, hash_bytes(bytes));
                 Ok(Output::Done)
@@ -126,16 +130,69 @@ impl World {
 
     fn read(&mut self, host: usize, file: Handle, offset: u64, buf: &mut IoBuf, len: usize) -> Ended {
         let Some(id) = self.file(host, file) else { return Err(IoErrorKind::NotFound) };
-        let state = &mut self.hosts[host];
-        if state.disk_random.happens(state.disk_conditions.rot) {
-            let at = offset + state.disk_random.below(len as u64);
-            if state.disk.flip_in(id, at, state.disk_random.below(8) as u8) {
-                self.counts.add("rot");
-                self.record(host, "rot", at, 0, 0);
+        let into = &mut buf.bytes_mut()[..len];
+        let HostState { disk, disk_random: random, disk_conditions, decay, .. } = &mut self.hosts[host];
+        let rotten = if random.happens(disk_conditions.rot) { decay.rot(disk, random, id, offset, len) } else { None };
+        let read = disk.read(id, offset, into)?;
+        let stale = random.happens(disk_conditions.stale) && read > 0;
+        let stale = if stale { decay.stale(disk, random, id, offset, &mut into[..read]) } else { None };
+        for (what, at) in [("rot", rotten), ("stale read", stale)] {
+            if let Some(at) = at {
+                self.record(host, what, at, 0, 0);
+                self.strike(host, what);
             }
         }
-        let read = self.hosts[host].disk.read(id, offset, &mut buf.bytes_mut()[..len])?;
         Ok(Output::Bytes(read))
+    }
+
+    fn write(&mut self, host: usize, file: FileId, offset: u64, bytes: &[u8], durable: bool) -> Result<(), IoErrorKind> {
+        let HostState { disk, disk_random: random, disk_conditions, decay, boot, .. } = &mut self.hosts[host];
+        let followed = durable && disk_conditions.decays();
+        if followed {
+            let astray = random.happens(disk_conditions.astray);
+            decay.writing(disk, *boot, file, offset, bytes, astray);
+        }
+        disk.write(file, offset, bytes, durable, &mut |_| true)?;
+        if followed {
+            decay.written(file, offset, bytes);
+            self.find_stray(host);
+        }
+        Ok(())
+    }
+
+    /// A write that was reported done turns out to have landed elsewhere, now that there is evidence of it.
+    fn find_stray(&mut self, host: usize) {
+        let updating = self.updates_hard_state(host);
+        let HostState { disk, disk_random: random, decay, boot, .. } = &mut self.hosts[host];
+        if let Some(at) = decay.stray(disk, random, *boot, updating) {
+            self.record(host, "astray", at, 0, 0);
+            self.strike(host, "write gone astray");
+        }
+    }
+
+    fn updates_hard_state(&self, host: usize) -> bool {
+        let mut operations = self.hosts[host].process.operations.values();
+        operations.any(|pending| matches!(&pending.op, Op::Write { data, .. } if says_recovering(data.bytes()).is_some()))
+    }
+
+    /// A bit rots of what lies on a disk.
+    pub(crate) fn rot_at_rest(&mut self, host: usize) {
+        let updating = self.updates_hard_state(host);
+        let HostState { disk, disk_random: random, decay, .. } = &mut self.hosts[host];
+        if decay.rot_at_rest(disk, random, updating) {
+            self.record(host, "rot", 0, 0, 0);
+            self.strike(host, "rot");
+        }
+    }
+
+    /// Counts damage to what was durable; and whether so many disks have some at once that nothing need be left of an entry.
+    pub(crate) fn strike(&mut self, host: usize, what: &'static str) {
+        self.counts.add(what);
+        self.hosts[host].decay.strike();
+        let struck = self.hosts.iter().filter(|state| state.decay.is_struck()).count();
+        if struck > self.hosts.len() / 2 {
+            self.counts.add(BEYOND);
+        }
     }
 
     fn carry_out_in_directory(&mut self, host: usize, op: &Op, covers: u64) -> Ended {

@@ -7,6 +7,7 @@ use kontiki_core::Time;
 use kontiki_io::{Completion, Handle, IoError, IoErrorKind, IoStats, Op, Output, Token};
 
 use crate::conditions::Conditions;
+use crate::decay::Decay;
 use crate::disk::Disk;
 use crate::host::{Clock, Host, HostState, Pending, Process, Resource};
 use crate::limits;
@@ -81,6 +82,7 @@ impl World {
             disk: Disk::new(self.conditions.disk.capacity_bytes),
             disk_conditions: self.conditions.disk.clone(),
             disk_random: Random::stream(self.seed, 2_000 + host as u64),
+            decay: Decay::default(),
             injections: Vec::new(),
             held: Vec::new(),
             withheld: Vec::new(),
