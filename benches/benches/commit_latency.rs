@@ -1,26 +1,23 @@
 //! From `propose` to the ticket resolved: durable on a majority and applied.
 //!
 //! `cargo bench -p kontiki-benches --bench commit_latency`; `KONTIKI_BENCH_DIR` chooses the disk.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs)]
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use kontiki::ApplyOn;
-use kontiki_benches::{Cluster, bench_dir, describe_machine};
+use kontiki_benches::{Cluster, describe_machine};
 
 fn commit_latency(c: &mut Criterion) {
-    let mut described = false;
-    for replicas in [1, 3] {
+    describe_machine();
+    for replicas in [1, 3, 5] {
         let cluster = Cluster::start(replicas, ApplyOn::Reactor);
-        if !std::mem::replace(&mut described, true) {
-            describe_machine(bench_dir().path(), &cluster.leader().status().unwrap().backend);
-        }
         let mut group = c.benchmark_group(format!("commit/{replicas}-replicas"));
         group.sample_size(20).measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_secs(1));
         for entry_bytes in [16, 128, 1024] {
-            for in_flight in [1, 16, 256] {
+            for in_flight in [1, 16, 256, 4096] {
                 let payload = vec![0x5A; entry_bytes];
                 let mut tickets = VecDeque::with_capacity(in_flight);
                 group.throughput(Throughput::Elements(1));

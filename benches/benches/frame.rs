@@ -4,10 +4,12 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use kontiki_benches::describe_machine;
 use kontiki_core::{ClusterId, FrameMeta, GroupId, LogIndex, Term};
 use kontiki_frame::{BODY_OFFSET, Header, Kind, frame_bytes, put_entry, seal, verify};
 
 fn frames(c: &mut Criterion) {
+    describe_machine();
     let mut group = c.benchmark_group("frame");
     for (entry_bytes, count) in [(16usize, 1u32), (16, 4096), (128, 1024), (1024, 240)] {
         let body = (4 + entry_bytes) * count as usize;

@@ -1,111 +1,29 @@
-//! What the benches share: clusters in one process, and the machine they ran on.
-#![allow(clippy::print_stderr, reason = "benches speak to the person who runs them")]
+//! What measures Kontiki: the floor it is held against, logs without a node, what a machine is, and replicas in one process.
+//!
+//! `kontiki bench` and the benches of this package share it; no part of the product depends on it.
+#![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
-use std::net::TcpListener;
-use std::path::Path;
+mod cluster;
+mod core_load;
+mod environment;
+pub mod floor;
+mod probe;
+mod stored_log;
+mod world;
 
-use kontiki::{ApplyError, ApplyOn, Config, Entries, LogIndex, Member, Node, ProposeError, Replies, Role, StateMachine, Ticket};
 use tempfile::TempDir;
 
-/// Counts entries, and calls itself durable at once, so that the log is recycled.
-#[derive(Debug, Default)]
-pub struct Counter {
-    count: u64,
-    index: LogIndex,
-}
-
-impl StateMachine for Counter {
-    fn apply(&mut self, entries: Entries<'_>, replies: &mut Replies<'_>) -> Result<(), ApplyError> {
-        for entry in entries {
-            self.count += 1;
-            self.index = entry.index;
-            replies.push(&self.count.to_le_bytes());
-        }
-        Ok(())
-    }
-
-    fn durable(&self) -> LogIndex {
-        self.index
-    }
-}
-
-/// Replicas on loopback, in one process, with real files.
-#[derive(Debug)]
-pub struct Cluster {
-    nodes: Vec<Node>,
-    leader: usize,
-    _dir: TempDir,
-}
-
-impl Cluster {
-    /// Starts `replicas` and waits for a leader.
-    ///
-    /// # Panics
-    /// If a replica does not start: a bench has nothing else to do then.
-    pub fn start(replicas: usize, apply_on: ApplyOn) -> Cluster {
-        let dir = bench_dir();
-        let listeners: Vec<TcpListener> = (0..replicas).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-        let addrs = listeners.iter().map(|l| l.local_addr().expect("bound"));
-        let members: Vec<Member> = addrs.zip(1..).map(|(addr, id)| Member { id, addr }).collect();
-        drop(listeners);
-        let start = |m: &Member| {
-            let mut config = Config::new(0xBE4C, m.id, members.clone(), dir.path().join(m.id.to_string()));
-            config.apply_on = apply_on;
-            config.retention_bytes = 64 << 20;
-            // Benches overload the machine on purpose: elections would only be noise.
-            config.election_min_ms = 2_000;
-            config.election_max_ms = 4_000;
-            Node::builder(config).start(Counter::default()).expect("the replica starts")
-        };
-        let nodes: Vec<Node> = members.iter().map(start).collect();
-        let leads = |n: &Node| n.status().is_some_and(|s| s.role == Role::Leader && s.commit.0 > 0);
-        let leader = loop {
-            match nodes.iter().position(leads) {
-                Some(at) => break at,
-                None => std::thread::yield_now(),
-            }
-        };
-        Cluster { nodes, leader, _dir: dir }
-    }
-
-    /// The replica that leads.
-    ///
-    /// # Panics
-    /// Never: a leader was found at the start.
-    pub fn leader(&self) -> &Node {
-        &self.nodes[self.leader]
-    }
-
-    /// Commits `entries` proposals of `payload` in a closed loop, at most `in_flight` open at once.
-    ///
-    /// # Panics
-    /// If the leader is lost: the figure would be worthless.
-    pub fn commit(&self, payload: &[u8], in_flight: usize, entries: u64, tickets: &mut VecDeque<Ticket>) {
-        let mut proposed = 0;
-        while proposed < entries || !tickets.is_empty() {
-            while proposed < entries && tickets.len() < in_flight {
-                match self.leader().propose(payload) {
-                    Ok(ticket) => {
-                        tickets.push_back(ticket);
-                        proposed += 1;
-                    }
-                    Err(ProposeError::Busy) => break,
-                    Err(error) => panic!("{error}"),
-                }
-            }
-            match tickets.pop_front() {
-                Some(ticket) => drop(ticket.wait().expect("committed")),
-                None => std::thread::yield_now(),
-            }
-        }
-    }
-}
+pub use cluster::{Cluster, Counter};
+pub use core_load::CoreLoad;
+pub use environment::{Environment, guest_halt_poll_ns};
+pub use probe::{Probe, probe};
+pub use stored_log::{Recovery, Scan, StoredLog, scan};
+pub use world::Failed;
 
 /// A directory on the disk to be measured: `KONTIKI_BENCH_DIR`, or the system's temporary directory.
 ///
 /// # Panics
-/// If it cannot be made.
+/// If it cannot be made: a bench has nothing else to do then.
 pub fn bench_dir() -> TempDir {
     match std::env::var_os("KONTIKI_BENCH_DIR") {
         Some(dir) => tempfile::tempdir_in(dir).expect("a directory in KONTIKI_BENCH_DIR"),
@@ -113,28 +31,15 @@ pub fn bench_dir() -> TempDir {
     }
 }
 
-/// Says on which machine a bench runs: kernel, processors, file system, backend.
-pub fn describe_machine(dir: &Path, backend: &str) {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let kernel = read("/proc/sys/kernel/osrelease");
-    let cpus = std::thread::available_parallelism().map_or(0, usize::from);
-    let model =
-        read("/proc/cpuinfo").lines().find_map(|l| l.strip_prefix("model name").map(|m| m.trim_start_matches([' ', '\t', ':']).to_owned()));
-    let mounts = read("/proc/mounts");
-    let mount = mounts
-        .lines()
-        .filter_map(|l| {
-            let mut words = l.split(' ');
-            Some((words.next()?, words.next()?, words.next()?))
-        })
-        .filter(|(_, at, _)| dir.starts_with(at))
-        .max_by_key(|(_, at, _)| at.len());
-    let (device, _, fs) = mount.unwrap_or(("?", "?", "?"));
-    let poll = read("/sys/module/haltpoll/parameters/guest_halt_poll_ns");
-    eprintln!(
-        "machine: Linux {}, {cpus} x {}; {fs} on {device}; halt polling {}; {backend}",
-        kernel.trim(),
-        model.as_deref().unwrap_or(std::env::consts::ARCH),
-        if poll.trim().is_empty() { "unknown" } else { poll.trim() },
-    );
+/// Says on which machine a bench runs, and what the bare machine takes for what a replica does.
+#[allow(clippy::print_stderr, reason = "a bench speaks to the person who runs it")]
+pub fn describe_machine() {
+    // Benches of one run are programs of their own; each says it once.
+    let dir = bench_dir();
+    eprintln!("\n{}", Environment::here(dir.path()));
+    match probe(dir.path()) {
+        Ok(probe) => probe.rows().iter().for_each(|(name, value)| eprintln!("{name:>22}: {value}")),
+        Err(error) => eprintln!("no probe: {error}"),
+    }
+    eprintln!();
 }
