@@ -56,7 +56,7 @@ impl Node {
 #[derive(Parser, Clone, Debug)]
 struct Options {
     /// Size of an entry, in bytes
-    #[arg(long, value_name = "N", default_value_t = 128)]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = at_least_one)]
     entry_bytes: usize,
     /// Proposals in flight
     #[arg(long, value_name = "M", default_value_t = 256, value_parser = at_least_one)]

@@ -107,7 +107,13 @@ impl Replica {
             }
             self.write_and_send()?;
             self.log.keep_from(self.engine.get_compacted_idx() as u64);
-            match inbox.recv_timeout(tick.saturating_duration_since(Instant::now())) {
+            let now = Instant::now();
+            if now >= tick {
+                self.engine.tick();
+                tick = now + TICK;
+                continue;
+            }
+            match inbox.recv_timeout(tick - now) {
                 Ok(event) => {
                     self.handle(event);
                     inbox.try_iter().for_each(|event| self.handle(event));
@@ -115,10 +121,7 @@ impl Replica {
                         self.engine.handle_incoming(message);
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => {
-                    self.engine.tick();
-                    tick += TICK;
-                }
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => bail!("the transport is gone"),
             }
         }

@@ -106,15 +106,18 @@ impl Replica {
                 }
             }
             self.links.flush()?;
-            match inbox.recv_timeout(tick.saturating_duration_since(Instant::now())) {
+            let now = Instant::now();
+            if now >= tick {
+                self.raft.tick();
+                tick = now + TICK;
+                continue;
+            }
+            match inbox.recv_timeout(tick - now) {
                 Ok(event) => {
                     self.handle(event)?;
                     inbox.try_iter().try_for_each(|event| self.handle(event))?;
                 }
-                Err(RecvTimeoutError::Timeout) => {
-                    self.raft.tick();
-                    tick += TICK;
-                }
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => bail!("the transport is gone"),
             }
         }
