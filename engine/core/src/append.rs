@@ -143,3 +143,45 @@ fn is_well_formed(append: &Append) -> bool {
         && (frame.first.0 > 1 || frame.prev_term.0 == 0)
         && (frame.first.0 == 1 || frame.prev_term.0 > 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each bound by itself, with all else in order.
+    #[test]
+    fn what_no_correct_leader_sends() {
+        let at = |first, from, to, count, term, prev_term, leader| Append {
+            leader_term: Term(leader),
+            commit: LogIndex(0),
+            frame: FrameMeta { term: Term(term), first: LogIndex(first), count, prev_term: Term(prev_term) },
+            range: IndexRange { from: LogIndex(from), to: LogIndex(to) },
+        };
+        let good = [
+            at(1, 1, 1, 1, 1, 0, 1),
+            at(1, 2, 3, 4, 2, 0, 3),
+            at(7, 7, 9, 3, 5, 5, 5),
+            at(MAX_INDEX, MAX_INDEX, MAX_INDEX, 1, MAX_TERM, MAX_TERM, MAX_TERM),
+        ];
+        for append in good {
+            assert!(is_well_formed(&append), "{append:?}");
+        }
+        let bad = [
+            ("no entries", at(7, 7, 7, 0, 5, 4, 5)),
+            ("begins at zero", at(0, 0, 0, 1, 5, 0, 5)),
+            ("begins past the greatest index", at(u64::MAX, u64::MAX, u64::MAX, 1, 5, 4, 5)),
+            ("leader's term past the greatest", at(7, 7, 9, 3, 5, 4, MAX_TERM + 1)),
+            ("range before the frame", at(7, 6, 9, 3, 5, 4, 5)),
+            ("range that is empty", at(7, 9, 8, 3, 5, 4, 5)),
+            ("range past the frame", at(7, 7, 10, 3, 5, 4, 5)),
+            ("term zero", at(1, 1, 1, 1, 0, 0, 1)),
+            ("entries newer than their leader", at(7, 7, 9, 3, 6, 4, 5)),
+            ("terms that fall", at(7, 7, 9, 3, 5, 6, 7)),
+            ("a term before the first entry", at(1, 1, 1, 1, 5, 4, 5)),
+            ("no term before a later entry", at(7, 7, 9, 3, 5, 0, 5)),
+        ];
+        for (what, append) in bad {
+            assert!(!is_well_formed(&append), "{what}: {append:?}");
+        }
+    }
+}

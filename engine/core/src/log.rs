@@ -269,4 +269,26 @@ mod tests {
         log.append(WriteId(2), range(5, 5), Term(2), Time(0));
         assert_eq!(log.term(LogIndex(5)), EntryTerm::Known(Term(2)));
     }
+
+    #[test]
+    fn a_run_begins_where_its_term_does() {
+        let mut log = empty();
+        log.append(WriteId(1), range(1, 3), Term(1), Time(0));
+        log.append(WriteId(2), range(4, 9), Term(3), Time(0));
+        assert_eq!([2, 4, 9].map(|at| log.run_start(LogIndex(at)).0), [1, 4, 4]);
+        log.written(WriteId(2));
+        log.compact(LogIndex(6), Term(3));
+        assert_eq!([5, 6, 9].map(|at| log.run_start(LogIndex(at)).0), [5, 6, 6]);
+    }
+
+    /// Compacting to the last entry keeps its term.
+    #[test]
+    fn the_last_entry_is_known_after_all_before_it_went() {
+        let mut log = empty();
+        log.append(WriteId(1), range(1, 4), Term(1), Time(0));
+        log.written(WriteId(1));
+        log.compact(LogIndex(4), Term(1));
+        log.append(WriteId(2), range(5, 5), Term(2), Time(0));
+        assert_eq!(log.term(LogIndex(4)), EntryTerm::Known(Term(1)));
+    }
 }

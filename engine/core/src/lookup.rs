@@ -64,7 +64,18 @@ mod tests {
         assert_eq!(lookups.term(LogIndex(10)), None);
         assert_eq!(lookups.term(LogIndex(2)), None);
         lookups.truncate(LogIndex(9));
-        assert_eq!(lookups.term(LogIndex(6)), None);
+        assert_eq!([3, 6, 9, 12].map(|at| lookups.term(LogIndex(at))), [Some(Term(2)), None, None, None]);
         assert!(!lookups.answer(LogIndex(6), Some(Term(1))), "nobody asked");
+    }
+
+    /// The answer to a question about an entry that is gone says nothing of what stands there now.
+    #[test]
+    fn a_question_is_forgotten_with_its_entry() {
+        for (at, kept) in [(4, true), (5, false), (6, false)] {
+            let mut lookups = Lookups::default();
+            assert!(lookups.ask(LogIndex(at)));
+            lookups.truncate(LogIndex(5));
+            assert_eq!(lookups.answer(LogIndex(at), Some(Term(1))), kept, "asked for {at}");
+        }
     }
 }

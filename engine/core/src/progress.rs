@@ -306,4 +306,84 @@ mod tests {
         assert_eq!((progress.next(), progress.inflight.bytes()), (LogIndex(5), 0), "never below matched + 1");
         assert!(progress.sending.is_none());
     }
+
+    /// Replicating from 5 on, with a frame of entries 5 to 9 in flight.
+    fn replicating() -> Progress {
+        let mut progress = Progress::new(LogIndex(5), NOW);
+        progress.accepted(LogIndex(4), NOW);
+        ask(&mut progress, 9);
+        progress.sent(LogIndex(9), 10, 1, 1, NOW);
+        assert_eq!((progress.mode, progress.next()), (Mode::Replicate, LogIndex(10)));
+        progress
+    }
+
+    /// An answer to an earlier frame ends a probe only where it says that the logs agree up to the probe.
+    #[test]
+    fn a_probe_ends_with_an_answer_to_it() {
+        for received in [false, true] {
+            let answer = |progress: &mut Progress, index| match received {
+                true => progress.received(LogIndex(index), NOW),
+                false => assert!(progress.accepted(LogIndex(index), NOW)),
+            };
+            let mut progress = Progress::new(LogIndex(10), NOW);
+            ask(&mut progress, 12);
+            progress.sent(LogIndex(12), 10, 1, 1, NOW);
+            answer(&mut progress, 4);
+            assert!(matches!(progress.mode, Mode::Probe { .. }) && progress.next() == LogIndex(10));
+            answer(&mut progress, 10);
+            assert_eq!((progress.mode, progress.next()), (Mode::Replicate, LogIndex(13)), "the probe itself is not sent again");
+        }
+    }
+
+    /// A request that begins where replicating goes on counts; any other is sent and not counted.
+    #[test]
+    fn requests_under_way_when_replicating_begins() {
+        for (matched, next, bytes) in [(4, 10, 10), (6, 7, 0)] {
+            let mut progress = Progress::new(LogIndex(5), NOW);
+            ask(&mut progress, 9);
+            progress.accepted(LogIndex(matched), NOW);
+            assert_eq!(progress.mode, Mode::Replicate);
+            progress.sent(LogIndex(9), 10, 1, 1, NOW);
+            assert_eq!((progress.next().0, progress.inflight.bytes()), (next, bytes), "matched {matched}");
+        }
+        // A void one stays void, wherever replicating goes on.
+        let mut progress = Progress::new(LogIndex(5), NOW);
+        ask(&mut progress, 9);
+        progress.probe_from(LogIndex(5));
+        progress.accepted(LogIndex(4), NOW);
+        progress.sent(LogIndex(9), 10, 1, 1, NOW);
+        assert_eq!((progress.next().0, progress.inflight.bytes()), (5, 0));
+        // Acknowledged past what is being sent.
+        let mut progress = replicating();
+        ask(&mut progress, 12);
+        progress.accepted(LogIndex(11), NOW);
+        progress.sent(LogIndex(12), 10, 1, 1, NOW);
+        assert_eq!((progress.next().0, progress.inflight.bytes()), (12, 0));
+    }
+
+    #[test]
+    fn what_is_lost_is_what_left_no_trace() {
+        let later = Time(100);
+        for (holds, lost) in [(4, 5), (6, 7), (8, 9), (9, 5)] {
+            let mut progress = replicating();
+            progress.received(LogIndex(holds), NOW);
+            assert_eq!(progress.lost_from(101, later), None, "patience");
+            assert_eq!(progress.lost_from(100, later), Some(LogIndex(lost)), "it holds {holds}");
+        }
+        let mut progress = replicating();
+        progress.accepted(LogIndex(9), NOW);
+        assert_eq!(progress.lost_from(100, later), None, "nothing is missing");
+    }
+
+    #[test]
+    fn a_longer_log_is_a_sign_of_life() {
+        let mut progress = replicating();
+        progress.reports(LogIndex(6), Time(50));
+        assert_eq!(progress.lost_from(100, Time(149)), None);
+        progress.reports(LogIndex(6), Time(60));
+        progress.reports(LogIndex(5), Time(70));
+        assert_eq!(progress.lost_from(100, Time(150)), Some(LogIndex(5)));
+        progress.behind();
+        assert_eq!(progress.mode, Mode::Behind { seen: LogIndex(5) });
+    }
 }

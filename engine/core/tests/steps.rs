@@ -1,0 +1,419 @@
+//! One core, stepped by hand: moments that a script's world, which settles after each line, does not stop at.
+#![allow(clippy::unwrap_used)]
+
+use kontiki_core::limits::{MAX_INDEX, MAX_TERM, PENDING_WRITES};
+use kontiki_core::{
+    Append, Config, Effect, Effects, Event, FrameMeta, LogIndex, Message, NodeId, Raft, Restored, Role, SessionId, Term, Time, WriteId,
+};
+
+const MS: u64 = 1_000_000;
+const ELECTION_MAX: u64 = 300 * MS;
+const HEARTBEAT: u64 = 40 * MS;
+
+/// Node 1 of a cluster; its session with node `n` has the number `n`.
+struct One {
+    raft: Raft,
+    now: Time,
+    voters: u64,
+}
+
+impl One {
+    fn start(voters: u64, restored: Restored) -> One {
+        let config = Config {
+            id: NodeId(1),
+            voters: (1..=voters).map(NodeId).collect(),
+            election_min_ns: ELECTION_MAX / 2,
+            election_max_ns: ELECTION_MAX,
+            heartbeat_ns: HEARTBEAT,
+            window_bytes: 1 << 20,
+            window_frames: 16,
+            seed: 1,
+        };
+        let mut one = One { raft: Raft::new(config, restored, Time(0)), now: Time(0), voters };
+        for peer in 2..=voters {
+            one.connect(peer, peer);
+        }
+        one
+    }
+
+    /// One event and the end of its turn.
+    fn step(&mut self, event: Event) -> Effects {
+        let mut effects = Effects::new();
+        self.raft.step(self.now, event, &mut effects);
+        self.raft.flush(self.now, &mut effects);
+        effects
+    }
+
+    fn connect(&mut self, peer: u64, session: u64) -> Effects {
+        self.step(Event::SessionUp { peer: NodeId(peer), session: SessionId(session) })
+    }
+
+    fn hear(&mut self, peer: u64, message: Message) -> Effects {
+        self.hear_in(peer, peer, message)
+    }
+
+    fn hear_in(&mut self, peer: u64, session: u64, message: Message) -> Effects {
+        self.step(Event::Message { from: NodeId(peer), session: SessionId(session), message })
+    }
+
+    /// Ticks `late` nanoseconds after the deadline.
+    fn tick(&mut self, late: u64) -> Effects {
+        self.now = self.raft.deadline().plus_ns(late);
+        self.step(Event::Tick)
+    }
+
+    /// The newest hard state asked for in `effects` is durable.
+    fn save(&mut self, effects: &Effects) -> Effects {
+        let write = effects.iter().find_map(|e| if let Effect::PersistHardState { write, .. } = e { Some(*write) } else { None });
+        self.step(Event::HardStateDurable { write: write.unwrap() })
+    }
+
+    /// Campaigns, with its own vote durable; `recovering`: so says every peer of itself.
+    fn campaign(&mut self, recovering: bool) {
+        self.tick(0);
+        assert_eq!(self.raft.role(), Role::PreCandidate);
+        // A refusal names the voter's own term.
+        let term = Term(self.raft.term().0 + u64::from(!recovering));
+        let mut effects = Effects::new();
+        for peer in 2..=self.voters {
+            if self.raft.role() == Role::PreCandidate {
+                effects = self.hear(peer, pre_vote_reply(term, !recovering, recovering));
+            }
+        }
+        assert_eq!(self.raft.role(), Role::Candidate);
+        self.save(&effects);
+    }
+
+    /// Leads; returns the no-op that it asks for.
+    fn lead(&mut self, recovering: bool) -> FrameMeta {
+        self.campaign(recovering);
+        let term = self.raft.term();
+        for peer in 2..=self.voters {
+            let effects = self.hear(peer, Message::VoteReply { term, granted: true });
+            if let Some(noop) = effects.iter().find_map(|e| if let Effect::SealNoop { frame } = e { Some(*frame) } else { None }) {
+                return noop;
+            }
+        }
+        panic!("not elected: {:?}", self.raft.role())
+    }
+
+    fn seal(&mut self, frame: FrameMeta) -> Effects {
+        self.step(Event::Sealed { frame, bytes: 4096 })
+    }
+}
+
+fn pre_vote_reply(term: Term, granted: bool, recovering: bool) -> Message {
+    Message::PreVoteReply { term, granted, last_index: LogIndex(0), last_term: Term(0), recovering }
+}
+
+/// A log of entries `1..=last`, all of term 1.
+fn log(last: u64) -> Restored {
+    Restored { term: Term(1), first: LogIndex(1), last: LogIndex(last), runs: vec![(LogIndex(1), Term(1))], ..Restored::default() }
+}
+
+fn heartbeat(term: u64) -> Message {
+    Message::Heartbeat { term: Term(term), commit: LogIndex(0), round: 1, term_start: LogIndex(0), session_commit: LogIndex(0) }
+}
+
+fn heartbeat_reply(term: Term, last_index: u64) -> Message {
+    Message::HeartbeatReply { term, round: 0, recovering: false, last_index: LogIndex(last_index) }
+}
+
+/// The frame of one entry of `term` at `index`, after an entry of `prev_term`.
+fn frame_of(from: u64, term: u64, index: u64, prev_term: u64) -> Event {
+    let frame = FrameMeta { term: Term(term), first: LogIndex(index), count: 1, prev_term: Term(prev_term) };
+    let append = Append { leader_term: Term(term), commit: LogIndex(0), frame, range: frame.range() };
+    Event::Append { from: NodeId(from), session: SessionId(from), append }
+}
+
+fn writes(effects: &Effects) -> Option<WriteId> {
+    effects.iter().find_map(|e| if let Effect::AppendFrame { write, .. } = e { Some(*write) } else { None })
+}
+
+fn sends(effects: &Effects, kind: impl Fn(&Message) -> bool) -> bool {
+    effects.iter().any(|e| matches!(e, Effect::Send { message, .. } if kind(message)))
+}
+
+fn asks_for_pre_votes(effects: &Effects) -> bool {
+    sends(effects, |m| matches!(m, Message::PreVote { .. }))
+}
+
+/// From where frames are to be sent to `peer`.
+fn sent_from(effects: &Effects, peer: u64) -> Option<u64> {
+    effects.iter().find_map(|e| match e {
+        Effect::SendFrames { to, from, .. } if to.0 == peer => Some(from.0),
+        _ => None,
+    })
+}
+
+fn behind(effects: &Effects) -> bool {
+    effects.iter().any(|e| matches!(e, Effect::FollowerBehind { .. }))
+}
+
+/// H01: entries of older terms are on a majority's disks, and the leader's own no-op is not even sealed.
+#[test]
+fn a_leader_commits_nothing_before_its_noop() {
+    let mut one = One::start(3, log(2));
+    let noop = one.lead(false);
+    one.hear(2, Message::Accepted { term: noop.term, matched: LogIndex(2) });
+    assert_eq!((one.raft.commit(), one.raft.next_frame(1)), (LogIndex(0), None));
+    let write = writes(&one.seal(noop)).unwrap();
+    assert_eq!(one.raft.next_frame(0), None, "a frame has entries");
+    assert_eq!(one.raft.next_frame(1).map(|frame| frame.first), Some(LogIndex(4)));
+    one.hear(2, Message::Accepted { term: noop.term, matched: LogIndex(3) });
+    assert_eq!(one.raft.commit(), LogIndex(0), "not durable here");
+    one.step(Event::LogDurable { write });
+    assert_eq!(one.raft.commit(), LogIndex(3));
+}
+
+/// H35: the batch was sealed as the leader said, and by then it leads no more, in this term or at all.
+#[test]
+fn a_batch_sealed_too_late_is_void() {
+    for deposed in [false, true] {
+        let mut one = One::start(3, log(2));
+        let noop = one.lead(false);
+        one.seal(noop);
+        let frame = one.raft.next_frame(1).unwrap();
+        if deposed {
+            one.hear(2, heartbeat(noop.term.0 + 1));
+        } else {
+            one.now = one.now.plus_ns(ELECTION_MAX);
+            one.step(Event::Tick);
+        }
+        assert_eq!(one.raft.role(), Role::Follower);
+        assert_eq!(writes(&one.seal(frame)), None);
+        assert_eq!(one.raft.last_index(), noop.first);
+    }
+}
+
+/// A leader elected while all recover says that it holds everything only once its no-op is committed.
+#[test]
+fn a_recovering_leader_recovers_with_its_noop() {
+    let mut one = One::start(3, Restored { recovering: true, ..log(2) });
+    let noop = one.lead(true);
+    assert!(one.raft.recovering());
+    let write = writes(&one.seal(noop)).unwrap();
+    one.step(Event::LogDurable { write });
+    assert!(one.raft.recovering(), "durable here alone");
+    one.hear(2, Message::Accepted { term: noop.term, matched: noop.first });
+    assert!(!one.raft.recovering());
+}
+
+/// H31: a vote holds for its term; a pre-vote, only for the session it was given in.
+#[test]
+fn votes_outlive_a_session_and_pre_votes_do_not() {
+    let mut one = One::start(5, log(2));
+    one.tick(0);
+    let yes = || pre_vote_reply(Term(2), true, false);
+    one.hear(2, yes());
+    one.connect(2, 12);
+    one.hear(3, yes());
+    assert_eq!(one.raft.role(), Role::PreCandidate);
+    let effects = one.hear_in(2, 12, yes());
+    assert_eq!(one.raft.role(), Role::Candidate);
+    one.save(&effects);
+    let yes = || Message::VoteReply { term: Term(2), granted: true };
+    one.hear_in(2, 12, yes());
+    one.connect(2, 22);
+    one.hear(3, yes());
+    assert_eq!(one.raft.role(), Role::Leader);
+}
+
+/// H02: a session that opens while a candidate's own vote is on its way to the disk is not asked for one.
+#[test]
+fn nobody_is_asked_before_the_own_vote_is_durable() {
+    let mut one = One::start(3, log(2));
+    one.tick(0);
+    let effects = one.hear(2, pre_vote_reply(Term(2), true, false));
+    let asks = |effects: &Effects| sends(effects, |m| matches!(m, Message::Vote { .. }));
+    assert!(!asks(&effects) && !asks(&one.connect(3, 13)));
+    assert!(asks(&one.save(&effects)));
+}
+
+/// H31: what a follower owes its leader is void with the leader's session, and with no other.
+#[test]
+fn a_new_session_voids_what_was_owed() {
+    for (peer, owed) in [(2, false), (3, true)] {
+        let mut one = One::start(3, log(2));
+        let mut effects = Effects::new();
+        // All within one turn: the frame does not fit, and the session changes before the answer goes.
+        one.raft.step(one.now, frame_of(2, 2, 9, 1), &mut effects);
+        one.raft.step(one.now, Event::SessionUp { peer: NodeId(peer), session: SessionId(12) }, &mut effects);
+        one.raft.flush(one.now, &mut effects);
+        assert_eq!(sends(&effects, |m| matches!(m, Message::Rejected { .. })), owed, "session of n{peer}");
+    }
+}
+
+/// H97: who waits for its own disk, be it for the log or for the hard state, does not stand for election.
+#[test]
+fn a_slow_disk_does_not_campaign() {
+    let mut one = One::start(3, log(2));
+    let effects = one.step(frame_of(2, 2, 3, 1));
+    one.save(&effects);
+    let write = writes(&effects).unwrap();
+    // A while later the leader still lives; then it is silent.
+    one.now = one.now.plus_ns(ELECTION_MAX);
+    one.hear(2, heartbeat(2));
+    one.now = one.now.plus_ns(ELECTION_MAX);
+    assert!(!asks_for_pre_votes(&one.step(Event::Tick)), "the log is not prompt");
+    one.step(Event::LogDurable { write });
+    one.now = one.now.plus_ns(ELECTION_MAX);
+    one.step(Event::Tick);
+    assert_eq!(one.raft.role(), Role::PreCandidate);
+
+    let effects = one.hear(2, heartbeat(7));
+    let silent = |one: &mut One| {
+        let due = one.now.plus_ns(ELECTION_MAX);
+        let mut asked = false;
+        while one.now < due {
+            one.now = one.now.plus_ns(10 * MS);
+            asked |= asks_for_pre_votes(&one.step(Event::Tick));
+        }
+        asked
+    };
+    assert!(!silent(&mut one), "the hard state is not durable");
+    one.save(&effects);
+    assert!(silent(&mut one));
+}
+
+/// A write that is merely under way keeps nobody from standing.
+#[test]
+fn a_busy_disk_campaigns() {
+    let mut one = One::start(3, log(2));
+    let effects = one.step(frame_of(2, 2, 3, 1));
+    one.save(&effects);
+    let mut asked = false;
+    for _ in 0..ELECTION_MAX / MS - 1 {
+        one.now = one.now.plus_ns(MS);
+        asked |= asks_for_pre_votes(&one.step(Event::Tick));
+    }
+    assert!(asked);
+}
+
+#[test]
+fn terms_and_indexes_end_before_their_type_does() {
+    for (term, asks) in [(MAX_TERM - 1, true), (MAX_TERM, false)] {
+        let mut one = One::start(3, Restored { term: Term(term), ..log(2) });
+        assert_eq!(asks_for_pre_votes(&one.tick(0)), asks, "term {term}");
+    }
+    let mut one = One::start(3, log(MAX_INDEX - 2));
+    let noop = one.lead(false);
+    one.seal(noop);
+    assert_eq!(one.raft.next_frame(2), None);
+    let last = one.raft.next_frame(1).unwrap();
+    one.seal(last);
+    assert_eq!((one.raft.last_index().0, one.raft.next_frame(1)), (MAX_INDEX, None));
+}
+
+#[test]
+fn the_table_of_writes_has_an_end() {
+    let mut one = One::start(3, log(0));
+    for k in 0..PENDING_WRITES as u64 {
+        assert!(one.raft.can_append());
+        one.step(frame_of(2, 1, k + 1, u64::from(k > 0)));
+    }
+    assert!(!one.raft.can_append());
+    assert_eq!(writes(&one.step(frame_of(2, 1, PENDING_WRITES as u64 + 1, 1))), None);
+}
+
+/// A follower whose disk works owes signs of life only while its leader can hear them.
+#[test]
+fn no_sign_of_life_without_a_session() {
+    let mut one = One::start(3, log(2));
+    one.step(frame_of(2, 2, 3, 1));
+    assert_eq!(one.raft.deadline(), one.now.plus_ns(HEARTBEAT));
+    one.step(Event::SessionDown { peer: NodeId(2), session: SessionId(2) });
+    assert!(one.raft.deadline() >= one.now.plus_ns(ELECTION_MAX / 2));
+}
+
+/// H96: lateness excuses once.
+#[test]
+fn a_node_that_is_always_late_still_elects() {
+    let mut one = One::start(3, log(2));
+    assert!(!asks_for_pre_votes(&one.tick(3 * HEARTBEAT)));
+    assert!(asks_for_pre_votes(&one.tick(3 * HEARTBEAT)));
+}
+
+/// H97: lateness does not excuse a disk that hangs.
+#[test]
+fn a_late_tick_does_not_excuse_a_hung_disk() {
+    let mut one = One::start(3, log(2));
+    let noop = one.lead(false);
+    one.seal(noop);
+    one.now = one.now.plus_ns(3 * ELECTION_MAX + 5 * HEARTBEAT);
+    for peer in [2, 3] {
+        one.hear(peer, heartbeat_reply(noop.term, 3));
+    }
+    assert_eq!(one.raft.role(), Role::Leader);
+    one.step(Event::Tick);
+    assert_eq!(one.raft.role(), Role::Follower);
+}
+
+/// A leader whose log begins at 5, and the request for what n2 lacks, which begins at 1.
+fn leader_of_a_compacted_log() -> (One, Term) {
+    let restored =
+        Restored { term: Term(1), first: LogIndex(5), last: LogIndex(8), prev_term: Term(1), runs: vec![(LogIndex(5), Term(1))], ..log(0) };
+    let mut one = One::start(3, restored);
+    let noop = one.lead(false);
+    assert_eq!(sent_from(&one.seal(noop), 2), Some(9));
+    one.step(Event::FramesSent { peer: NodeId(2), session: SessionId(2), to: LogIndex(9), bytes: 4096, frames: 1 });
+    let (prev, none) = (LogIndex(8), LogIndex(0));
+    let effects =
+        one.hear(2, Message::Rejected { term: noop.term, prev, last_index: none, conflict_term: Term(0), conflict_first: LogIndex(1) });
+    assert_eq!(sent_from(&effects, 2), Some(1));
+    (one, noop.term)
+}
+
+fn gone(one: &mut One) -> Effects {
+    one.step(Event::FramesGone { peer: NodeId(2), session: SessionId(2), first: LogIndex(5) })
+}
+
+#[test]
+fn a_follower_behind_is_sent_to_again_once_the_log_has_what_it_lacks() {
+    let (mut one, term) = leader_of_a_compacted_log();
+    assert!(behind(&gone(&mut one)));
+    for (last, sent) in [(0, None), (3, None), (4, Some(5))] {
+        assert_eq!(sent_from(&one.hear(2, heartbeat_reply(term, last)), 2), sent, "its log ends at {last}");
+    }
+    // Behind again, with no more than it had: nothing is sent until it has.
+    assert!(!behind(&gone(&mut one)), "told once a session");
+    for (last, sent) in [(4, None), (5, Some(6))] {
+        assert_eq!(sent_from(&one.hear(2, heartbeat_reply(term, last)), 2), sent, "its log ends at {last}");
+    }
+}
+
+#[test]
+fn frames_that_are_gone_for_an_older_request_count_nothing() {
+    let (mut one, term) = leader_of_a_compacted_log();
+    // What is asked for changes while the node looks: the follower has it after all.
+    assert_eq!(sent_from(&one.hear(2, heartbeat_reply(term, 0)), 2), None);
+    one.connect(3, 13);
+    one.hear(2, Message::Accepted { term, matched: LogIndex(8) });
+    let effects = gone(&mut one);
+    assert!(!behind(&effects));
+    assert_eq!(sent_from(&effects, 2), Some(9));
+
+    let (mut one, term) = leader_of_a_compacted_log();
+    one.hear(3, heartbeat(term.0 + 1));
+    assert!(!behind(&gone(&mut one)), "it leads no more");
+}
+
+/// A follower that reports less than the probe supposes is probed where its log ends; one that reports more is not.
+#[test]
+fn a_probe_goes_back_to_the_end_of_the_followers_log() {
+    let mut one = One::start(3, log(5));
+    let noop = one.lead(false);
+    one.seal(noop);
+    assert_eq!(sent_from(&one.connect(2, 12), 2), Some(6));
+    let next = |one: &One| one.raft.progress().find(|p| p.peer == NodeId(2)).map(|p| (p.next.0, p.inflight_bytes));
+    for last in [6, 5] {
+        one.hear_in(2, 12, heartbeat_reply(noop.term, last));
+        assert_eq!(next(&one), Some((6, 0)), "its log ends at {last}");
+    }
+    one.step(Event::FramesSent { peer: NodeId(2), session: SessionId(12), to: LogIndex(6), bytes: 4096, frames: 1 });
+    assert_eq!(next(&one), Some((6, 4096)), "the request was still the one asked for");
+
+    assert_eq!(sent_from(&one.connect(2, 22), 2), Some(6));
+    one.hear_in(2, 22, heartbeat_reply(noop.term, 0));
+    assert_eq!(next(&one), Some((1, 0)));
+}
