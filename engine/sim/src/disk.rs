@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use kontiki_io::{IoErrorKind, Name};
 use kontiki_mem::BLOCK_BYTES;
 
-use crate::inode::Inode;
+use crate::inode::{Inode, KnownBlocks};
+use crate::trace::hash_bytes;
 
 /// Names a file, whatever its directory entries say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -270,6 +271,37 @@ impl Disk {
             true
         });
         found
+    }
+
+    /// Forgets that something is unflushed where the medium holds the same: a power cut decides nothing there.
+    pub(crate) fn settle(&mut self) {
+        self.files.values_mut().for_each(Inode::settle);
+    }
+
+    /// Of the `nth` unflushed sector, in the order of [`Disk::unflushed`], only the first half is ever going to reach the medium.
+    /// False if there are not so many.
+    pub(crate) fn tear(&mut self, mut nth: usize) -> bool {
+        self.files.values_mut().any(|inode| inode.tear(&mut nth))
+    }
+
+    /// A hash of all that is on the medium, by names: equal disks have equal ones.
+    pub(crate) fn fingerprint(&self, known: &KnownBlocks) -> u64 {
+        let mut bytes = Vec::new();
+        for (path, directory) in &self.directories {
+            bytes.extend(hash_bytes(path.as_os_str().as_encoded_bytes()).to_le_bytes());
+            for (name, file) in &directory.durable {
+                bytes.extend(hash_bytes(name.as_str().as_bytes()).to_le_bytes());
+                if let Some(inode) = self.files.get(file) {
+                    inode.fingerprint(known, &mut bytes);
+                }
+            }
+        }
+        hash_bytes(&bytes)
+    }
+
+    /// Hashes the blocks on the medium once, for fingerprints of disks that share them.
+    pub(crate) fn remember(&self, known: &mut KnownBlocks) {
+        self.files.values().for_each(|inode| inode.remember(known));
     }
 
     /// Forgets files that no directory names, now or after a power cut. Not while such a file may be open.

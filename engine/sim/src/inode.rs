@@ -1,13 +1,16 @@
 //! One file: what programs see of it and what is on the medium, sector by sector.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use kontiki_mem::BLOCK_BYTES;
 
 use crate::disk::Unflushed;
 use crate::limits::{SECTOR_BYTES, SECTORS_PER_BLOCK};
+use crate::trace::hash_bytes;
 
-type Bytes = Box<[u8; BLOCK_BYTES]>;
+/// Shared among the copies of a disk until one of them is written.
+type Bytes = Arc<[u8; BLOCK_BYTES]>;
 
 /// A block that reads as zeros everywhere is not kept at all.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +40,10 @@ pub(crate) struct Inode {
     blocks: BTreeMap<u64, FileBlock>,
 }
 
+/// Hashes of blocks, which are kept alive here so that no other comes to lie where they are.
+#[derive(Debug, Default)]
+pub(crate) struct KnownBlocks(HashMap<*const [u8; BLOCK_BYTES], (Bytes, u64)>);
+
 const ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
 
 impl FileBlock {
@@ -49,7 +56,7 @@ impl FileBlock {
     }
 
     fn medium_mut(&mut self) -> &mut [u8; BLOCK_BYTES] {
-        self.durable.get_or_insert_with(|| Box::new(ZEROS))
+        Arc::make_mut(self.durable.get_or_insert_with(|| Arc::new(ZEROS)))
     }
 
     fn cached_mut(&mut self) -> &mut Cached {
@@ -237,6 +244,57 @@ impl Inode {
             block.cached = None;
             block.tidy()
         });
+    }
+
+    /// Forgets that sectors are unflushed if the medium holds the same.
+    pub(crate) fn settle(&mut self) {
+        self.blocks.retain(|_, block| {
+            let FileBlock { durable, cached } = block;
+            if let Some(cached) = cached {
+                let medium = durable.as_deref().unwrap_or(&ZEROS);
+                for sector in bits(cached.dirty) {
+                    if medium[sector_range(sector)] == cached.bytes[sector_range(sector)] {
+                        cached.dirty &= !(1 << sector);
+                    }
+                }
+            }
+            block.tidy()
+        });
+    }
+
+    /// Of the `nth` unflushed sector, counted on in `nth` from file to file, only the first half is ever going to reach the medium.
+    pub(crate) fn tear(&mut self, nth: &mut usize) -> bool {
+        for FileBlock { durable, cached } in self.blocks.values_mut() {
+            let Some(cached) = cached else { continue };
+            for sector in bits(cached.dirty) {
+                if *nth == 0 {
+                    let second_half = sector * SECTOR_BYTES + SECTOR_BYTES / 2..(sector + 1) * SECTOR_BYTES;
+                    let medium = durable.as_deref().unwrap_or(&ZEROS);
+                    cached.bytes[second_half.clone()].copy_from_slice(&medium[second_half]);
+                    return true;
+                }
+                *nth -= 1;
+            }
+        }
+        false
+    }
+
+    /// Adds what is on the medium to what is to be hashed. Blocks that `known` has the hash of, by where they lie in memory, are not read again.
+    pub(crate) fn fingerprint(&self, known: &KnownBlocks, into: &mut Vec<u8>) {
+        into.extend(self.durable_length.to_le_bytes());
+        for (number, block) in &self.blocks {
+            if let Some(bytes) = &block.durable {
+                let known = known.0.get(&Arc::as_ptr(bytes)).map(|(_, hash)| *hash);
+                into.extend(number.to_le_bytes());
+                into.extend(known.unwrap_or_else(|| hash_bytes(&bytes[..])).to_le_bytes());
+            }
+        }
+    }
+
+    pub(crate) fn remember(&self, known: &mut KnownBlocks) {
+        for bytes in self.blocks.values().filter_map(|block| block.durable.as_ref()) {
+            known.0.entry(Arc::as_ptr(bytes)).or_insert_with(|| (Arc::clone(bytes), hash_bytes(&bytes[..])));
+        }
     }
 
     pub(crate) fn flip(&mut self, offset: u64, bit: u8) -> bool {

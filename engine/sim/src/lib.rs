@@ -7,11 +7,14 @@
 //! [`Cluster`] puts whole nodes into it, with clients ([`Workload`]) and a [`Judge`]; [`run`] is one seed of that under faults, and the
 //! program of this crate runs many.
 //!
+//! [`crash_points`] cuts the power of a node at every storage operation, in every way, and looks at what comes back.
+//!
 //! [`Recording`] goes around any `Io`, this one or a real one, and shows every submission and completion to an observer.
 
 mod chaos;
 mod cluster;
 mod conditions;
+pub mod crash_points;
 mod decay;
 mod disk;
 mod faults;

@@ -115,6 +115,16 @@ impl Sim {
         self.0.borrow_mut().disk_for_cut(host.0)
     }
 
+    /// From now on a copy of a host's disk is kept, as a power cut would find it, whenever an operation on it has started or ended.
+    pub fn keep_crash_points(&self, host: Host) {
+        self.0.borrow_mut().crash_points = Some((host.0, Vec::new()));
+    }
+
+    /// The copies kept since this was asked last, each with the kind of operation.
+    pub fn take_crash_points(&self) -> Vec<(OpClass, Disk)> {
+        self.0.borrow_mut().crash_points.as_mut().map(|(_, points)| std::mem::take(points)).unwrap_or_default()
+    }
+
     /// Replaces a host's disk.
     ///
     /// # Panics
@@ -407,6 +417,14 @@ impl World {
         state.held.clear();
         state.withheld.clear();
         state.disk.collect();
+    }
+
+    /// Keeps the disk if somebody wants to know what a power cut would find now.
+    pub(crate) fn crash_point(&mut self, host: usize, class: OpClass) {
+        if self.crash_points.as_ref().is_some_and(|(watched, _)| *watched == host) {
+            let disk = self.disk_for_cut(host);
+            self.crash_points.iter_mut().for_each(|(_, points)| points.push((class, disk.clone())));
+        }
     }
 
     fn disk_for_cut(&mut self, host: usize) -> Disk {

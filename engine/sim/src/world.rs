@@ -47,6 +47,8 @@ pub(crate) struct World {
     pub(crate) counts: Counts,
     /// What should sometimes happen.
     pub(crate) marks: Counts,
+    /// A host of whose disk copies are kept, as a power cut would find it when an operation has started or ended.
+    pub(crate) crash_points: Option<(usize, Vec<(OpClass, Disk)>)>,
 }
 
 impl World {
@@ -63,6 +65,7 @@ impl World {
             trace: Trace::new(conditions.keep_trace),
             counts: Counts::default(),
             marks: Counts::default(),
+            crash_points: None,
             conditions,
         }
     }
@@ -213,7 +216,12 @@ impl World {
         pending.started = true;
         let (class, token) = (pending.class, pending.token);
         self.record(host, class.name(), token.0, operation, 0);
-        if class.is_storage() { self.start_storage(host, operation) } else { self.start_socket(host, operation) }
+        if class.is_storage() {
+            self.start_storage(host, operation);
+            self.crash_point(host, class);
+        } else {
+            self.start_socket(host, operation);
+        }
     }
 
     /// Puts the end of an operation on the agenda, once.
@@ -248,6 +256,7 @@ impl World {
         let Some(pending) = self.hosts[host].process.operations.remove(&operation) else { return };
         if class.is_storage() {
             self.end_storage(host, pending, injected);
+            self.crash_point(host, class);
         } else {
             self.end_socket(host, operation, pending, injected);
         }

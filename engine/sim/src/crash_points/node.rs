@@ -1,0 +1,139 @@
+//! One whole node that is watched: reactor, log, transport and core over a recorded [`SimIo`], with a state machine that notes what it is given.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kontiki::{ApplyError, Config, Entries, LogIndex, Proposer, Reactor, Replies, Role, State, StateMachine, Ticket};
+
+use super::record::{Entry, Record, Scribe};
+use crate::host::Host;
+use crate::recording::Recording;
+use crate::sim::Sim;
+use crate::sim_io::SimIo;
+
+/// What a state machine was given.
+#[derive(Debug, Default)]
+pub(super) struct Applied {
+    pub(super) last: u64,
+    pub(super) entries: Vec<Entry>,
+    durable: bool,
+}
+
+#[derive(Debug)]
+struct Machine(Arc<Mutex<Applied>>);
+
+fn lock(applied: &Mutex<Applied>) -> MutexGuard<'_, Applied> {
+    applied.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl StateMachine for Machine {
+    fn apply(&mut self, entries: Entries<'_>, _: &mut Replies<'_>) -> Result<(), ApplyError> {
+        let mut applied = lock(&self.0);
+        for entry in entries {
+            applied.last = entry.index.0;
+            applied.entries.push(Entry::new(entry.index, entry.term, entry.payload));
+        }
+        Ok(())
+    }
+
+    fn applied(&self) -> LogIndex {
+        LogIndex(lock(&self.0).last)
+    }
+
+    fn durable(&self) -> LogIndex {
+        let applied = lock(&self.0);
+        LogIndex(if applied.durable { applied.last } else { 0 })
+    }
+}
+
+/// The state machine's own disk: nothing, or the last index it has applied.
+pub(super) type Kept = Option<u64>;
+
+/// A node that runs.
+pub(super) struct Node {
+    pub(super) record: Rc<RefCell<Record>>,
+    reactor: Reactor<Recording<SimIo, Scribe>, Machine>,
+    proposer: Proposer,
+    applied: Arc<Mutex<Applied>>,
+    sole: bool,
+    tickets: Vec<Ticket>,
+    /// Proposals that were acknowledged.
+    pub(super) acknowledged: usize,
+}
+
+impl Node {
+    /// Starts a node on `host`, with a state machine that has kept what it kept.
+    pub(super) fn start(sim: &Sim, host: Host, config: &Config, kept: Kept, record: Record) -> Result<Node, String> {
+        let record = Rc::new(RefCell::new(record));
+        let io = Recording::new(sim.boot(host), Scribe(Rc::clone(&record)));
+        let applied = Applied { last: kept.unwrap_or(0), entries: Vec::new(), durable: kept.is_some() };
+        let applied = Arc::new(Mutex::new(applied));
+        let reactor = Reactor::new(config.clone(), io, Machine(Arc::clone(&applied))).map_err(|error| error.to_string())?;
+        let proposer = reactor.proposer();
+        Ok(Node { record, reactor, proposer, applied, sole: config.members.len() == 1, tickets: Vec::new(), acknowledged: 0 })
+    }
+
+    /// One turn; of what was acknowledged in it, the record hears.
+    pub(super) fn turn(&mut self) -> Result<State, String> {
+        let state = self.reactor.turn(Duration::MAX).map_err(|error| format!("the node stopped: {error}"))?;
+        let mut promised = if self.sole { lock(&self.applied).last } else { 0 };
+        let mut acknowledged = 0;
+        self.tickets.retain(|ticket| {
+            let Some(outcome) = ticket.poll() else { return true };
+            if let Ok(applied) = outcome {
+                acknowledged += 1;
+                promised = promised.max(applied.index.0);
+            }
+            false
+        });
+        self.acknowledged += acknowledged;
+        // Elsewhere a majority holds it, and this node need not.
+        if self.sole {
+            self.record.borrow_mut().promised(promised);
+        }
+        Ok(state)
+    }
+
+    pub(super) fn state(&self) -> State {
+        self.reactor.state()
+    }
+
+    pub(super) fn leads(&self) -> bool {
+        matches!(self.reactor.standing(), Some((Role::Leader, _)))
+    }
+
+    /// Whether the node took the proposal.
+    pub(super) fn propose(&mut self, payload: &[u8]) -> bool {
+        let taken = self.proposer.propose(payload);
+        taken.is_ok_and(|ticket| {
+            self.tickets.push(ticket);
+            true
+        })
+    }
+
+    pub(super) fn outstanding(&self) -> usize {
+        self.tickets.len()
+    }
+
+    pub(super) fn stop(&self) {
+        self.reactor.stop();
+    }
+
+    /// The last index applied.
+    pub(super) fn applied(&self) -> u64 {
+        lock(&self.applied).last
+    }
+
+    /// What a durable state machine has on its own disk now.
+    pub(super) fn kept(&self) -> Kept {
+        let applied = lock(&self.applied);
+        applied.durable.then_some(applied.last)
+    }
+
+    /// What was applied since the start.
+    pub(super) fn entries(&self) -> Vec<Entry> {
+        lock(&self.applied).entries.clone()
+    }
+}
