@@ -169,6 +169,11 @@ impl Replica {
         (self.raft.role(), self.raft.term())
     }
 
+    /// Durable here up to this index.
+    pub(crate) fn durable(&self) -> LogIndex {
+        self.raft.durable()
+    }
+
     /// When a turn is due although nothing happens.
     pub(crate) fn deadline(&self) -> Time {
         let wal = self.wal.deadline().unwrap_or(Time(u64::MAX));

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kontiki_core::{Role, Term, Time};
+use kontiki_core::{LogIndex, Role, Term, Time};
 use kontiki_io::{Completion, Io};
 use kontiki_mem::Ring;
 
@@ -135,6 +135,14 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
     pub fn standing(&self) -> Option<(Role, Term)> {
         match &self.phase {
             Phase::Running(replica) | Phase::Closing(replica, _) => Some(replica.standing()),
+            Phase::Opening(_) | Phase::Ended => None,
+        }
+    }
+
+    /// What is durable on this replica, once it takes part.
+    pub fn durable(&self) -> Option<LogIndex> {
+        match &self.phase {
+            Phase::Running(replica) | Phase::Closing(replica, _) => Some(replica.durable()),
             Phase::Opening(_) | Phase::Ended => None,
         }
     }

@@ -87,7 +87,7 @@ impl Extent {
     }
 }
 
-/// How long recovery may take once everything is healed, in nanoseconds of simulated time: a bound against waiting for ever.
+/// How long the node furthest behind may make no progress once everything is healed, in nanoseconds of simulated time.
 const RECOVERY_NS: u64 = 60 * SECOND;
 /// What the simulated TCP takes at most to get going again after a heal (retransmission and connection retries back off).
 const TRANSPORT_NS: u64 = 4 * SECOND;
@@ -313,8 +313,9 @@ impl Chaos<'_> {
             if self.bad[n] {
                 let mut random = Random::stream(self.seed, 3_000 + n as u64);
                 let mut odds = |most: u64| Odds::one_in(random.between(50, most) as u32);
-                let errors = [odds(5_000), odds(5_000), odds(5_000)];
-                let (rot, astray, stale) = (odds(5_000), odds(5_000), odds(20_000));
+                // Flushes are rare: frames and hard states are durable writes.
+                let errors = [odds(2_000), odds(5_000), odds(200)];
+                let (rot, astray, stale) = (odds(2_000), odds(5_000), odds(2_000));
                 let groups = random.below(8);
                 if extent.faults.has(Fault::DiskError) {
                     [disk.read_error, disk.write_error, disk.flush_error] = errors;
@@ -523,6 +524,12 @@ impl Chaos<'_> {
         if !self.cluster.run_until_holds(RECOVERY_NS, all) {
             return self.overdue("every node serves again", RECOVERY_NS);
         }
+        // Who lost something fetches it again first, as fast as window and disks allow: until then there may be no majority.
+        let recovered = |cluster: &mut Cluster| {
+            (0..cluster.len()).for_each(|n| cluster.start(n));
+            !cluster.is_any_recovering()
+        };
+        self.cluster.run_while_it_gets_on(RECOVERY_NS, recovered);
         let ten_timeouts_ns = 10 * self.cluster.election_timeout_ns();
         let mut fresh = None;
         let acknowledged = self.cluster.run_until_holds(TRANSPORT_NS + ten_timeouts_ns, |cluster| {
@@ -549,7 +556,7 @@ impl Chaos<'_> {
             (0..cluster.len()).for_each(|n| cluster.start(n));
             cluster.outstanding() == 0 && cluster.is_converged()
         };
-        if !self.cluster.run_until_holds(RECOVERY_NS, quiet) && self.cluster.outstanding() > 0 {
+        if !self.cluster.run_while_it_gets_on(RECOVERY_NS, quiet) && self.cluster.outstanding() > 0 {
             self.overdue("every proposal is resolved", RECOVERY_NS);
         }
         if self.is_survivable() {

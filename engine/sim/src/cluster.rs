@@ -289,6 +289,33 @@ impl Cluster {
         true
     }
 
+    /// Runs until something is reached, as long as the node that is furthest behind gets on: false once it has not for `patience_ns`.
+    pub fn run_while_it_gets_on(&mut self, patience_ns: u64, mut reached: impl FnMut(&mut Cluster) -> bool) -> bool {
+        let mut furthest_behind = None;
+        loop {
+            let before = furthest_behind.max(self.furthest_behind());
+            if self.run_until_holds(patience_ns, |cluster| reached(cluster) || cluster.furthest_behind() > before) {
+                if reached(self) {
+                    return true;
+                }
+            } else {
+                return false;
+            }
+            furthest_behind = before;
+        }
+    }
+
+    /// Whether a node may have lost what it acknowledged, and does not vote until it has it again.
+    pub fn is_any_recovering(&self) -> bool {
+        self.nodes.iter().any(|node| self.sim.is_recovering(node.host))
+    }
+
+    /// What is durable on the node that has least.
+    fn furthest_behind(&self) -> Option<u64> {
+        let durable = |node: &Node| Some(node.running.as_ref()?.reactor.durable()?.0);
+        self.nodes.iter().map(durable).min().flatten()
+    }
+
     fn turn(&mut self, n: usize) {
         if self.beyond.is_none() && self.sim.counted(BEYOND) > 0 {
             self.beyond = Some(self.judge.violations().len());
