@@ -23,9 +23,8 @@ pub(crate) fn measured(done: &Done, falls: &[Fall], counters: Counters, replicas
     let seconds = done.length.as_secs_f64().max(0.001);
     let down: Duration = falls.iter().map(|f| f.refused).sum();
     let up = (seconds - down.as_secs_f64()).max(0.001);
-    let us = |us| duration(Duration::from_micros(us));
     let per_second = |n: u64, s: f64| format!("{}/s", count((n as f64 / s) as u64));
-    let quantile = |q| us(done.timeline.quantile_us(q));
+    let quantile = |q| duration(done.timeline.quantile(q));
 
     let mut rows = Pairs::new("measured");
     rows.row("writes acknowledged", count(tally.acknowledged));
@@ -35,7 +34,7 @@ pub(crate) fn measured(done: &Done, falls: &[Fall], counters: Counters, replicas
     rows.row("latency p50", quantile(0.5));
     rows.row("latency p99", quantile(0.99));
     rows.row("latency p99.9", quantile(0.999));
-    rows.row("latency, longest", us(done.timeline.max_us()));
+    rows.row("latency, longest", duration(done.timeline.longest()));
     rows.row(
         "flushes per 1000 entries and replica",
         format!("{:.2}", counters.flushes as f64 * 1000.0 / tally.acknowledged.max(1) as f64 / replicas as f64),

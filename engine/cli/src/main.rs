@@ -53,6 +53,10 @@ enum Command {
     Wal(wal_tools::Wal),
     #[command(hide = true)]
     BenchNode(bench::BenchNode),
+    #[command(hide = true)]
+    BenchClient(bench::BenchClient),
+    #[command(hide = true)]
+    BenchFloor(bench::BenchFloor),
 }
 
 fn main() -> ExitCode {
@@ -65,6 +69,8 @@ fn main() -> ExitCode {
         Command::Bench(command) => bench::run(&command),
         Command::Wal(command) => wal_tools::run(&command),
         Command::BenchNode(command) => bench::run_node(&command),
+        Command::BenchClient(command) => bench::run_client(&command),
+        Command::BenchFloor(command) => bench::run_floor(&command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

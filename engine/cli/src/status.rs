@@ -73,6 +73,8 @@ pub(crate) struct Counters {
     pub(crate) entries_proposed: u64,
     /// Entries it applied.
     pub(crate) entries_applied: u64,
+    /// Frames it sealed as a leader.
+    pub(crate) frames_sealed: u64,
     /// Bytes written to its disk.
     pub(crate) disk_bytes_written: u64,
     /// Durable writes and flushes.

@@ -1,10 +1,13 @@
 //! A bench of a cluster that runs already: puts over TCP.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use super::callers::Load as Wanted;
-use super::report::{Latencies, Report};
+use kontiki_benches::floor::Counted;
+
+use super::Setup;
+use super::load::Load as Wanted;
+use super::recorder::Measured;
+use super::result::Report;
 use crate::cluster::{POLL, STATUS_LIMIT};
 use crate::error::Error;
 use crate::kv::Command;
@@ -20,6 +23,9 @@ const KEYS: u64 = 1000;
 /// # Errors
 /// The entries are too small for a put, nobody leads, or nothing was acknowledged.
 pub(crate) fn run(addrs: &[SocketAddr], wanted: &Wanted, stop: &StopFlag) -> Result<Report, Error> {
+    if wanted.rate.is_some() {
+        return Err(Error::Usage("--rate needs a cluster of the bench's own: leave --to out".into()));
+    }
     let entry_bytes = wanted.entry_bytes as usize;
     let smallest = put(0, 0).len();
     let value = entry_bytes.checked_sub(smallest).filter(|&v| v <= crate::kv::MAX_VALUE_BYTES).ok_or_else(|| {
@@ -34,7 +40,7 @@ pub(crate) fn run(addrs: &[SocketAddr], wanted: &Wanted, stop: &StopFlag) -> Res
             heard.iter().map(|(addr, v)| format!("{addr}: {}", v.as_ref().map_or_else(Clone::clone, |v| v.role.to_lowercase()))).collect();
         return Err(Error::Unreachable(format!("none of --to leads ({})", said.join("; "))));
     };
-    let (warmup, length) = (Duration::from_secs_f64(wanted.warmup), Duration::from_secs_f64(wanted.seconds));
+    let (warmup, length) = (wanted.warmup(), wanted.length());
     let plan = Plan {
         addrs: addrs.to_vec(),
         clients: wanted.callers,
@@ -50,32 +56,23 @@ pub(crate) fn run(addrs: &[SocketAddr], wanted: &Wanted, stop: &StopFlag) -> Res
         std::thread::sleep(POLL);
     }
     let done = load.finish()?;
-    let entries = done.timeline.count();
-    if entries == 0 {
+    if done.timeline.count() == 0 {
         return Err(Error::Finding(format!(
             "not one write was acknowledged{}",
             done.complaint.map_or(String::new(), |c| format!(": {c}"))
         )));
     }
-    let seconds = done.length.saturating_sub(warmup).as_secs_f64();
-    let us = |q| done.timeline.quantile_us(q) as f64;
-    Ok(Report {
-        entries_per_s: entries as f64 / seconds.max(1e-9),
-        latency: Latencies { p50_us: us(0.5), p99_us: us(0.99), p999_us: us(0.999), max_us: done.timeline.max_us() as f64 },
-        cpu_us_per_entry: None,
-        rss_bytes: None,
-        entries,
-        seconds,
-        entry_bytes: wanted.entry_bytes,
-        in_flight: wanted.in_flight,
-        callers: wanted.callers,
-        replicas: leader.peers.len() + 1,
+    let measured = Measured {
+        seconds: done.length.saturating_sub(warmup).as_secs_f64(),
         busy: done.outcomes.values().map(|o| o.tally().refused).sum(),
-        leader_flushes_per_1000: None,
-        entries_per_frame: None,
-        backend: leader.backend.clone(),
-        guest_halt_poll_ns: super::report::guest_halt_poll_ns(),
-    })
+        missed: 0,
+        counted: None,
+        timeline: done.timeline,
+    };
+    // Of what those processes use, and of what they counted before, nothing is known here.
+    let setup = Setup { load: wanted.clone(), replicas: (leader.peers.len() + 1) as u16, ..Setup::default() };
+    let counted = Counted { backend: leader.backend.clone(), ..Counted::default() };
+    Ok(Report { apply: None, ..Report::new(&setup, &measured, counted, Vec::new()) })
 }
 
 /// A put with a value of so many bytes; always of one length for one length of value.

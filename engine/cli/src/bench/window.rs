@@ -1,0 +1,121 @@
+//! The proposals of one caller within the leader's process, as a product would make them: tickets in a ring, oldest first.
+//!
+//! Nothing is allocated while it runs. Time is read once per run of proposals and once per run of answers, not per
+//! entry: at ten million entries a second the clock itself would be a good part of what is measured.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use kontiki::{ProposeError, Proposer, Ticket};
+
+use super::load::{Load, Pace};
+use super::recorder::{Measured, Recorder};
+
+/// Proposals between two readings of the clock.
+const RUN: usize = 32;
+
+/// What one caller has in flight.
+pub(super) struct Window {
+    proposer: Proposer,
+    /// Tickets, and since when their entries count.
+    ring: VecDeque<(Ticket, Instant)>,
+    share: usize,
+    payload: Vec<u8>,
+    proposed: u64,
+    pace: Option<Pace>,
+    recorder: Recorder,
+}
+
+impl Window {
+    /// For a caller that begins now, with `load` for itself.
+    pub(super) fn new(proposer: Proposer, load: &Load) -> Window {
+        let begun = Instant::now();
+        Window {
+            proposer,
+            ring: VecDeque::with_capacity(load.in_flight as usize),
+            share: load.in_flight as usize,
+            payload: vec![0x5a; load.entry_bytes as usize],
+            proposed: 0,
+            pace: load.rate.map(|rate| Pace::new(begun, rate)),
+            recorder: Recorder::new(begun, load),
+        }
+    }
+
+    /// Proposes what there is room for, and, at a fixed rate, what is due: the time then.
+    pub(super) fn propose(&mut self) -> Result<Instant, String> {
+        let mut now = Instant::now();
+        let mut run = 0;
+        while self.ring.len() < self.share {
+            if run == RUN {
+                (run, now) = (0, Instant::now());
+            }
+            let since = self.pace.map_or(now, |pace| pace.due(self.proposed));
+            if since > now {
+                break;
+            }
+            // Each entry is another, as far as it has room for a number.
+            if let Some(number) = self.payload.first_chunk_mut::<8>() {
+                *number = self.proposed.to_le_bytes();
+            }
+            match self.proposer.propose(&self.payload) {
+                Ok(ticket) => self.ring.push_back((ticket, since)),
+                Err(ProposeError::Busy) => {
+                    self.recorder.busy();
+                    break;
+                }
+                Err(error) => return Err(error.to_string()),
+            }
+            self.proposed += 1;
+            run += 1;
+        }
+        Ok(now)
+    }
+
+    /// The oldest in flight.
+    pub(super) fn oldest(&self) -> Option<&Ticket> {
+        self.ring.front().map(|(ticket, _)| ticket)
+    }
+
+    /// When to propose next although nothing is answered.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.pace.filter(|_| self.ring.len() < self.share).map(|pace| pace.due(self.proposed))
+    }
+
+    /// Takes all that are answered from the front, and records them.
+    pub(super) fn take(&mut self) -> Result<(), String> {
+        let Some(mut since) = self.ring.front().map(|(_, since)| *since) else { return Ok(()) };
+        let now = Instant::now();
+        // Most of a run count from one reading of the clock: they are recorded together.
+        let mut equal = 0;
+        while let Some((ticket, from)) = self.ring.front() {
+            let from = *from;
+            match ticket.poll() {
+                None => break,
+                Some(outcome) => outcome.map_err(|e| e.to_string())?,
+            };
+            if from != since {
+                self.recorder.answered(now, since, equal);
+                (since, equal) = (from, 0);
+            }
+            equal += 1;
+            self.ring.pop_front();
+        }
+        if equal > 0 {
+            self.recorder.answered(now, since, equal);
+        }
+        Ok(())
+    }
+
+    /// Whether to stop proposing.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        now >= self.recorder.end()
+    }
+
+    /// What came of it. What is in flight must have been taken.
+    pub(super) fn finish(mut self) -> Measured {
+        if let Some(pace) = self.pace {
+            self.recorder.missed(pace.due_before(self.recorder.end()).saturating_sub(self.proposed));
+        }
+        self.recorder.finish()
+    }
+}
