@@ -409,9 +409,10 @@ fn directories_that_cannot_be_used() {
     assert!(matches!(open(&mut world, options()), Some(Err(WalError::Locked { .. }))));
 }
 
-/// Frames that just fill what is left of a read's buffer, just do not, and are one block smaller, in every order: what comes back has no hole.
+/// Frames that just fill what is left of a write, or of a read's buffer, just do not, and are one block smaller, in every order: what
+/// comes back has no hole.
 #[test]
-fn h28_reads_leave_out_no_frame() {
+fn h28_no_frame_is_left_out() {
     let exact = |blocks: usize| blocks * kontiki_frame::BLOCK_BYTES - kontiki_frame::BODY_OFFSET - kontiki_frame::ENTRY_LENGTH_BYTES;
     // Of 64 KiB, which is sixteen blocks: seven and eight and one fill them, eight and eight do, and one byte more is one block more.
     let sizes = [exact(1), exact(7), exact(7) + 1, exact(8), exact(8) - 1];
