@@ -315,7 +315,7 @@ impl Chaos<'_> {
                 let mut odds = |most: u64| Odds::one_in(random.between(50, most) as u32);
                 // Flushes are rare: frames and hard states are durable writes.
                 let errors = [odds(2_000), odds(5_000), odds(200)];
-                let (rot, astray, stale) = (odds(2_000), odds(5_000), odds(2_000));
+                let (rot, astray, stale) = (odds(2_000), odds(5_000), odds(300));
                 let groups = random.below(8);
                 if extent.faults.has(Fault::DiskError) {
                     [disk.read_error, disk.write_error, disk.flush_error] = errors;

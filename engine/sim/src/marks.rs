@@ -66,7 +66,8 @@ pub fn marks() -> impl Iterator<Item = &'static str> {
         NEVER,
         UNKNOWN,
     ];
-    own.into_iter().chain(SAID.into_iter().map(|(_, mark)| mark))
+    // Without snapshots a follower that is behind the log stays there: an end, and no way through that should be met.
+    own.into_iter().chain(SAID.into_iter().map(|(_, mark)| mark)).filter(|mark| *mark != BEHIND)
 }
 
 /// What a replica's change of role and term from one turn to the next stands for.

@@ -51,12 +51,27 @@ fn faults_can_be_left_out() {
         let cuts = report.members as u64;
         // Only the cuts of the end, one for each node, and what they lose.
         assert!(report.counts.iter().all(|(what, n)| n == cuts || what != "power cut"), "{}", report.counts);
-        for what in ["crash", "pause", "partition", "one-way block", "slow links", "disk filled", "wall clock jump", "flip on the wire"] {
+        let faults = ["crash", "pause", "partition", "partial partition", "one-way block", "slow links", "disk filled", "wall clock jump"];
+        for what in faults.into_iter().chain(["flip on the wire", "rot", "write gone astray", "stale read", "write error"]) {
             assert_eq!(report.counts.get(what), 0, "{what}");
         }
         let met: Vec<_> = report.marks.iter().map(|(what, _)| what).collect();
         assert!(met.iter().all(|what| marks().any(|mark| mark == *what)), "{met:?}");
     }
+}
+
+#[test]
+fn damage_that_leaves_evidence_is_survived_and_made_good() {
+    let (mut healed, mut struck) = (0, [0; 3]);
+    for seed in 0..12 {
+        let report = run(seed, Extent { bad_disks: true, chaos_ns: 15 * SECOND, ..SHORT });
+        assert!(report.is_good(), "seed {seed}: {:?} {:?} {:#?}", report.violations, report.panic, report.standings);
+        healed += report.marks.get("healed damages");
+        for (n, what) in ["rot", "write gone astray", "stale read"].into_iter().enumerate() {
+            struck[n] += report.counts.get(what);
+        }
+    }
+    assert!(healed >= 5 && struck.iter().all(|&n| n > 0), "{healed} healed of {struck:?}");
 }
 
 #[test]
