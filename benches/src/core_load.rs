@@ -122,9 +122,7 @@ fn reply(message: Message) -> Option<Message> {
             Some(Message::PreVoteReply { term, granted: true, last_index: LogIndex(0), last_term: Term(0), recovering: false })
         }
         Message::Vote { term, .. } => Some(Message::VoteReply { term, granted: true }),
-        Message::Heartbeat { term, round, .. } => {
-            Some(Message::HeartbeatReply { term, round, recovering: false, last_index: LogIndex(0) })
-        }
+        Message::Heartbeat { term, round, .. } => Some(Message::HeartbeatReply { term, round, recovering: false, last_index: LogIndex(0) }),
         _ => None,
     }
 }

@@ -78,7 +78,9 @@ impl Follower {
                     (_, outcome) => {
                         let bytes = if let Ok(Output::Bytes(bytes)) = outcome { bytes } else { 0 };
                         self.open &= bytes > 0;
-                        let Some(IoBuf::Block(block)) = completion.buf else { return Err(failed("receive", "the memory did not come back")) };
+                        let Some(IoBuf::Block(block)) = completion.buf else {
+                            return Err(failed("receive", "the memory did not come back"));
+                        };
                         self.filled += bytes;
                         let block = self.take_batches(block)?;
                         self.receive(Some(block));

@@ -169,7 +169,9 @@ impl Leader {
                 if kind == SEND {
                     follower.sending = false;
                 } else {
-                    let Some(IoBuf::Pool(mut received)) = completion.buf else { return Err(failed("follower", "the memory did not come back")) };
+                    let Some(IoBuf::Pool(mut received)) = completion.buf else {
+                        return Err(failed("follower", "the memory did not come back"));
+                    };
                     let bytes = if let Output::Bytes(bytes) = output { bytes } else { 0 };
                     if bytes == 0 {
                         return Err(failed("follower", "it is gone"));

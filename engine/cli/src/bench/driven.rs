@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use kontiki::{AnyIo, Config, Node, Reactor, Role, State, TurnError};
 
-use super::events::{BEGIN, Event, tell};
+use super::events::{BEGIN, Event, FILL, tell};
+use super::fill::fill;
 use super::load::{Load, Pace};
 use super::machine::Counter;
 use super::recorder::Measured;
@@ -23,7 +24,7 @@ type Driven = Reactor<AnyIo, Counter>;
 /// # Errors
 /// The node could not start, or stopped by itself.
 pub(super) fn run(config: Config, load: &Load, lines: &Receiver<String>) -> Result<(), Error> {
-    let mut reactor = Node::builder(config).driven(Counter::default())?;
+    let mut reactor = Node::builder(config.clone()).driven(Counter::default())?;
     let mut leads = false;
     while turn(&mut reactor, LOOK)? != State::Ended {
         if !leads && let Some((Role::Leader, term)) = reactor.standing() {
@@ -35,6 +36,11 @@ pub(super) fn run(config: Config, load: &Load, lines: &Receiver<String>) -> Resu
                 Ok(measured) => tell(&Event::Finished(Box::new(measured))),
                 Err(reason) => tell(&Event::Lost { reason }),
             },
+            Ok(line) if line.trim() == FILL => {
+                let proposer = reactor.proposer();
+                let filled = fill(&config, &proposer, |_| turn(&mut reactor, LOOK).map(|_| ()).map_err(|e| e.to_string()));
+                tell(&filled.map_or_else(|reason| Event::Lost { reason }, |()| Event::Filled));
+            }
             Err(TryRecvError::Disconnected) => reactor.stop(),
             Ok(_) | Err(TryRecvError::Empty) => {}
         }

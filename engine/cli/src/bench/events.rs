@@ -1,4 +1,4 @@
-//! How the processes of a bench talk: lines of JSON on standard output, and one word on standard input. At the end
+//! How the processes of a bench talk: lines of JSON on standard output, and words on standard input. At the end
 //! of their standard input they stop.
 
 use std::io::{BufRead, Write};
@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::recorder::Measured;
 use crate::error::Error;
 
+/// What lets the leader fill its log; see `fill.rs`.
+pub(super) const FILL: &str = "fill";
 /// What begins the load.
 pub(super) const BEGIN: &str = "begin";
 
@@ -28,6 +30,8 @@ pub(super) enum Event {
         /// Here.
         addr: SocketAddr,
     },
+    /// The log is as full as it will be.
+    Filled,
     /// A client is connected.
     Connected,
     /// The warm-up is over: what is measured begins.

@@ -44,10 +44,13 @@ pub(crate) fn run_process(command: &BenchFloor) -> Result<(), Error> {
     let load = &command.load;
     let options = Options::new(load.entry_bytes as usize, load.in_flight.into(), command.dir.clone());
     let failed = |error: kontiki_benches::Failed| Error::Finding(error.to_string());
-    if !command.lead {
-        return floor::follow(&options, &mut |addr| tell(&Event::Listening { addr })).map_err(failed);
-    }
     let lines = stdin_lines()?;
+    if !command.lead {
+        floor::follow(&options, &mut |addr| tell(&Event::Listening { addr })).map_err(failed)?;
+        // Whoever measures looks at this process once more before it lets it go.
+        while lines.recv().is_ok() {}
+        return Ok(());
+    }
     if !lines.recv().is_ok_and(|line| line.trim() == BEGIN) {
         return Ok(());
     }
@@ -73,8 +76,7 @@ pub(crate) fn run_process(command: &BenchFloor) -> Result<(), Error> {
         }
         None => tell(&Event::Lost { reason: "nothing was committed".into() }),
     }
-    // Whoever measures looks at this process once more before it lets it go.
-    drop(lines.recv());
+    while lines.recv().is_ok() {}
     Ok(())
 }
 
@@ -111,10 +113,9 @@ pub(super) fn run(setup: &Setup, dir: &Path, stop: &StopFlag) -> Result<Report, 
     }
     let leader = processes.spawn("leader", &all, dir)?;
     let mut watch = Watch::new(processes.pids());
-    processes.begin(&[leader])?;
+    processes.say(&[leader], BEGIN)?;
     let measured = processes.load(&[leader], load, READY_LIMIT, &mut watch)?;
     let uses = watch.finish(&measured, load.entry_bytes);
-    // The leader ends with its standard input, and the followers with it.
     processes.end()?;
     Ok(Report::new(setup, &measured, measured.counted.clone().unwrap_or_default(), uses))
 }

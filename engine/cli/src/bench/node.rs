@@ -8,7 +8,8 @@ use std::time::Duration;
 use clap::Args;
 use kontiki::{Node, Role};
 
-use super::events::{BEGIN, Event, stdin_lines, tell};
+use super::events::{BEGIN, Event, FILL, stdin_lines, tell};
+use super::fill::fill;
 use super::load::Load;
 use super::machine::Counter;
 use super::{callers, driven};
@@ -42,7 +43,7 @@ pub(crate) fn run(command: &BenchNode) -> Result<(), Error> {
     if command.driven {
         return driven::run(config, &command.load, &lines);
     }
-    let node = Node::builder(config).start(Counter::default())?;
+    let node = Node::builder(config.clone()).start(Counter::default())?;
     let mut term = 0;
     loop {
         match lines.recv_timeout(LOOK) {
@@ -51,6 +52,16 @@ pub(crate) fn run(command: &BenchNode) -> Result<(), Error> {
                 Ok(measured) => tell(&Event::Finished(Box::new(measured))),
                 Err(reason) => tell(&Event::Lost { reason }),
             },
+            Ok(line) if line.trim() == FILL => {
+                let filled = fill(&config, &node.proposer(), |ticket| {
+                    match ticket {
+                        Some(ticket) => _ = ticket.wait(),
+                        None => std::thread::sleep(LOOK),
+                    }
+                    Ok(())
+                });
+                tell(&filled.map_or_else(|reason| Event::Lost { reason }, |()| Event::Filled));
+            }
             Ok(_) => {}
             Err(RecvTimeoutError::Timeout) => {
                 if let Some(failure) = node.failure() {

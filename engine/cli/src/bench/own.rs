@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use kontiki_benches::floor::Counted;
 
-use super::events::Event;
+use super::events::{BEGIN, Event, FILL};
 use super::processes::{Place, Processes};
 use super::result::Report;
 use super::watch::Watch;
@@ -19,6 +19,8 @@ use crate::status::View;
 
 /// How long the replicas may take to elect a leader and connect.
 const READY_LIMIT: Duration = Duration::from_secs(15);
+/// How long the log may take to fill.
+const FILL_LIMIT: Duration = Duration::from_secs(120);
 /// How much longer than asked the load may take.
 const OVERTIME: Duration = Duration::from_secs(60);
 
@@ -35,7 +37,7 @@ pub(super) fn run(setup: &Setup, dir: &Path, stop: &StopFlag) -> Result<Report, 
     settings.fit(load.entry_bytes as usize, load.in_flight as usize);
     settings.set("reply_bytes", 8);
     settings.set("apply_on", if setup.apply == Apply::Thread { "\"thread\"" } else { "\"reactor\"" });
-    settings.set("retention_bytes", 64 << 20);
+    settings.set("retention_bytes", 16 << 20);
     // A leader under full load on few processors may not get its turn for long; an election would only end the run.
     settings.set("election_min_ms", 1000);
     settings.set("election_max_ms", 2000);
@@ -62,6 +64,10 @@ pub(super) fn run(setup: &Setup, dir: &Path, stop: &StopFlag) -> Result<Report, 
         matches!(event, Event::Leading { .. })
     })?;
     wait_connected(&mut cluster, ready, stop)?;
+    let filled = Instant::now() + FILL_LIMIT;
+    processes.say(&[leader], FILL)?;
+    processes.wait(filled, "the log does not fill", |_, event| matches!(event, Event::Filled))?;
+    wait_connected(&mut cluster, filled, stop)?;
 
     let mut loaded = vec![leader];
     if setup.clients > 0 {
@@ -74,7 +80,7 @@ pub(super) fn run(setup: &Setup, dir: &Path, stop: &StopFlag) -> Result<Report, 
             loaded.push(processes.spawn(&format!("client {}", n + 1), &all, dir)?);
         }
         let mut waiting = clients;
-        processes.wait(ready, "a client does not connect", |_, event| {
+        processes.wait(Instant::now() + READY_LIMIT, "a client does not connect", |_, event| {
             waiting -= u32::from(matches!(event, Event::Connected));
             waiting == 0
         })?;
@@ -82,7 +88,7 @@ pub(super) fn run(setup: &Setup, dir: &Path, stop: &StopFlag) -> Result<Report, 
     let leader_id = cluster.replicas.get(leader).map_or(0, |replica| replica.id);
     let before = view(&cluster, leader_id);
     let mut watch = Watch::new(processes.pids());
-    processes.begin(&loaded)?;
+    processes.say(&loaded, BEGIN)?;
     let measured = processes.load(&loaded, load, OVERTIME, &mut watch).map_err(|error| cluster.check_alive().err().unwrap_or(error))?;
     let uses = watch.finish(&measured, load.entry_bytes);
     let counted = before.zip(view(&cluster, leader_id)).map(|(before, after)| between(&before, after)).unwrap_or_default();

@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::events::{BEGIN, Event};
+use super::events::Event;
 use super::load::Load;
 use super::recorder::Measured;
 use super::watch::Watch;
@@ -94,12 +94,12 @@ impl<'a> Processes<'a> {
         self.all.iter().map(|process| (process.name.clone(), process.pid)).collect()
     }
 
-    /// Tells these to begin.
-    pub(super) fn begin(&mut self, places: &[Place]) -> Result<(), Error> {
+    /// Says a word to each of these.
+    pub(super) fn say(&mut self, places: &[Place], word: &str) -> Result<(), Error> {
         for &place in places {
             let input = self.all.get_mut(place).and_then(|process| process.input.as_mut());
             input
-                .map_or(Err(std::io::ErrorKind::NotFound.into()), |input| writeln!(input, "{BEGIN}"))
+                .map_or(Err(std::io::ErrorKind::NotFound.into()), |input| writeln!(input, "{word}"))
                 .map_err(Error::system("cannot speak to a process of the bench"))?;
         }
         Ok(())
@@ -109,6 +109,9 @@ impl<'a> Processes<'a> {
     pub(super) fn wait(&mut self, deadline: Instant, late: &str, mut wanted: impl FnMut(Place, &Event) -> bool) -> Result<Event, Error> {
         loop {
             let (from, event) = self.next(deadline, late, &mut || {})?;
+            if let Event::Lost { reason } = event {
+                return Err(self.lost(from, &reason));
+            }
             if wanted(from, &event) {
                 return Ok(event);
             }
@@ -134,14 +137,16 @@ impl<'a> Processes<'a> {
                         Some(all) => all.add(&measured),
                     }
                 }
-                Event::Lost { reason } => {
-                    let name = self.all.get(from).map_or("", |process| &process.name);
-                    return Err(Error::Finding(format!("{name} could not run the load to its end: {reason}; run it again")));
-                }
+                Event::Lost { reason } => return Err(self.lost(from, &reason)),
                 _ => {}
             }
         }
         all.ok_or_else(|| Error::Finding("nobody had a load".into()))
+    }
+
+    fn lost(&self, from: Place, reason: &str) -> Error {
+        let name = self.all.get(from).map_or("", |process| &process.name);
+        Error::Finding(format!("{name} could not run the load to its end: {reason}; run it again"))
     }
 
     fn next(&mut self, deadline: Instant, late: &str, look: &mut dyn FnMut()) -> Result<(Place, Event), Error> {
