@@ -130,7 +130,7 @@ impl ClosedLoop {
             self.flying += free;
         }
         let pool = &mut self.load.pool;
-        (0..free).map(|_| pool.next())
+        (0..free).map(|_| pool.entry())
     }
 
     /// The oldest `count` have been applied.

@@ -89,7 +89,7 @@ impl Pool {
     }
 
     /// The next entry, without a copy.
-    pub fn next(&mut self) -> Payload {
+    pub fn entry(&mut self) -> Payload {
         // An odd stride: neighbours differ and so do rounds.
         self.at = (self.at + self.size + 1) % POOL;
         Payload(self.bytes.slice(self.at..self.at + self.size))

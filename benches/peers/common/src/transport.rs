@@ -74,7 +74,10 @@ where
         for stream in listener.incoming().flatten() {
             let deliver = deliver.clone();
             let read = move || {
-                if let Err(error) = read(stream, decode, deliver) {
+                // That a connection ends is no news.
+                if let Err(error) = read(stream, decode, deliver)
+                    && !error.is::<std::io::Error>()
+                {
                     eprintln!("a connection is given up: {error:#}");
                 }
             };

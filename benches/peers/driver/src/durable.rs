@@ -23,7 +23,7 @@ pub(crate) fn check(peers: impl Iterator<Item = Contestant>, dir: &Path) -> Resu
         println!("strace is not installed: flushes are counted by the leader alone\n");
     }
     let mut table = Table::new();
-    table.load_preset(presets::ASCII_MARKDOWN);
+    table.load_style(presets::ASCII_MARKDOWN);
     table.set_header(["engine", "entries applied", "fdatasync, all nodes", "flushes an entry, leader", "found on nodes", "durable"]);
     let mut all = true;
     for peer in peers {

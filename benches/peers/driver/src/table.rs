@@ -37,7 +37,7 @@ pub(crate) fn markdown(runs: &[Report]) -> Table {
     // By load; engines stay in order.
     places.sort_by_key(|(entry_bytes, in_flight, _)| (*entry_bytes, *in_flight));
     let mut table = Table::new();
-    table.load_preset(presets::ASCII_MARKDOWN);
+    table.load_style(presets::ASCII_MARKDOWN);
     table.set_header([
         "entry, B",
         "in flight",

@@ -116,3 +116,85 @@ fn speaks_of_own_log(message: &Message<Command>) -> bool {
         Message::BLE(_) => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use omnipaxos::messages::sequence_paxos::Decide;
+    use omnipaxos::util::SequenceNumber;
+
+    use super::*;
+
+    const LEADER: u64 = 1;
+
+    fn ballot(n: u32) -> Ballot {
+        Ballot { n, pid: LEADER, ..Ballot::default() }
+    }
+
+    fn message(from: u64, msg: PaxosMsg<Command>) -> Message<Command> {
+        Message::SequencePaxos(PaxosMessage { from, to: LEADER, msg })
+    }
+
+    fn accepted(from: u64, n: u32, index: usize) -> Message<Command> {
+        message(from, PaxosMsg::Accepted(Accepted { n: ballot(n), accepted_idx: index }))
+    }
+
+    /// All that may be counted now: follower and index.
+    fn counted(durability: &mut Durability) -> Vec<(u64, usize)> {
+        std::iter::from_fn(|| durability.countable())
+            .map(|m| match m {
+                Message::SequencePaxos(PaxosMessage { from, msg: PaxosMsg::Accepted(a), .. }) => (from, a.accepted_idx),
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_follower_is_counted_as_far_as_two_disks_are() {
+        let mut d = Durability::default();
+        let first = d.write(10, None);
+        let second = d.write(20, None);
+        assert!(d.incoming(accepted(2, 1, 20)).is_none());
+        assert_eq!(counted(&mut d), [], "the leader's disk has nothing");
+        d.durable(first);
+        assert_eq!(counted(&mut d), [(2, 10)]);
+        assert!(d.incoming(accepted(3, 1, 15)).is_none());
+        assert_eq!(counted(&mut d), [(2, 15), (3, 15)], "two followers are a majority without the leader");
+        d.durable(second);
+        assert_eq!(counted(&mut d), [(2, 20)]);
+        assert_eq!(counted(&mut d), [], "once");
+    }
+
+    #[test]
+    fn what_was_cut_off_or_accepted_in_another_round_does_not_count() {
+        let mut d = Durability::default();
+        let old = d.write(30, None);
+        let cut = d.write(12, Some(5));
+        d.durable(old);
+        assert!(d.incoming(accepted(2, 1, 30)).is_none());
+        assert_eq!(counted(&mut d), [(2, 5)], "of the old log, the prefix stands");
+        assert!(d.incoming(accepted(3, 2, 12)).is_none());
+        assert_eq!(counted(&mut d), [(3, 5)]);
+        d.durable(cut);
+        assert_eq!(counted(&mut d), [(3, 12)]);
+    }
+
+    #[test]
+    fn what_speaks_of_the_own_log_waits_for_the_disk_and_the_rest_does_not() {
+        let mut d = Durability::default();
+        let write = d.write(1, None);
+        let mut sent = 0;
+        let decide = Decide { n: ballot(1), seq_num: SequenceNumber::default(), decided_idx: 1 };
+        d.outgoing(message(LEADER, PaxosMsg::Decide(decide)), |_| sent += 1);
+        assert_eq!(sent, 1);
+        d.outgoing(accepted(2, 1, 1), |_| sent += 1);
+        assert_eq!(sent, 1);
+        assert!(d.released().is_none());
+        let later = d.write(2, None);
+        d.durable(write);
+        assert!(d.released().is_some(), "a later write does not hold it up");
+        d.outgoing(accepted(2, 1, 2), |_| sent += 1);
+        d.durable(later);
+        assert!(d.released().is_some() && d.released().is_none());
+        assert_eq!(sent, 1);
+    }
+}

@@ -29,6 +29,10 @@ const PROPOSERS: usize = 8;
 const SNAPSHOT_EVERY: u64 = 50_000;
 /// Entries that stay in memory behind a snapshot.
 const KEEP: u64 = 16 << 10;
+/// How long the first may take to lead.
+const START_LIMIT: Duration = Duration::from_secs(20);
+/// How long to wait before it is asked again.
+const START_PAUSE: Duration = Duration::from_millis(20);
 
 openraft::declare_raft_types!(
     /// The types; a node has no data, its address is known from the start.
@@ -71,7 +75,15 @@ async fn replica(node: Node, load: Option<Load>) -> Result<Measured> {
     let Some(load) = load else { return Err(serving.await?.expect_err("a server does not end by itself")) };
     let members: BTreeMap<u64, EmptyNode> = IDS.into_iter().map(|id| (id, EmptyNode {})).collect();
     engine.initialize(members).await?;
-    engine.wait(Some(Duration::from_secs(20))).current_leader(node.id, "the first leads").await?;
+    engine.wait(Some(START_LIMIT)).current_leader(node.id, "the first leads").await?;
+    // It leads when it has committed something in its term.
+    let begun = Instant::now();
+    while let Err(error) = engine.client_write(Payload::default()).await {
+        if begun.elapsed() > START_LIMIT {
+            return Err(error.into());
+        }
+        tokio::time::sleep(START_PAUSE).await;
+    }
     drive(&engine, load).await
 }
 
@@ -100,10 +112,10 @@ async fn propose(engine: &Engine, share: usize, meter: &Mutex<Meter>, pool: &Mut
     loop {
         let entries: Vec<Payload> = {
             let mut pool = pool.lock().unwrap_or_else(PoisonError::into_inner);
-            (0..share).map(|_| pool.next()).collect()
+            (0..share).map(|_| pool.entry()).collect()
         };
         let since = Instant::now();
-        let mut answers = engine.client_write_many(entries).await?;
+        let mut answers = engine.client_write_many(entries).await?.fuse();
         while let Some(answer) = answers.next().await {
             answer??;
             let mut count = 1;

@@ -115,8 +115,8 @@ impl Receiver {
 }
 
 /// Writes what a stream yields, all that is ready in one write, until it ends.
-async fn forward<T: Serialize>(mut messages: impl Stream<Item = T> + Unpin, to: &mut OwnedWriteHalf) -> std::io::Result<()> {
-    let mut out = Vec::new();
+async fn forward<T: Serialize>(messages: impl Stream<Item = T> + Unpin, to: &mut OwnedWriteHalf) -> std::io::Result<()> {
+    let (mut messages, mut out) = (messages.fuse(), Vec::new());
     while let Some(message) = messages.next().await {
         wire::frame(&mut out, |out| wire::encode(out, &message));
         while out.len() < WRITE
@@ -200,7 +200,10 @@ pub(crate) async fn serve(listener: std::net::TcpListener, engine: Engine) -> Re
         let (stream, _) = listener.accept().await?;
         let engine = engine.clone();
         tokio::spawn(async move {
-            if let Err(error) = answer(stream, engine).await {
+            // That a connection ends is no news.
+            if let Err(error) = answer(stream, engine).await
+                && !error.is::<std::io::Error>()
+            {
                 eprintln!("a connection is given up: {error:#}");
             }
         });

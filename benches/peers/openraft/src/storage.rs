@@ -55,7 +55,7 @@ impl Recent {
     async fn write(&self, record: &Record<'_>) -> io::Result<()> {
         let (sender, receiver) = oneshot::channel();
         // If nobody waits any more, the node has ended.
-        self.log.append(0, |out| write(out, record), move || drop(sender.send(())));
+        self.log.append(0, |out| write(out, record), move || sender.send(()).unwrap_or_default());
         receiver.await.map_err(io::Error::other)
     }
 }
