@@ -157,3 +157,23 @@ impl Appender {
         self.news.take()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kontiki_mem::Pool;
+
+    #[test]
+    fn the_queue_has_an_end() {
+        let blocks = Pool::new(MAX_QUEUED, 64);
+        let mut appender = Appender::new(0, 1, 64);
+        assert!(appender.idle());
+        while appender.has_room()
+            && let Some(block) = blocks.take()
+        {
+            appender.push_header(Handle(0), 0, block);
+            assert!(!appender.idle(), "what is queued is not written");
+        }
+        assert_eq!((appender.queued(), appender.in_flight()), (MAX_QUEUED - 1, 0), "a frame and its header fit, or nothing");
+    }
+}

@@ -230,4 +230,22 @@ mod tests {
         assert!(matches!(stop(&|b| put(b, AT_CLUSTER, &[1])), WalError::WrongCluster { .. }));
         assert!(matches!(stop(&|b| put(b, AT_GROUP, &[1])), WalError::WrongGroup { .. }));
     }
+
+    /// Intact blocks that no version of this file has held: their checksum is right.
+    #[test]
+    fn of_no_version() {
+        let changes: [(&str, usize, &[u8]); 4] = [
+            ("another file's magic", 0, b"KtkS"),
+            ("version zero", AT_VERSION, &[0, 0]),
+            ("an unknown flag", AT_FLAGS, &[4]),
+            ("something reserved", BLOCK_BYTES - 1, &[1]),
+        ];
+        for (what, at, bytes) in changes {
+            let mut block = block(3);
+            put(&mut block, at, bytes);
+            let crc = checksum(&block);
+            put(&mut block, AT_CHECKSUM, &crc.to_le_bytes());
+            assert_eq!(Record::parse(&block), Err(Unfit::Damaged), "{what}");
+        }
+    }
 }

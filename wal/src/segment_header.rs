@@ -148,3 +148,61 @@ impl SegmentHeader {
         Ok(if header.number == number { Found::Own(header) } else { Found::Unused { generation: header.generation + 1 } })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const SEGMENT_BYTES: u64 = 1 << 20;
+
+    fn identity() -> Identity {
+        Identity { cluster: ClusterId(0xabc), node: NodeId(2), group: GroupId(0) }
+    }
+
+    fn header() -> SegmentHeader {
+        SegmentHeader {
+            number: 5,
+            generation: 3,
+            boot: Incarnation(4),
+            segment_bytes: SEGMENT_BYTES,
+            prev_end: 4096,
+            prev_index: LogIndex(6),
+            prev_term: Term(7),
+        }
+    }
+
+    /// What the block turns out to be with `bytes` at `at` and a right checksum.
+    fn changed(at: usize, bytes: &[u8]) -> Result<Found, WalError> {
+        let mut block = vec![0; BLOCK_BYTES];
+        header().encode(&identity(), &mut block);
+        put(&mut block, at, bytes);
+        let crc = checksum(&block);
+        put(&mut block, AT_CHECKSUM, &crc.to_le_bytes());
+        SegmentHeader::find(Some(&block), 5, SEGMENT_BYTES, &identity())
+    }
+
+    #[test]
+    fn whose_it_is() {
+        assert_eq!(changed(0, b"KtkS"), Ok(Found::Own(header())));
+        assert_eq!(changed(AT_NUMBER, &[4]), Ok(Found::Unused { generation: 4 }), "a recycled file's former life");
+        assert!(matches!(changed(AT_VERSION, &[2]), Err(WalError::NewerFormat { found: 2, known: 1, .. })));
+        assert!(matches!(changed(AT_NODE, &[3]), Err(WalError::WrongNode { .. })));
+        assert!(matches!(changed(AT_SEGMENT_BYTES, &[1]), Err(WalError::SegmentBytes { .. })));
+    }
+
+    /// Intact blocks that no version of this file has held.
+    #[test]
+    fn of_no_version() {
+        let changes: [(&str, usize, &[u8]); 5] = [
+            ("another file's magic", 0, b"KtkH"),
+            ("version zero", AT_VERSION, &[0]),
+            ("something reserved", BLOCK_BYTES - 1, &[1]),
+            ("the last generation", AT_GENERATION, &[0xff; 8]),
+            ("the last index", AT_PREV_INDEX, &[0xff; 8]),
+        ];
+        for (what, at, bytes) in changes {
+            assert_eq!(changed(at, bytes), Ok(Found::Damaged), "{what}");
+        }
+    }
+}

@@ -4,7 +4,7 @@
 mod support;
 
 use kontiki_core::{Incarnation, LogIndex};
-use kontiki_frame::{DiskStamp, parse_header};
+use kontiki_frame::{DiskStamp, Header, parse_header, seal};
 use kontiki_wal::limits::HARD_STATE_COPY_OFFSET;
 use kontiki_wal::{Cause, Medium, Options, ReadError, WalError};
 use support::{Disk, Node, Random, check_payloads, options};
@@ -134,6 +134,10 @@ fn h84_flipped_bits_in_segment_headers() {
         for offset in [0, 4, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 103, 104, 4095] {
             let mut disk = disk.clone();
             disk.flip(&segment(number), offset, 3);
+            if number == 1 {
+                let damage = Node::open(disk.clone()).report.damage.unwrap();
+                assert_eq!((damage.segment, damage.offset), (1, 0), "no log ended before the first segment");
+            }
             check_damaged(&disk, first, &format!("header of segment {number}, byte {offset}"));
         }
     }
@@ -172,11 +176,12 @@ fn segments_that_are_missing() {
 #[test]
 fn only_spares_are_left() {
     let (mut disk, frames) = log();
-    for number in 1..=frames.last().unwrap().segment {
+    let newest = frames.last().unwrap().segment;
+    for number in 1..=newest {
         disk.remove(&segment(number));
     }
     let node = Node::open(disk);
-    assert!(matches!(node.report.damage.unwrap().cause, Cause::SegmentMissing { .. }));
+    assert_eq!(node.report.damage.unwrap().cause, Cause::SegmentMissing { number: newest });
 }
 
 /// The newest frame is past every watermark: torn on a safe medium, perhaps acknowledged on a lossy one.
@@ -232,8 +237,14 @@ fn restarts_in_a_recycled_segment_on_a_lossy_medium() {
     let mut closed = node.close();
     let node = Node::try_open(closed.clone(), lossy()).unwrap();
     assert_eq!((node.report.uncertain, node.hard_state.recovering, node.last()), (false, false, last));
-    let node = Node::try_open(killed, lossy()).unwrap();
+    let mut node = Node::try_open(killed, lossy()).unwrap();
     assert_eq!((node.report.uncertain, node.hard_state.recovering, node.last()), (true, true, last));
+    // What may be more of the log is left as it is.
+    let kept = frames(&node.world.disk).iter().map(|frame| frame.segment).max().unwrap();
+    let before = node.world.disk.contents(&segment(kept));
+    node.append(1, 1, 10).unwrap();
+    assert!(node.run());
+    assert_eq!(node.world.disk.contents(&segment(kept)), before);
     // A log that was closed in order has no torn tail: what is missing from it was acknowledged, on any medium.
     let tail = *frames(&closed).iter().max_by_key(|frame| frame.before).unwrap();
     closed.flip(&segment(tail.segment), tail.offset + 300, 0);
@@ -309,14 +320,18 @@ fn old_frames_do_not_come_back() {
     let last = Node::open(disk.clone()).last();
     let name = segment(tail.segment);
     let position = tail.segment * options().segment_bytes + end;
-    let old = |stamp: DiskStamp, first: u64| {
+    let sealed_after = |stamp: DiskStamp, first: u64, prev_term: u64, foreign: fn(&mut Header)| {
         let mut ring = kontiki_mem::Ring::new(1 << 16, 4).unwrap();
-        let (mut block, meta) = support::frame(&mut ring, first, 1, 3, 3, 10);
+        let (mut block, meta) = support::frame(&mut ring, first, 1, 3, prev_term, 10);
+        let mut header = parse_header(block.bytes()).unwrap();
+        foreign(&mut header);
+        seal(block.bytes_mut(), &header);
         DiskStamp { range: meta.range(), ..stamp }.write(block.bytes_mut());
         let mut disk = disk.clone();
         disk.patch(&name, end, |bytes| bytes[..4096].copy_from_slice(block.bytes()));
         Node::open(disk).last()
     };
+    let old = |stamp, first| sealed_after(stamp, first, 3, |_| ());
     let right = DiskStamp {
         position,
         generation: 0,
@@ -330,6 +345,9 @@ fn old_frames_do_not_come_back() {
     assert_eq!(old(DiskStamp { boot: Incarnation(0), ..right }, last + 1), last, "an earlier boot");
     assert_eq!(old(DiskStamp { watermark: position + 4096, ..right }, last + 1), last, "a watermark from the future");
     assert_eq!(old(right, last + 2), last, "a hole");
+    assert_eq!(sealed_after(right, last + 1, 2, |_| ()), last, "another log's next entry");
+    assert_eq!(sealed_after(right, last + 1, 3, |header| header.cluster.0 += 1), last, "another cluster's");
+    assert_eq!(sealed_after(right, last + 1, 3, |header| header.group.0 += 1), last, "another group's");
 }
 
 /// One copy is repaired, two stop the node; it never starts with a term or vote of its own making.

@@ -5,7 +5,8 @@ mod support;
 
 use kontiki_core::{IndexRange, LogIndex, Term, WriteId};
 use kontiki_io::{IoErrorKind, Op};
-use kontiki_wal::{HardState, ReadError, Space, WalError};
+use kontiki_wal::limits::MAX_EXTENTS;
+use kontiki_wal::{HardState, Options, ReadError, Space, WalError};
 use support::{Disk, Node, World, check_payloads, open, options};
 
 fn is_log_write(op: &Op) -> bool {
@@ -164,7 +165,11 @@ fn only_a_part_of_a_frame_counts() {
 
 #[test]
 fn many_supersedings_open_another_segment_when_the_table_is_full() {
-    let mut node = Node::open(Disk::default());
+    // Large enough that it is the table that is full, long before the file.
+    let large = || Options { segment_bytes: 1 << 20, ..options() };
+    let mut node = Node::try_open(Disk::default(), large()).unwrap();
+    let segments = |node: &Node| node.world.log.iter().filter(|op| *op == "write 0 +4096 durable=true").count();
+    let before = segments(&node);
     node.append(1, 1, 10).unwrap();
     // Each superseding frame leaves one extent behind: 2, 3, 4, ... superseded one after the other.
     for n in 1..200 {
@@ -173,9 +178,11 @@ fn many_supersedings_open_another_segment_when_the_table_is_full() {
             node.run();
         }
         node.run();
+        let tables = (n as usize).div_ceil(MAX_EXTENTS);
+        assert_eq!(segments(&node) - before, tables, "after {n} frames that supersede");
     }
     assert_eq!(node.last(), 201);
-    let mut node = Node::open(node.close());
+    let mut node = Node::try_open(node.close(), large()).unwrap();
     assert_eq!(node.last(), 201);
     let read = node.read_all(1, 201).unwrap();
     check_payloads(&read);
@@ -432,4 +439,25 @@ fn h28_no_frame_is_left_out() {
             }
         }
     }
+}
+
+/// Never more writes at once than the options say.
+#[test]
+fn writes_in_flight_are_bounded() {
+    let options = Options { writes_in_flight: 2, max_write_bytes: 4096, ..options() };
+    let mut node = Node::try_open(Disk::default(), options).unwrap();
+    node.world.plan.hold = Some(is_log_write);
+    assert!(node.wal.has_write_slot());
+    for n in 1..=4 {
+        node.try_append(n, 1, 1, u64::from(n > 1), 10).unwrap();
+    }
+    node.run();
+    assert_eq!((node.wal.writes_in_flight(), node.wal.has_write_slot()), (2, false));
+    node.world.plan.hold = None;
+    for _ in 0..2 {
+        let completion = node.world.release(0);
+        node.complete(completion);
+    }
+    node.run();
+    assert_eq!((node.wal.writes_in_flight(), node.wal.has_write_slot(), node.acked()), (0, true, Some(4)));
 }

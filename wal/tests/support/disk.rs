@@ -196,6 +196,15 @@ impl Disk {
         self.patch(name, offset, |bytes| bytes[0] ^= 1 << bit);
     }
 
+    /// The file ends at `len`, a multiple of the sector.
+    pub fn truncate(&mut self, name: &str, len: u64) {
+        let at = self.find(name);
+        let file = &mut self.files[at];
+        (file.len, file.durable_len) = (len, len);
+        file.seen.retain(|sector, _| sector * SECTOR < len);
+        file.older.retain(|sector, _| sector * SECTOR < len);
+    }
+
     pub fn remove(&mut self, name: &str) {
         self.unlink(&Name::new(name).unwrap()).unwrap();
         self.sync_dir();
