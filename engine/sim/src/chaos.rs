@@ -92,9 +92,11 @@ const RECOVERY_NS: u64 = 60 * SECOND;
 /// What the simulated TCP takes at most to get going again after a heal (retransmission and connection retries back off).
 const TRANSPORT_NS: u64 = 4 * SECOND;
 
-/// How much log a run makes, one of these, and how much of it is kept where the state machines are durable: half, so that segments are
-/// recycled, and a node that was away finds what it missed. (A log has at most 512 segments, and a recovery that drops something opens one.)
-const LOG_SEGMENTS: [u64; 4] = [20, 40, 80, 200];
+/// How much log a run makes, one of these, in bytes, and how much of it is kept where the state machines are durable: half, so that segments
+/// are recycled, and a node that was away finds what it missed. Every boot reads it back, which is most of the work of a long run.
+const LOG_BYTES: [u64; 4] = [2 << 20, 4 << 20, 8 << 20, 32 << 20];
+/// Segments that the log has at least, and at most: it may have 512, and a recovery that drops something opens one.
+const LOG_SEGMENTS: std::ops::RangeInclusive<u64> = 10..=200;
 
 /// Runs one seed.
 pub fn run(seed: u64, extent: Extent) -> Report {
@@ -199,7 +201,8 @@ fn draw_setup(seed: u64, random: &mut Random) -> (Setup, u64) {
     let max_frame_bytes = 16 << 10 << random.below(3);
     let election_min_ms = random.between(100, 400);
     let segment_bytes = 4096 + max_frame_bytes as u64 * random.between(4, 16);
-    let log_bytes = random.pick(&LOG_SEGMENTS).map_or(0, |segments| segments * segment_bytes);
+    let log_bytes = random.pick(&LOG_BYTES).map_or(0, |&bytes| bytes);
+    let log_bytes = log_bytes.clamp(LOG_SEGMENTS.start() * segment_bytes, LOG_SEGMENTS.end() * segment_bytes);
     let config = Config {
         cluster: u128::from(seed) << 1 | 1,
         election_min_ms,
