@@ -175,6 +175,9 @@ const WATCHED: Host = Host(0);
 /// How long anything may take, in simulated time: a bound against waiting for ever.
 const PATIENCE_NS: u64 = 20 * SECOND;
 
+/// How many elections it may take until the watched node wins one.
+const MOST_ELECTIONS: u32 = 50;
+
 struct Stage<'a> {
     script: &'a Script,
     sim: Sim,
@@ -301,12 +304,11 @@ impl Stage<'_> {
 
     fn together(&mut self) -> Result<(), String> {
         for round in 0..self.script.rounds {
-            let leader = self.leader(None)?;
+            let leader = if round % 2 == 0 { self.watched_leads()? } else { self.leader(None)? };
             self.write(leader, 5, false, 600)?;
             self.write(leader, 6, true, LONGEST_ENTRY)?;
             // The leader is cut off. What it is given now, another's entries will supersede.
-            let others: Vec<Host> = self.hosts.iter().copied().filter(|host| host.0 != leader).collect();
-            self.sim.partition(&[self.hosts[leader]], &others);
+            self.cut_off(leader);
             (0..4).for_each(|_| self.propose(leader, 2_000));
             self.run_for(5 * MILLISECOND)?;
             (0..3).for_each(|_| self.propose(leader, LONGEST_ENTRY));
@@ -320,6 +322,26 @@ impl Stage<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Cuts off whoever leads, until the watched node does.
+    fn watched_leads(&mut self) -> Result<usize, String> {
+        for _ in 0..MOST_ELECTIONS {
+            let leader = self.leader(None)?;
+            if leader == WATCHED.0 {
+                return Ok(leader);
+            }
+            self.cut_off(leader);
+            self.leader(Some(leader))?;
+            self.sim.heal();
+            self.settle()?;
+        }
+        Err("the watched node never leads".into())
+    }
+
+    fn cut_off(&self, n: usize) {
+        let others: Vec<Host> = self.hosts.iter().copied().filter(|host| host.0 != n).collect();
+        self.sim.partition(&[self.hosts[n]], &others);
     }
 
     /// Until all have applied the same.
