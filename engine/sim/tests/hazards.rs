@@ -27,8 +27,8 @@ fn three_of(seed: u64, durable_state: bool) -> (Cluster, usize) {
         ring_bytes: 256 << 10,
         window_bytes: 64 << 10,
         window_frames: 16,
-        segment_bytes: 4096 + (1 << 20),
-        retention_bytes: 64 << 20,
+        segment_bytes: 4096 + (128 << 10),
+        retention_bytes: 100 * (128 << 10),
         seed,
         ..Config::default()
     };
