@@ -57,7 +57,7 @@ impl Options {
             in_flight,
             dir,
             segment_bytes: 16 << 20,
-            segments: 4,
+            segments: 7,
             max_batch_bytes,
             max_write_bytes: (1 << 20).max(max_batch_bytes),
             writes_in_flight: 2,

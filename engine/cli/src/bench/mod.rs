@@ -81,7 +81,7 @@ pub(crate) struct Bench {
     #[arg(long, conflicts_with = "to")]
     keep: bool,
     /// Set a key of every replica's configuration; see `kontiki serve --example-config`. The bench itself sets
-    /// retention_bytes to 16 MiB, since its machine only counts, and long election timeouts
+    /// retention_bytes to 64 MiB, since its machine only counts, and long election timeouts
     #[arg(long, value_name = "KEY=VALUE", conflicts_with = "to")]
     set: Vec<String>,
 }

@@ -4,13 +4,14 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use kontiki::Config;
 use kontiki_benches::floor::Counted;
 
 use super::events::{BEGIN, Event, FILL};
 use super::processes::{Place, Processes};
 use super::result::Report;
 use super::watch::Watch;
-use super::{Apply, Setup};
+use super::{Apply, Setup, fill};
 use crate::cluster::{Cluster, POLL};
 use crate::error::Error;
 use crate::node_file::Settings;
@@ -21,6 +22,8 @@ use crate::status::View;
 const READY_LIMIT: Duration = Duration::from_secs(15);
 /// How long the log may take to fill.
 const FILL_LIMIT: Duration = Duration::from_secs(120);
+/// How long a replica may take to catch up after the load.
+const BEHIND_LIMIT: Duration = Duration::from_secs(5);
 /// How much longer than asked the load may take.
 const OVERTIME: Duration = Duration::from_secs(60);
 
@@ -37,7 +40,7 @@ pub(super) fn run(setup: &Setup, dir: &Path, stop: &StopFlag) -> Result<Report, 
     settings.fit(load.entry_bytes as usize, load.in_flight as usize);
     settings.set("reply_bytes", 8);
     settings.set("apply_on", if setup.apply == Apply::Thread { "\"thread\"" } else { "\"reactor\"" });
-    settings.set("retention_bytes", 16 << 20);
+    settings.set("retention_bytes", 64 << 20);
     // A leader under full load on few processors may not get its turn for long; an election would only end the run.
     settings.set("election_min_ms", 1000);
     settings.set("election_max_ms", 2000);
@@ -50,6 +53,8 @@ pub(super) fn run(setup: &Setup, dir: &Path, stop: &StopFlag) -> Result<Report, 
         all.extend(load.arguments());
         all
     };
+    let member = [(1, std::net::SocketAddr::from(([127, 0, 0, 1], 1)))];
+    let config = Config::from_toml(&settings.file(1, 1, &member, dir))?;
     let mut cluster = Cluster::start(dir, setup.replicas.into(), &settings, &arguments, stop)?;
     let mut processes = Processes::new(stop);
     for replica in &mut cluster.replicas {
@@ -65,9 +70,11 @@ pub(super) fn run(setup: &Setup, dir: &Path, stop: &StopFlag) -> Result<Report, 
     })?;
     wait_connected(&mut cluster, ready, stop)?;
     let filled = Instant::now() + FILL_LIMIT;
-    processes.say(&[leader], FILL)?;
-    processes.wait(filled, "the log does not fill", |_, event| matches!(event, Event::Filled))?;
-    wait_connected(&mut cluster, filled, stop)?;
+    for _ in 0..fill::steps(&config) {
+        processes.say(&[leader], FILL)?;
+        processes.wait(filled, "the log does not fill", |_, event| matches!(event, Event::Filled))?;
+        wait_connected(&mut cluster, filled, stop)?;
+    }
 
     let mut loaded = vec![leader];
     if setup.clients > 0 {
@@ -92,10 +99,25 @@ pub(super) fn run(setup: &Setup, dir: &Path, stop: &StopFlag) -> Result<Report, 
     let measured = processes.load(&loaded, load, OVERTIME, &mut watch).map_err(|error| cluster.check_alive().err().unwrap_or(error))?;
     let uses = watch.finish(&measured, load.entry_bytes);
     let counted = before.zip(view(&cluster, leader_id)).map(|(before, after)| between(&before, after)).unwrap_or_default();
+    let behind = behind(&cluster);
     // The end of their standard input is what the replicas stop at.
     processes.end()?;
     cluster.stop()?;
-    Ok(Report::new(setup, &measured, counted, uses))
+    Ok(Report { behind, ..Report::new(setup, &measured, counted, uses) })
+}
+
+/// Replicas that do not have all of the load soon after its end: they fell behind what the log retains, and took no part.
+fn behind(cluster: &Cluster) -> usize {
+    let deadline = Instant::now() + BEHIND_LIMIT;
+    loop {
+        let views = cluster.statuses();
+        let goal = views.iter().map(|v| v.last).max().unwrap_or(0);
+        let current = views.iter().filter(|v| v.applied == goal).count();
+        if current == cluster.replicas.len() || Instant::now() > deadline {
+            return cluster.replicas.len() - current;
+        }
+        thread::sleep(POLL);
+    }
 }
 
 /// What the leader says of itself.

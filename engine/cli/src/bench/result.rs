@@ -71,6 +71,8 @@ pub(crate) struct Report {
     pub(crate) floor: bool,
     /// Replicas.
     pub(crate) replicas: usize,
+    /// Replicas that fell behind what the log retains and so took no part in all of it: the figures are then of fewer replicas.
+    pub(crate) behind: usize,
     /// Proposals refused because a bound was reached.
     pub(crate) busy: u64,
     /// Flushes of the leader per 1000 entries; absent for a cluster elsewhere.
@@ -118,6 +120,7 @@ impl Report {
             apply: (!setup.floor).then_some(setup.apply),
             floor: setup.floor,
             replicas: setup.replicas.into(),
+            behind: 0,
             busy: measured.busy,
             leader_flushes_per_1000: known(leader.flushes as f64 * 1000.0 / leader.entries.max(1) as f64),
             leader_written_per_payload_byte: known(
@@ -147,6 +150,9 @@ impl Report {
         if let Some(rate) = self.rate {
             rows.row("asked for", format!("{}/s", count(rate)));
             rows.row("due and not proposed by the end", count(self.missed));
+        }
+        if self.behind > 0 {
+            rows.row("replicas that fell behind the log", self.behind);
         }
         rows.row("entries", format!("{} in {:.2} s", count(self.entries), self.seconds));
         rows.row("throughput", format!("{}/s", count(self.entries_per_s as u64)));

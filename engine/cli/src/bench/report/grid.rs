@@ -93,7 +93,8 @@ impl Group {
             Group::Callers => {
                 for &callers in pick(&[1, 4, 16, 64], &[4]) {
                     for &in_flight in pick(&[64, 256, 4096], &[256]) {
-                        let mut cell = cell(format!("{callers} callers, 128 B x {in_flight}"), 128, in_flight);
+                        let mut cell =
+                            cell(format!("{callers} caller{}, 128 B x {in_flight}", if callers == 1 { "" } else { "s" }), 128, in_flight);
                         cell.setup.load.callers = callers;
                         cells.push(cell);
                     }
@@ -102,7 +103,11 @@ impl Group {
             Group::Replicas => {
                 for &replicas in pick(&[1, 3, 5, 7, 9], &[1, 5]) {
                     for &in_flight in pick(&[1, 256], &[256]) {
-                        let mut cell = cell(format!("{replicas} replicas, 128 B x {in_flight}"), 128, in_flight);
+                        let mut cell = cell(
+                            format!("{replicas} replica{}, 128 B x {in_flight}", if replicas == 1 { "" } else { "s" }),
+                            128,
+                            in_flight,
+                        );
                         cell.setup.replicas = replicas as u16;
                         cells.push(cell);
                     }
@@ -116,7 +121,8 @@ impl Group {
             Group::Clients => {
                 for &clients in pick(&[1, 4, 16], &[2]) {
                     for &in_flight in pick(&[16, 256, 1024], &[256]) {
-                        let mut cell = cell(format!("{clients} clients, 128 B x {in_flight}"), 128, in_flight);
+                        let mut cell =
+                            cell(format!("{clients} client{}, 128 B x {in_flight}", if clients == 1 { "" } else { "s" }), 128, in_flight);
                         cell.setup.clients = clients;
                         cells.push(cell.without_floor());
                     }

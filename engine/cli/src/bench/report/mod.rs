@@ -213,6 +213,10 @@ fn again(setup: &Setup, dir: &Path, stop: &StopFlag) -> Result<Report, Error> {
         tries += 1;
         let run = tempfile::Builder::new().prefix("run-").tempdir_in(dir).map_err(Error::file("cannot make a directory in", dir))?;
         match setup.run(run.path(), stop) {
+            // Figures of fewer replicas than asked for are no figures; if it happens again and again, they are marked.
+            Ok(report) if report.behind > 0 && tries < TRIES => {
+                complain(format_args!("note: a run is tried again: a replica fell behind the log"))
+            }
             Ok(report) => return Ok(report),
             Err(error @ (Error::Finding(_) | Error::TooSlow(_) | Error::ReplicaEnded { .. })) if tries < TRIES => {
                 complain(format_args!("note: a run is tried again: {error}"));

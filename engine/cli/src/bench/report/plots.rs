@@ -116,7 +116,9 @@ fn percentiles(cell: &Rounds) -> Vec<Line> {
         rounds.for_each(|round| all.add(round));
         Some(QUANTILES.iter().map(|&q| (1.0 / (1.0 - q), all.quantile(q).as_nanos() as f64 / 1000.0)).collect())
     };
-    pair("engine", COLOURS[0], curve(&cell.engine).unwrap_or_default(), curve(&cell.floor).unwrap_or_default()).into()
+    let line =
+        |label: &str, faint, rounds| Line { label: label.into(), colour: COLOURS[0], faint, points: curve(rounds).unwrap_or_default() };
+    vec![line("engine", false, &cell.engine), line("floor", true, &cell.floor)]
 }
 
 fn pair(label: &str, colour: RGBColor, engine: Vec<(f64, f64)>, floor: Vec<(f64, f64)>) -> [Line; 2] {
