@@ -243,3 +243,205 @@ pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::state_machine::ApplyError;
+    use kontiki_core::{ClusterId, FrameMeta, GroupId, Term};
+    use kontiki_mem::{OpenBatch, Outcome, Ring, Ticket, Tickets};
+
+    /// Remembers what it applied; answers the first entry of each call only.
+    #[derive(Debug)]
+    struct Notes {
+        applied: LogIndex,
+        seen: Arc<Mutex<Vec<u64>>>,
+    }
+
+    impl StateMachine for Notes {
+        fn apply(&mut self, entries: Entries<'_>, replies: &mut Replies<'_>) -> Result<(), ApplyError> {
+            let mut seen = self.seen.lock().unwrap();
+            for entry in entries {
+                assert_eq!(entry.payload, entry.index.0.to_le_bytes());
+                seen.push(entry.index.0);
+            }
+            replies.push(b"first");
+            Ok(())
+        }
+
+        fn applied(&self) -> LogIndex {
+            self.applied
+        }
+
+        fn durable(&self) -> LogIndex {
+            LogIndex(self.seen.lock().unwrap().last().copied().unwrap_or(0))
+        }
+    }
+
+    struct Fixture {
+        stage: ApplyStage<Notes>,
+        queue: Arc<ApplyQueue>,
+        seen: Arc<Mutex<Vec<u64>>>,
+        tickets: Tickets,
+        batch: OpenBatch,
+        ring: Ring,
+    }
+
+    impl Fixture {
+        fn new(applied: u64) -> Fixture {
+            let seen = Arc::default();
+            let tickets = Tickets::new(16, 64);
+            let machine = Notes { applied: LogIndex(applied), seen: Arc::clone(&seen) };
+            let (stage, queue) = ApplyStage::new(machine, tickets.resolver(), 64);
+            let ring = Ring::new(1 << 16, 16).unwrap();
+            Fixture { stage, queue, seen, tickets, batch: OpenBatch::new(frame::BODY_OFFSET, 16, 4), ring }
+        }
+
+        /// A frame of `count` entries from `first` on, of which `range` counts, and its callers' tickets.
+        fn work(&mut self, first: u64, count: u32, (from, to): (u64, u64)) -> (Work, Vec<Ticket>) {
+            self.batch.open(self.ring.reserve(4096).unwrap()).unwrap();
+            let mut tickets = Vec::new();
+            for index in first..first + u64::from(count) {
+                let ticket = self.tickets.take().unwrap();
+                self.batch.propose(&[], &index.to_le_bytes(), ticket.id());
+                tickets.push(ticket);
+            }
+            assert!(self.batch.seal());
+            let (sealed, batch) = self.batch.poll_sealed().unwrap();
+            let meta = FrameMeta { term: Term(1), first: LogIndex(first), count, prev_term: Term(u64::from(first > 1)) };
+            let header = Header {
+                kind: Kind::Entries,
+                sessions: false,
+                cluster: ClusterId(1),
+                group: GroupId(0),
+                meta,
+                proposed_ns: 0,
+                body_bytes: sealed.body_bytes as u32,
+            };
+            let mut block = sealed.block;
+            block.truncate(frame::frame_bytes(sealed.body_bytes));
+            frame::seal(block.bytes_mut(), &header);
+            let range = IndexRange { from: LogIndex(from), to: LogIndex(to) };
+            (Work { block: block.freeze(), header, range, tickets: Some(batch) }, tickets)
+        }
+
+        fn apply(&mut self, work: Work) {
+            self.queue.push(work);
+            assert!(self.stage.poll());
+        }
+
+        fn seen(&self) -> Vec<u64> {
+            self.seen.lock().unwrap().clone()
+        }
+    }
+
+    fn outcomes(tickets: &[Ticket]) -> Vec<Option<u64>> {
+        let index = |outcome| if let Outcome::Applied { index } = outcome { index } else { 0 };
+        tickets.iter().map(|ticket| ticket.poll_outcome().map(index)).collect()
+    }
+
+    /// Every entry once and in order, each caller with its own index, whatever part of a frame comes when.
+    #[test]
+    fn parts_of_frames() {
+        let mut f = Fixture::new(0);
+        let (work, tickets) = f.work(1, 4, (1, 4));
+        f.apply(work);
+        assert_eq!((f.seen(), f.queue.applied(), f.queue.durable()), (vec![1, 2, 3, 4], LogIndex(4), LogIndex(4)));
+        assert_eq!(outcomes(&tickets), [Some(1), Some(2), Some(3), Some(4)], "a machine that answers less has answered nothing");
+        assert_eq!(tickets[0].reply(), b"first");
+
+        // Nobody is answered for an entry that is not applied yet.
+        let (work, tickets) = f.work(5, 4, (5, 6));
+        f.apply(work);
+        assert_eq!((f.seen().len(), f.queue.applied(), f.queue.entries()), (6, LogIndex(6), 6));
+        assert_eq!(outcomes(&tickets), [Some(5), Some(6), None, None]);
+
+        // A frame that begins with what is applied already.
+        let (work, tickets) = f.work(5, 4, (5, 8));
+        f.apply(work);
+        assert_eq!((f.seen(), f.queue.entries()), ((1..=8).collect(), 8));
+        assert_eq!(outcomes(&tickets), [None, None, Some(7), Some(8)]);
+
+        // All of it is.
+        let (work, tickets) = f.work(5, 4, (5, 8));
+        f.apply(work);
+        assert_eq!((f.seen().len(), f.queue.applied()), (8, LogIndex(8)));
+        assert_eq!(outcomes(&tickets), [None; 4]);
+    }
+
+    #[test]
+    fn a_machine_that_remembers_is_not_given_again_what_it_applied() {
+        let mut f = Fixture::new(3);
+        let (work, _) = f.work(1, 4, (1, 4));
+        f.apply(work);
+        assert_eq!((f.seen(), f.queue.applied()), (vec![4], LogIndex(4)));
+    }
+
+    /// A hole stops the process before it corrupts a state machine.
+    #[test]
+    #[should_panic(expected = "apply skips")]
+    fn a_hole() {
+        let mut f = Fixture::new(0);
+        let (work, _) = f.work(3, 2, (3, 4));
+        f.apply(work);
+    }
+
+    #[test]
+    fn the_queue_is_bounded_by_frames_and_by_memory() {
+        let mut f = Fixture::new(0);
+        assert!(f.queue.is_empty() && f.queue.has_room(1) && !f.stage.poll());
+        let (work, _) = f.work(1, 1, (1, 1));
+        let bytes = work.block.len();
+        f.queue.push(work);
+        assert!(!f.queue.is_empty() && f.queue.has_room(bytes + 1) && !f.queue.has_room(bytes));
+        assert!(f.stage.poll());
+        assert!(f.queue.is_empty() && f.queue.has_room(1), "the memory came back");
+        let (work, _) = f.work(2, 1, (2, 2));
+        let Work { block, header, range, .. } = work;
+        for _ in 0..MAX_APPLY_QUEUE {
+            assert!(f.queue.has_room(usize::MAX));
+            f.queue.push(Work { block: block.clone(), header, range, tickets: None });
+        }
+        assert!(!f.queue.has_room(usize::MAX));
+        f.queue.close();
+        assert!(f.queue.is_empty() && f.queue.has_room(1) && !f.queue.wait());
+    }
+
+    /// Counts how often it was rung.
+    struct Bell(AtomicU64);
+
+    impl Wake for Bell {
+        fn wake(&self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// The thread rings once a frame if that is wanted, and always when it ends: closed, or because the machine failed.
+    #[test]
+    fn the_thread_rings() {
+        for wanted in [true, false] {
+            let mut f = Fixture::new(0);
+            let (work, _) = f.work(1, 1, (1, 1));
+            let (queue, stage, bell) = (f.queue, f.stage, Bell(AtomicU64::new(0)));
+            queue.want_bell(wanted);
+            queue.push(work);
+            std::thread::scope(|scope| {
+                scope.spawn(|| stage.run(&bell));
+                while queue.applied() < LogIndex(1) {
+                    std::thread::yield_now();
+                }
+                queue.close();
+            });
+            assert_eq!((bell.0.load(Ordering::SeqCst), queue.failure().is_none()), (1 + u64::from(wanted), true));
+        }
+        let mut f = Fixture::new(0);
+        let (work, _) = f.work(3, 1, (3, 3));
+        let (queue, bell) = (f.queue, Bell(AtomicU64::new(0)));
+        queue.push(work);
+        f.stage.run(&bell);
+        let Some(Failure::ApplyPanic(why)) = queue.failure() else { panic!("a hole goes unnoticed") };
+        assert!(why.contains("apply skips"), "{why}");
+        assert_eq!((panic_text(&"why"), bell.0.load(Ordering::SeqCst)), ("why".to_owned(), 1));
+    }
+}

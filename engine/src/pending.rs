@@ -62,3 +62,70 @@ impl Pending {
         resolver.flush();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use kontiki_core::Term;
+    use kontiki_mem::{OpenBatch, Ring, Ticket, Tickets};
+
+    /// Batches of two entries each, from index 1 on, and all their callers' tickets.
+    fn pending(batches: u64, tickets: &Tickets) -> (Pending, Vec<Ticket>) {
+        let (batch, mut ring) = (OpenBatch::new(64, 4, MAX_PENDING_BATCHES), Ring::new(1 << 16, 16).unwrap());
+        let (mut pending, mut all) = (Pending::new(), Vec::new());
+        for n in 0..batches {
+            batch.open(ring.reserve(4096).unwrap()).unwrap();
+            for _ in 0..2 {
+                let ticket = tickets.take().unwrap();
+                batch.propose(&[], b"x", ticket.id());
+                all.push(ticket);
+            }
+            assert!(batch.seal());
+            let (_, side) = batch.poll_sealed().unwrap();
+            assert!(pending.has_room());
+            let meta = FrameMeta { term: Term(1), first: LogIndex(2 * n + 1), count: 2, prev_term: Term(1) };
+            pending.push(meta, Time(n), side);
+        }
+        (pending, all)
+    }
+
+    fn range(from: u64, to: u64) -> IndexRange {
+        IndexRange { from: LogIndex(from), to: LogIndex(to) }
+    }
+
+    /// Who waits for an entry past the commit index learns that nobody knows; who waits for one before it hears from apply.
+    #[test]
+    fn lost_leadership() {
+        for commit in 0..=6 {
+            let tickets = Tickets::new(16, 64);
+            let (mut pending, all) = pending(3, &tickets);
+            pending.lose(LogIndex(commit), &mut tickets.resolver());
+            for (at, ticket) in all.iter().enumerate() {
+                let unknown = at as u64 + 1 > commit;
+                assert_eq!(ticket.poll_outcome(), unknown.then_some(Outcome::Unknown), "index {} of {commit}", at + 1);
+            }
+            let kept = std::iter::from_fn(|| pending.pop()).count() as u64;
+            assert_eq!(kept, commit.div_ceil(2), "batches with a committed entry stay");
+        }
+    }
+
+    #[test]
+    fn the_oldest_first() {
+        let tickets = Tickets::new(16, 64);
+        let (mut pending, all) = pending(2, &tickets);
+        let first = |pending: &Pending, from, to| pending.first_in(range(from, to)).map(|meta| meta.first.0);
+        assert_eq!([(1, 1), (1, 9), (2, 9)].map(|(from, to)| first(&pending, from, to)), [Some(1), Some(1), None]);
+        let (batch, sealed) = pending.pop().unwrap();
+        assert_eq!((batch.tickets(), sealed), (&[all[0].id(), all[1].id()][..], Time(0)));
+        assert_eq!([(1, 2), (1, 3), (3, 3), (4, 9)].map(|(from, to)| first(&pending, from, to)), [None, Some(3), Some(3), None]);
+    }
+
+    #[test]
+    fn as_many_as_there_may_be() {
+        let tickets = Tickets::new(2 * MAX_PENDING_BATCHES, 64);
+        let (mut pending, _tickets) = pending(MAX_PENDING_BATCHES as u64, &tickets);
+        assert!(!pending.has_room());
+        assert!(pending.pop().is_some() && pending.has_room());
+    }
+}

@@ -65,4 +65,14 @@ mod tests {
         assert!(saves.is_durable(WriteId(2)) && saves.is_durable(WriteId(1000)));
         assert!(saves.is_durable(WriteId(1001)), "a write of the log is none of these");
     }
+
+    /// Nothing is handed over behind a write that is still under way.
+    #[test]
+    fn an_older_answer_ends_nothing() {
+        let mut saves = Saves::default();
+        saves.ask(WriteId(2), state(2));
+        assert_eq!((saves.ask(WriteId(3), state(3)), saves.done(WriteId(1))), (None, None));
+        assert!(saves.is_durable(WriteId(1)) && !saves.is_durable(WriteId(2)));
+        assert_eq!(saves.done(WriteId(2)), Some((WriteId(3), state(3))));
+    }
 }
