@@ -189,6 +189,22 @@ fn many_supersedings_open_another_segment_when_the_table_is_full() {
     assert_eq!(read[150].1, 150);
 }
 
+/// The table is for superseding frames: a full one takes no room from the others.
+#[test]
+fn a_frame_that_supersedes_nothing_needs_no_extent() {
+    let mut node = Node::try_open(Disk::default(), Options { segment_bytes: 1 << 20, ..options() }).unwrap();
+    for n in 1..=MAX_EXTENTS as u64 {
+        node.try_append(n, 2, n, n - 1, 10).unwrap();
+        assert!(node.run());
+    }
+    let last = node.last();
+    let name = "log-0000000000000001.seg";
+    let block = node.try_append(last + 1, 1, MAX_EXTENTS as u64, MAX_EXTENTS as u64, 10).unwrap();
+    assert!(node.run());
+    let at = (MAX_EXTENTS + 1) * 4096;
+    assert_eq!(node.world.disk.contents(name)[at..at + block.len()], *block.bytes());
+}
+
 #[test]
 fn released_segments_are_recycled() {
     let mut node = Node::open(Disk::default());

@@ -417,3 +417,29 @@ fn a_probe_goes_back_to_the_end_of_the_followers_log() {
     one.hear_in(2, 22, heartbeat_reply(noop.term, 0));
     assert_eq!(next(&one), Some((1, 0)));
 }
+
+/// H40: a probe that leaves no trace is sent again after twice the time, up to an election timeout, in steps of heartbeats.
+#[test]
+fn probes_are_repeated_ever_more_slowly() {
+    let mut one = One::start(3, log(5));
+    let noop = one.lead(false);
+    one.seal(noop);
+    let mut effects = one.connect(2, 12);
+    let (mut sent, mut gaps) = (one.now, Vec::new());
+    while gaps.len() < 6 {
+        if sent_from(&effects, 2).is_some() {
+            gaps.push(one.now.since(sent) / MS);
+            sent = one.now;
+            effects = one.step(Event::FramesSent { peer: NodeId(2), session: SessionId(12), to: noop.first, bytes: 4096, frames: 1 });
+            continue;
+        }
+        one.now = one.now.plus_ns(HEARTBEAT);
+        let round = one.step(Event::Tick).iter().find_map(|e| match e {
+            Effect::Send { to: NodeId(2), message: Message::Heartbeat { round, .. }, .. } => Some(*round),
+            _ => None,
+        });
+        let reply = Message::HeartbeatReply { term: noop.term, round: round.unwrap(), recovering: false, last_index: LogIndex(5) };
+        effects = one.hear_in(2, 12, reply);
+    }
+    assert_eq!(gaps, [0, 40, 40, 80, 160, 320]);
+}
