@@ -24,7 +24,7 @@ pub(crate) struct Segment {
 pub(crate) struct Segments {
     /// The log, oldest first. Mirrors the segments of the live log's index.
     pub(crate) linked: VecDeque<Segment>,
-    /// What recovery left aside: evidence, never written again while an older segment is part of the log. By number.
+    /// What recovery left aside: evidence of what was lost, not written again before [`Segments::retire_aside`]. By number.
     pub(crate) aside: Vec<Segment>,
     /// Written with zeros or recycled, under their names: the next frames go there. By number.
     pub(crate) prepared: VecDeque<Segment>,
@@ -65,10 +65,6 @@ impl Segments {
             self.retired.push_back(oldest);
             return;
         }
-        if self.aside.iter().all(|segment| segment.number >= successor) {
-            self.retired.push_back(oldest);
-            return;
-        }
         let mut group = vec![oldest];
         group.extend(self.aside.extract_if(.., |segment| segment.number < successor));
         group.sort_by_key(|segment| segment.number);
@@ -76,6 +72,12 @@ impl Segments {
         self.retired.extend(group);
         self.retired.push_back(lowest);
         assert!(self.len() <= MAX_SEGMENTS, "retiring makes no segments");
+    }
+
+    /// Retires what was left aside below `number`, a segment of the log that holds a durable frame: the walk of a recovery goes from
+    /// before it to that segment, and needs nothing in between.
+    pub(crate) fn retire_aside(&mut self, number: u64) {
+        self.retired.extend(self.aside.extract_if(.., |segment| segment.number < number));
     }
 
     /// Every handle, to be closed.

@@ -332,11 +332,25 @@ impl Wal {
         self.segments.prepared.len() < self.options.spare_segments && self.segments.len() < MAX_SEGMENTS
     }
 
+    /// Lets go of what recoveries put aside, once the log has gone on behind it and the node has again what it lost; sooner if there would
+    /// be no room for the log: a node with a bad disk refetches again and again, and its state machine may need all of the log.
+    fn release_evidence(&mut self) {
+        if self.segments.aside.is_empty() || self.saver.recovering() && self.segments.len() <= MAX_SEGMENTS / 2 {
+            return;
+        }
+        let Some(number) = self.segments.current().map(|segment| segment.number) else { return };
+        let first_frame = number * self.options.segment_bytes + BLOCK_BYTES as u64;
+        if self.appender.durable() > first_frame {
+            self.segments.retire_aside(number);
+        }
+    }
+
     /// Starts the next job of preparation, if any: first what was released, oldest first, then a new file.
     fn prepare(&mut self, io: &mut dyn Io) {
         if self.preparer.busy() {
             return;
         }
+        self.release_evidence();
         let now = io.now();
         if self.full.is_some_and(|(pause, since)| now < since.plus_ns(pause)) {
             return;

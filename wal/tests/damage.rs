@@ -5,8 +5,8 @@ mod support;
 
 use kontiki_core::{Incarnation, LogIndex};
 use kontiki_frame::{DiskStamp, Header, parse_header, seal};
-use kontiki_wal::limits::HARD_STATE_COPY_OFFSET;
-use kontiki_wal::{Cause, Medium, Options, ReadError, WalError};
+use kontiki_wal::limits::{HARD_STATE_COPY_OFFSET, MAX_SEGMENTS};
+use kontiki_wal::{Cause, Medium, Options, ReadError, Space, WalError};
 use support::{Disk, Node, Random, check_payloads, options};
 
 const HARD_STATE: &str = "hard-state";
@@ -431,4 +431,49 @@ fn hostile_files() {
         }
     }
     assert!(started > 100);
+}
+
+/// Segments of the log whose files there are.
+fn files(disk: &Disk) -> usize {
+    disk.names().iter().filter(|name| name.starts_with("log-")).count()
+}
+
+/// A node whose disk is damaged in the first segment of its log again and again, each time before where it was last; it fetches what it lost, up to
+/// `last`, and nothing may be released. Returns the most files of segments that there were at a start.
+fn damaged_again_and_again(last: u64, refetched: bool, options: impl Fn() -> Options) -> usize {
+    let mut most = 0;
+    let mut node = Node::try_open(Disk::default(), options()).unwrap();
+    for before in (1..14).rev() {
+        while node.last() < last {
+            node.append(1, 3, 2500).unwrap();
+            assert!(node.run());
+        }
+        if refetched {
+            node.save(30 - before, 1);
+            assert!(node.run());
+        }
+        let mut disk = node.close();
+        most = most.max(files(&disk));
+        let frame = frames(&disk).into_iter().find(|frame| frame.before == before).unwrap();
+        disk.flip(&segment(frame.segment), frame.offset + 200, 1);
+        node = Node::try_open(disk, options()).unwrap();
+        assert!(node.report.damage.is_some() && node.hard_state.recovering);
+        assert_eq!(node.last(), before);
+        assert_ne!(node.wal.space(), Space::Full, "damage behind {before}");
+    }
+    most
+}
+
+#[test]
+fn what_recoveries_put_aside_goes_when_it_was_fetched_again() {
+    // The log is of two or three segments, and so is what was put aside last.
+    let most = damaged_again_and_again(40, true, options);
+    assert!(most <= 8, "{most}");
+}
+
+#[test]
+fn what_recoveries_put_aside_leaves_room_for_the_log() {
+    let small = || Options { segment_bytes: 64 << 10, ..options() };
+    let most = damaged_again_and_again(600, false, small);
+    assert!((MAX_SEGMENTS / 4..MAX_SEGMENTS).contains(&most), "{most} of {MAX_SEGMENTS}: as long as there is room, evidence stays");
 }
