@@ -10,7 +10,8 @@ use crate::conditions::{Conditions, Delay, MILLISECOND, SECOND};
 use crate::faults::{Fault, Faults};
 use crate::host::Host;
 use crate::judge::{Fate, Violation};
-use crate::marks::{self, Listener};
+use crate::listener::Listener;
+use crate::marks;
 use crate::random::{Odds, Random};
 use crate::sim::Sim;
 use crate::trace::{Counts, Occurrence};
@@ -51,6 +52,8 @@ pub struct Report {
     pub panic: Option<String>,
     /// How the nodes stood at the end, a line each.
     pub standings: Vec<String>,
+    /// What the nodes said, and what struck them: the end of it, as many lines as of the trace.
+    pub log: Vec<String>,
     /// The end of the trace, as much as was asked for.
     pub tail: Vec<Occurrence>,
 }
@@ -94,7 +97,7 @@ const TRANSPORT_NS: u64 = 4 * SECOND;
 
 /// How much log a run makes, one of these, in bytes, and how much of it is kept where the state machines are durable: half, so that segments
 /// are recycled, and a node that was away finds what it missed. Every boot reads it back, which is most of the work of a long run.
-const LOG_BYTES: [u64; 4] = [2 << 20, 4 << 20, 8 << 20, 32 << 20];
+const LOG_BYTES: [u64; 4] = [1 << 20, 2 << 20, 4 << 20, 16 << 20];
 /// Segments that the log has at least, and at most: it may have 512, and a recovery that drops something opens one.
 const LOG_SEGMENTS: std::ops::RangeInclusive<u64> = 10..=200;
 
@@ -115,7 +118,7 @@ pub fn run(seed: u64, extent: Extent) -> Report {
     let mut workload = Workload::drawn(Random::stream(seed, 11), setup.config.max_entry_bytes);
     workload.fit(extent.pace_ns.max(extent.chaos_ns), log_bytes);
     let mut cluster = Cluster::new(sim.clone(), setup, workload);
-    let listener = Listener::default();
+    let listener = Listener::keeping(extent.keep_trace);
     cluster.set_listener(listener.clone());
     let chaos = Chaos { cluster: &mut cluster, seed, random, plans: Vec::new(), faults: extent.faults, bad: bad.clone() };
     let outcome = tracing::subscriber::with_default(listener.clone(), || catch_unwind(AssertUnwindSafe(|| chaos.run(extent))));
@@ -154,6 +157,7 @@ pub fn run(seed: u64, extent: Extent) -> Report {
         trace_length: sim.trace_length(),
         violations,
         standings: cluster.standings(),
+        log: listener.lines(),
         tail: sim.trace_tail(),
         panic,
     };
@@ -396,6 +400,13 @@ impl Chaos<'_> {
         }
         let sim = self.cluster.sim().clone();
         let (host, other) = (self.cluster.host(n), self.cluster.host(m));
+        self.cluster.say(format_args!(
+            "{} strikes node {} (of the rest first node {}), for {} ms",
+            fault.name(),
+            n + 1,
+            m + 1,
+            away_ns / MILLISECOND
+        ));
         match fault {
             Fault::Crash => {
                 self.cluster.crash(n);
@@ -504,6 +515,7 @@ impl Chaos<'_> {
 
     /// Everything works again: then a fresh write must succeed soon, and all replicas become equal.
     fn heal_and_demand(mut self) {
+        self.cluster.say(format_args!("everything is healed"));
         let sim = self.cluster.sim().clone();
         sim.set_conditions(|conditions| {
             let calm = Conditions::calm();

@@ -1,5 +1,6 @@
 //! Whole nodes in a simulated world: each the product's own reactor, log, transport and core, over a [`SimIo`].
 
+use std::fmt;
 use std::time::Duration;
 
 use kontiki::{Config, Lost, Medium, Member, ProposeError, Proposer, Reactor, Role, State, Ticket, TurnError};
@@ -10,8 +11,9 @@ use crate::conditions::MILLISECOND;
 use crate::history::History;
 use crate::host::Host;
 use crate::judge::{Fate, Judge, Violation};
+use crate::listener::Listener;
 use crate::machine::{Ledger, Machine};
-use crate::marks::{self, Listener};
+use crate::marks;
 use crate::sim::Sim;
 use crate::sim_io::SimIo;
 use crate::storage::BEYOND;
@@ -134,6 +136,12 @@ impl Cluster {
     /// The judge.
     pub fn judge(&self) -> &Judge {
         &self.judge
+    }
+
+    /// Puts a line of the world's own into the log of the run.
+    pub(crate) fn say(&self, what: fmt::Arguments<'_>) {
+        self.listener.give_word(0, self.sim.now().0);
+        tracing::info!("{what}");
     }
 
     /// Hears what its nodes say from now on: their driver runs with this listener.
@@ -321,8 +329,10 @@ impl Cluster {
             self.beyond = Some(self.judge.violations().len());
         }
         let Node { running: Some(running), host, damaged, .. } = &mut self.nodes[n] else { return };
+        let node_id = n as u64 + 1;
         let role_before = running.reactor.standing().map(|(role, _)| role);
         let (damages, losses) = self.listener.damages_and_losses();
+        self.listener.give_word(node_id, self.sim.now().0);
         let turned = running.reactor.turn(Duration::MAX);
         let heard = self.listener.damages_and_losses();
         // A node on a lossy medium may say that it lost something when it did not.

@@ -24,6 +24,7 @@ mod inode;
 mod judge;
 pub mod limits;
 mod linearize;
+mod listener;
 mod machine;
 mod marks;
 mod network;

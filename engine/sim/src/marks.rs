@@ -1,16 +1,7 @@
 //! What should sometimes happen in a run: rare but healthy ways through the engine, seen from outside. A mark that is
 //! never met over many seeds means that the faults do not reach what they should.
 
-use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-
 use kontiki::Role;
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Subscriber};
-
-use crate::trace::Counts;
 
 pub(crate) const LEADER_ELECTED: &str = "leader elected";
 pub(crate) const STEPPED_DOWN: &str = "leader stepped down in its own term";
@@ -28,8 +19,8 @@ pub(crate) const BUSY: &str = "proposal refused: busy";
 pub(crate) const NEVER: &str = "outcome: never applied";
 pub(crate) const UNKNOWN: &str = "outcome: unknown";
 
-const DAMAGE: &str = "damage in acknowledged log found";
-const LOSSES: &str = "node came back with losses";
+pub(crate) const DAMAGE: &str = "damage in acknowledged log found";
+pub(crate) const LOSSES: &str = "node came back with losses";
 pub(crate) const BEHIND: &str = "follower behind the log";
 
 /// What the engine says to its operator: the beginning of a message, and the mark it stands for.
@@ -84,64 +75,9 @@ pub(crate) fn of_roles(before: (Role, u64), after: (Role, u64)) -> Option<&'stat
     }
 }
 
-/// Listens to what the engine says, and counts the marks in it.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Listener(Arc<Heard>);
-
-#[derive(Debug, Default)]
-struct Heard {
-    counts: Mutex<Counts>,
-    damages: AtomicU64,
-    losses: AtomicU64,
-}
-
-impl Listener {
-    pub(crate) fn counts(&self) -> Counts {
-        self.0.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// How often a recovery has found damage, and how often one has found that something may be lost.
-    pub(crate) fn damages_and_losses(&self) -> (u64, u64) {
-        (self.0.damages.load(Ordering::Relaxed), self.0.losses.load(Ordering::Relaxed))
-    }
-}
-
-struct Message(String);
-
-impl Visit for Message {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        if field.name() == "message" {
-            self.0 = format!("{value:?}");
-        }
-    }
-}
-
-impl Subscriber for Listener {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= Level::INFO && metadata.target().starts_with("kontiki")
-    }
-
-    fn event(&self, event: &Event<'_>) {
-        let mut message = Message(String::new());
-        event.record(&mut message);
-        if let Some((_, mark)) = SAID.iter().find(|(said, _)| message.0.starts_with(said)) {
-            self.0.counts.lock().unwrap_or_else(PoisonError::into_inner).add(mark);
-            self.0.damages.fetch_add(u64::from(*mark == DAMAGE), Ordering::Relaxed);
-            self.0.losses.fetch_add(u64::from(*mark == LOSSES), Ordering::Relaxed);
-        }
-    }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn enter(&self, _: &Id) {}
-
-    fn exit(&self, _: &Id) {}
+/// The mark that a message of the engine stands for.
+pub(crate) fn of_message(message: &str) -> Option<&'static str> {
+    SAID.iter().find(|(said, _)| message.starts_with(said)).map(|(_, mark)| *mark)
 }
 
 #[cfg(test)]
@@ -149,15 +85,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_said_is_counted() {
-        let listener = Listener::default();
-        tracing::subscriber::with_default(listener.clone(), || {
-            tracing::info!(from = 7, "entries superseded by a newer leader's");
-            tracing::warn!(peer = 2, "does not read: connection cut, it will catch up from the log");
-            tracing::info!("something else");
-        });
-        let counts: Vec<_> = listener.counts().iter().collect();
-        assert_eq!(counts, [("divergence healed", 1), ("slow reader cut off", 1)]);
+    fn messages_are_known_by_their_beginnings() {
+        assert_eq!(of_message("entries superseded by a newer leader's"), Some("divergence healed"));
+        assert_eq!(of_message("does not read: connection cut, it will catch up from the log"), Some("slow reader cut off"));
+        assert_eq!(of_message("something else"), None);
     }
 
     #[test]

@@ -31,6 +31,9 @@ pub(crate) enum Happening {
     Knock { attempt: u64 },
 }
 
+/// How much of what a read yields goes into the trace, in bytes.
+const READ_SAMPLE_BYTES: usize = 256;
+
 pub(crate) struct World {
     pub(crate) seed: u64,
     pub(crate) now_ns: u64,
@@ -288,13 +291,14 @@ impl World {
         if result.is_ok() {
             count(&mut self.hosts[host].process.stats, &pending.op, &result);
         }
-        let (buf, at) = match pending.op {
-            Op::Read { buf, .. } => (Some(buf), 0),
-            Op::Recv { buf, at, .. } => (Some(buf), at),
-            _ => (None, 0),
+        // A read shows what was written, which the trace has seen: its first bytes tell enough, and recoveries read a lot.
+        let (buf, at, most) = match pending.op {
+            Op::Read { buf, .. } => (Some(buf), 0, READ_SAMPLE_BYTES),
+            Op::Recv { buf, at, .. } => (Some(buf), at, usize::MAX),
+            _ => (None, 0, 0),
         };
         let (outcome, content) = match (&result, &buf) {
-            (Ok(Output::Bytes(bytes)), Some(buf)) => (*bytes as u64, buf.bytes().get(at..at + bytes).map_or(0, hash_bytes)),
+            (Ok(Output::Bytes(bytes)), Some(buf)) => (*bytes as u64, buf.bytes().get(at..at + (*bytes).min(most)).map_or(0, hash_bytes)),
             (Ok(Output::Opened(handle) | Output::File(handle, _)), _) => (u64::from(handle.0), 0),
             (Ok(_), _) => (0, 0),
             (Err(kind), _) => ((1 << 63) | *kind as u64, 0),

@@ -97,17 +97,20 @@ fn print_failure(report: Report, extent: Extent, most_runs: u32, source: &str) {
     println!("  again with: {}", command(seed, extent));
     print_found(&report);
     if most_runs == 0 {
-        for line in &report.tail {
-            println!("    {line}");
-        }
+        print_log(&report);
         return;
     }
     let shrunk = shrink(extent, report, most_runs, |extent| run(seed, extent));
     println!("  the shortest of {} other runs that fails: {}", shrunk.runs, command(seed, shrunk.extent));
-    for line in &shrunk.report.tail {
-        println!("    {line}");
-    }
+    print_log(&shrunk.report);
     print_found(&shrunk.report);
+}
+
+fn print_log(report: &Report) {
+    println!("  every operation of the last moments:");
+    report.tail.iter().for_each(|line| println!("    {line}"));
+    println!("  what was said, and what struck:");
+    report.log.iter().for_each(|line| println!("  {line}"));
 }
 
 fn print_found(report: &Report) {

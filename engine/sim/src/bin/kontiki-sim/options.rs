@@ -57,7 +57,7 @@ pub(crate) struct Options {
     /// All disks lie about their flushes: a check of the judge, who must notice.
     #[arg(long)]
     lying_disks: bool,
-    /// On a failure, print this many last lines of the trace.
+    /// On a failure, print this many last lines of the trace, and as many of what the nodes said.
     #[arg(long, default_value_t = 60)]
     trace: usize,
     /// On a failure, try at most so many other runs to find a shorter one that fails.
