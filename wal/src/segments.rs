@@ -75,9 +75,12 @@ impl Segments {
     }
 
     /// Retires what was left aside below `number`, a segment of the log that holds a durable frame: the walk of a recovery goes from
-    /// before it to that segment, and needs nothing in between.
+    /// before it to that segment, and needs nothing in between. Highest number first: whichever files a power cut finds gone, the oldest
+    /// is the one that it was.
     pub(crate) fn retire_aside(&mut self, number: u64) {
+        let from = self.retired.len();
         self.retired.extend(self.aside.extract_if(.., |segment| segment.number < number));
+        self.retired.make_contiguous().get_mut(from..).unwrap_or_default().reverse();
     }
 
     /// Every handle, to be closed.

@@ -214,3 +214,41 @@ fn h03_a_vote_outlives_rotation_release_and_restarts() {
     }
     assert!(node.wal.first_index().0 > 60);
 }
+
+/// The power fails while what a recovery put aside is let go of: the log still begins where it did. (A file put aside that were found to be the
+/// oldest would be taken for the log's beginning: seed 43 of the simulation.)
+#[test]
+fn evidence_goes_without_being_taken_for_the_log() {
+    let mut node = Node::try_open(Disk::default(), small()).unwrap();
+    for _ in 0..60 {
+        node.append(1, 1, 2500).unwrap();
+        assert!(node.run());
+    }
+    let mut damaged = node.close();
+    let oldest = damaged.names().into_iter().find(|name| name.starts_with("log-")).unwrap();
+    // Nothing of the log can be taken: all of it is put aside, and fetched again.
+    damaged.flip(&oldest, 50, 1);
+    for seed in 0..4 {
+        let mut stop_at = 0;
+        let ended = |stop_at: u64| {
+            let mut node = Node::try_open(damaged.clone(), small()).unwrap();
+            assert_eq!((node.last(), node.hard_state.recovering), (0, true));
+            for _ in 0..60 {
+                node.append(1, 2, 2500).unwrap();
+            }
+            assert!(node.run());
+            node.save(2, 1);
+            node.world.plan.stop_at = Some(node.world.done + stop_at);
+            let ended = node.run();
+            let mut after = Node::try_open(node.world.cut(seed), small()).unwrap();
+            assert_eq!((after.report.damage, after.wal.first_index().0, after.last()), (None, 1, 60), "stopped at {stop_at}: {}", after.report);
+            let read = after.read_all(1, 60).unwrap();
+            assert!(read.iter().all(|entry| entry.1 == 2));
+            ended
+        };
+        while !ended(stop_at) {
+            stop_at += 1;
+        }
+        assert!(stop_at > 10, "files go one operation after another: {stop_at}");
+    }
+}
