@@ -241,7 +241,12 @@ fn evidence_goes_without_being_taken_for_the_log() {
             node.world.plan.stop_at = Some(node.world.done + stop_at);
             let ended = node.run();
             let mut after = Node::try_open(node.world.cut(seed), small()).unwrap();
-            assert_eq!((after.report.damage, after.wal.first_index().0, after.last()), (None, 1, 60), "stopped at {stop_at}: {}", after.report);
+            assert_eq!(
+                (after.report.damage, after.wal.first_index().0, after.last()),
+                (None, 1, 60),
+                "stopped at {stop_at}: {}",
+                after.report
+            );
             let read = after.read_all(1, 60).unwrap();
             assert!(read.iter().all(|entry| entry.1 == 2));
             ended

@@ -288,7 +288,7 @@ impl Chaos<'_> {
         self.spoil_disks(extent);
         self.cluster.set_clients(true);
         // Blow upon blow in one world, time to settle between them in another.
-        let pace_ns = (200 * MILLISECOND) << self.random.below(6);
+        let pace_ns = (200 * MILLISECOND) << self.random.below(9);
         let mut strike_at = self.now().plus_ns(self.random.below(pace_ns));
         let mut strikes = 0;
         while self.now() < end {
