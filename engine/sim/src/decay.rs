@@ -290,7 +290,7 @@ mod tests {
         bed.disk.allocate(bed.file, SECOND_COPY + BLOCK).unwrap();
         let mut record = vec![0; BLOCK_BYTES];
         record[..4].copy_from_slice(b"KtkH");
-        let mut write = |bed: &mut Bed, offset| {
+        let write = |bed: &mut Bed, offset| {
             bed.disk.write(bed.file, offset, &record, true, &mut |_| true).unwrap();
             bed.decay.written(bed.file, offset, &record);
         };
