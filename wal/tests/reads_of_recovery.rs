@@ -50,6 +50,12 @@ fn frames_across_two_reads() {
     assert_eq!((node.report.damage, node.report.dropped_tail_bytes), (None, 0));
     let (bytes, last) = (node.report.bytes, node.last());
     assert_eq!(bytes as usize, frames.last().unwrap().1 - 4096);
+    // All that the report says of the log.
+    let (newest, base) = (frames.last().unwrap(), large().segment_bytes);
+    let report = &node.report;
+    assert_eq!((report.segments, report.frames as usize), (1, frames.len()));
+    assert_eq!((report.first.0, report.last.0, report.last_term.0), (1, last, 1));
+    assert_eq!((report.end, report.watermark), (base + newest.1 as u64, base + newest.0 as u64), "each frame was durable before the next");
     node.pool = kontiki_mem::Pool::new(1, 256 << 10);
     let entries = node.read_all(1, last).unwrap();
     assert_eq!(entries.len() as u64, last);

@@ -353,6 +353,12 @@ mod tests {
         progress.accepted(LogIndex(4), NOW);
         progress.sent(LogIndex(9), 10, 1, 1, NOW);
         assert_eq!((progress.next().0, progress.inflight.bytes()), (5, 0));
+        // Nor does one of an earlier term count.
+        let mut progress = Progress::new(LogIndex(5), NOW);
+        ask(&mut progress, 9);
+        progress.restart(LogIndex(5), NOW);
+        progress.sent(LogIndex(9), 10, 1, 1, NOW);
+        assert_eq!((progress.mode, progress.inflight.bytes()), (Mode::Probe { sent: None }, 0));
         // Acknowledged past what is being sent.
         let mut progress = replicating();
         ask(&mut progress, 12);
