@@ -52,25 +52,13 @@ impl Segments {
         self.linked.iter_mut().chain(self.retired.iter_mut()).find(|segment| segment.number == number)
     }
 
-    /// Retires the oldest segment of the log and everything aside below its successor.
-    ///
-    /// On disk the oldest file is where recovery starts. So the lowest number of the group goes last: whichever files a power cut finds
-    /// gone, a start that finds the oldest still walks from it to the successor, and never mistakes what was
-    /// left aside for the log.
+    /// Retires the oldest segment of the log, and before it everything aside below its successor: what lies between the two must not be
+    /// found without the first, and of what lies before it the lowest is where recovery starts as long as there is any.
     pub(crate) fn retire_oldest(&mut self) {
         let Some(oldest) = self.linked.pop_front() else { return };
         let Some(successor) = self.linked.front().map(|segment| segment.number) else { return };
-        if self.aside.iter().all(|segment| segment.number >= successor) {
-            // The usual case, which allocates nothing.
-            self.retired.push_back(oldest);
-            return;
-        }
-        let mut group = vec![oldest];
-        group.extend(self.aside.extract_if(.., |segment| segment.number < successor));
-        group.sort_by_key(|segment| segment.number);
-        let lowest = group.remove(0);
-        self.retired.extend(group);
-        self.retired.push_back(lowest);
+        self.retire_aside(successor);
+        self.retired.push_back(oldest);
         assert!(self.len() <= MAX_SEGMENTS, "retiring makes no segments");
     }
 

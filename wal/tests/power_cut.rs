@@ -4,6 +4,7 @@
 
 mod support;
 
+use kontiki_core::LogIndex;
 use support::life::{Promised, check, life, small};
 use support::{Disk, Node, NotUp, Random, World, check_payloads};
 
@@ -249,6 +250,42 @@ fn evidence_goes_without_being_taken_for_the_log() {
             );
             let read = after.read_all(1, 60).unwrap();
             assert!(read.iter().all(|entry| entry.1 == 2));
+            ended
+        };
+        while !ended(stop_at) {
+            stop_at += 1;
+        }
+        assert!(stop_at > 10, "files go one operation after another: {stop_at}");
+    }
+}
+
+/// The same while the log's first segment is released, which takes along what lies aside before its successor.
+#[test]
+fn evidence_goes_with_a_released_segment_and_the_log_still_begins() {
+    let mut node = Node::try_open(Disk::default(), small()).unwrap();
+    for _ in 0..60 {
+        node.append(1, 1, 2500).unwrap();
+        assert!(node.run());
+    }
+    let mut damaged = node.close();
+    let oldest = damaged.names().into_iter().find(|name| name.starts_with("log-")).unwrap();
+    damaged.flip(&oldest, 50, 1);
+    for seed in 0..4 {
+        let mut stop_at = 0;
+        let ended = |stop_at: u64| {
+            let mut node = Node::try_open(damaged.clone(), small()).unwrap();
+            for _ in 0..60 {
+                node.append(1, 2, 2500).unwrap();
+            }
+            assert!(node.run());
+            // The node is still recovering: nothing goes but by the release.
+            node.wal.release(LogIndex(40)).expect("a segment is released");
+            node.world.plan.stop_at = Some(node.world.done + stop_at);
+            let ended = node.run();
+            let after = Node::try_open(node.world.cut(seed), small()).unwrap();
+            let report = &after.report;
+            assert_eq!((report.damage, after.last()), (None, 60), "stopped at {stop_at}: {report}");
+            assert!(after.wal.first_index().0 <= 41, "stopped at {stop_at}: {report}");
             ended
         };
         while !ended(stop_at) {

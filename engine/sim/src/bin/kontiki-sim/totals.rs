@@ -43,6 +43,8 @@ pub(crate) enum ProgressError {
     Io { path: PathBuf, source: std::io::Error },
     #[error("{path} is no record of a campaign: {source}")]
     Format { path: PathBuf, source: Box<toml::de::Error> },
+    #[error("{path} cannot be written, and keeps what it held: {source}")]
+    Unsaved { path: PathBuf, source: Box<toml::ser::Error> },
     #[error("{path} has worlds of {kept} seconds, and {asked} are asked for: name another file, or say --seconds {kept}")]
     Seconds { path: PathBuf, kept: u64, asked: u64 },
 }
@@ -69,7 +71,7 @@ impl Totals {
     /// Replaces the file, whole or not at all.
     pub(crate) fn save(&self, path: &Path) -> Result<(), ProgressError> {
         let new = path.with_extension("new");
-        let text = toml::to_string(self).unwrap_or_default();
+        let text = toml::to_string(self).map_err(|source| ProgressError::Unsaved { path: path.into(), source: source.into() })?;
         let saved = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, path));
         saved.map_err(|source| ProgressError::Io { path: path.into(), source })
     }
