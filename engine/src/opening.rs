@@ -116,6 +116,14 @@ impl Opening {
         if applied.next() < restored.first {
             return Err(StartError::StateBehindLog { applied: applied.0, first: restored.first.0 });
         }
+        if applied > restored.last {
+            tracing::error!(
+                applied = applied.0,
+                last = restored.last.0,
+                "the state machine has applied entries that the log has lost: this replica neither leads nor votes for a log without them. If no \
+                 replica can lead, no log holds them any more: restore one from a backup, or give up all that was applied since"
+            );
+        }
         let seed = seed(&config, incarnation.0);
         let core = kontiki_core::Config {
             id: NodeId(config.id),

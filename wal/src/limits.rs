@@ -34,6 +34,8 @@ pub const LOOKUP_BUFFERS: usize = 2;
 pub const LOOKUP_BYTES: usize = 64 << 10;
 /// Size of recovery's reads, in bytes.
 pub const RECOVERY_READ_BYTES: usize = 1 << 20;
+/// How often recovery tries to read a block before it takes it for lost: a device may fail once what it can do the next time.
+pub const READ_ATTEMPTS: usize = 3;
 /// Recovery's reads in flight.
 pub const RECOVERY_READS: usize = 2;
 /// Size of the writes that zero a new segment, in bytes: small, so that appends get in between.

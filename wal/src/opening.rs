@@ -10,7 +10,7 @@ use kontiki_mem::{Pool, PoolBuf};
 
 use crate::hard_state::{Copy, Record, judge};
 use crate::layout::whole_blocks;
-use crate::limits::{HARD_STATE_FILE_BYTES, MAX_SEGMENTS};
+use crate::limits::{HARD_STATE_FILE_BYTES, MAX_SEGMENTS, READ_ATTEMPTS};
 use crate::prepare::{Outcome, Preparer};
 use crate::recovery::{Flow, Recovered, Recovery, SegmentFile};
 use crate::saver::{self, Saver};
@@ -94,6 +94,9 @@ pub struct Opening {
     /// Segment numbers found, ascending.
     listed: Vec<u64>,
     first_copy: Option<PoolBuf>,
+    /// The block that was asked for last, and how often.
+    block: (Handle, u64),
+    attempts: usize,
     record: Record,
     files: Vec<SegmentFile>,
     segment_handles: Vec<Handle>,
@@ -136,6 +139,8 @@ impl Opening {
             handles: Vec::new(),
             listed: Vec::new(),
             first_copy: None,
+            block: (NONE, 0),
+            attempts: 0,
             record,
             files: Vec::new(),
             segment_handles: Vec::new(),
@@ -210,7 +215,17 @@ impl Opening {
         let hard_state = || names::plain(names::HARD_STATE);
         let fresh = || names::plain(names::HARD_STATE_NEW);
         let failed = |what, name: Name| move |source| WalError::of(what, name, source);
-        match std::mem::replace(&mut self.step, Step::Done) {
+        let step = std::mem::replace(&mut self.step, Step::Done);
+        if result.is_err()
+            && matches!(step, Step::ReadHardState(_) | Step::ReadHeader(_))
+            && self.attempts < READ_ATTEMPTS
+            && let Some(buf) = buf
+        {
+            self.attempts += 1;
+            let (file, offset) = self.block;
+            return Ok(Then::Op(step, Op::Read { file, offset, buf, len: BLOCK_BYTES }));
+        }
+        match step {
             Step::OpenDir => {
                 let opened = result.map_err(|source| WalError::Directory { dir: self.options.dir.clone(), source })?;
                 self.dir = handle(opened);
@@ -339,7 +354,8 @@ impl Opening {
         Then::Op(step, saver::write(&self.record, &self.identity, self.hard_state, copy, &self.blocks))
     }
 
-    fn read_block(&self, step: Step, file: Handle, offset: u64) -> Then {
+    fn read_block(&mut self, step: Step, file: Handle, offset: u64) -> Then {
+        (self.block, self.attempts) = ((file, offset), 1);
         let Some(buf) = self.blocks.take() else { panic!("a block read is dropped before the next but one") };
         Then::Op(step, Op::Read { file, offset, buf: IoBuf::Pool(buf), len: BLOCK_BYTES })
     }

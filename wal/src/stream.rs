@@ -6,7 +6,7 @@ use kontiki_frame::BLOCK_BYTES;
 use kontiki_io::{Handle, Io, IoBuf, IoError, Op, Output};
 use kontiki_mem::{Pool, PoolBuf};
 
-use crate::limits::{RECOVERY_READ_BYTES, RECOVERY_READS};
+use crate::limits::{READ_ATTEMPTS, RECOVERY_READ_BYTES, RECOVERY_READS};
 use crate::token::Purpose;
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
@@ -45,18 +45,30 @@ pub(crate) struct Stream {
     end: u64,
     /// Up to here it is read block by block, since a larger read failed.
     careful: u64,
+    /// A block that failed to be read, and how often.
+    failed: (u64, usize),
 }
 
 impl Stream {
     pub(crate) fn new() -> Stream {
         let pool = Pool::new(RECOVERY_READS, RECOVERY_READ_BYTES);
-        Stream { pool, pieces: VecDeque::with_capacity(RECOVERY_READS), next_number: 0, file: None, next: 0, end: 0, careful: 0 }
+        Stream {
+            pool,
+            pieces: VecDeque::with_capacity(RECOVERY_READS),
+            next_number: 0,
+            file: None,
+            next: 0,
+            end: 0,
+            careful: 0,
+            failed: (0, 0),
+        }
     }
 
     /// Goes to `file`, from `offset` to `end`.
     pub(crate) fn seek(&mut self, file: Handle, offset: u64, end: u64) {
         self.drop_pieces();
         (self.file, self.next, self.end, self.careful) = (Some(file), offset, end, 0);
+        self.failed = (0, 0);
     }
 
     fn drop_pieces(&mut self) {
@@ -128,7 +140,16 @@ impl Stream {
                     (self.next, self.careful) = (offset, offset + bytes as u64);
                     return Next::Wait;
                 }
-                _ => return Next::Unreadable,
+                _ => {
+                    let times = if self.failed.0 == offset { self.failed.1 + 1 } else { 1 };
+                    self.failed = (offset, times);
+                    if times == READ_ATTEMPTS {
+                        return Next::Unreadable;
+                    }
+                    self.drop_pieces();
+                    self.next = offset;
+                    return Next::Wait;
+                }
             }
         }
     }

@@ -5,6 +5,7 @@ mod support;
 
 use kontiki_core::{Incarnation, LogIndex};
 use kontiki_frame::{DiskStamp, Header, parse_header, seal};
+use kontiki_io::{IoErrorKind, Op};
 use kontiki_wal::limits::{HARD_STATE_COPY_OFFSET, MAX_SEGMENTS};
 use kontiki_wal::{Cause, Medium, Options, ReadError, Space, WalError};
 use support::{Disk, Node, Random, check_payloads, options};
@@ -290,6 +291,24 @@ fn sectors_that_cannot_be_read() {
     world.plan.unreadable = Some(frame.offset);
     let node = Node::start(world, options()).unwrap();
     assert_eq!((node.last(), node.hard_state.recovering), (first.before, true));
+}
+
+/// A device that fails to read once what it can the next time has lost nothing.
+#[test]
+fn a_read_that_fails_once_loses_nothing() {
+    let (disk, _) = log();
+    let reads: fn(&Op) -> bool = |op| matches!(op, Op::Read { .. });
+    let whole = Node::open(disk.clone());
+    let last = whole.last();
+    let count = whole.world.log.iter().filter(|line| line.starts_with("read")).count() as u64;
+    assert!(count > 5, "hard state, headers and contents");
+    for n in 0..count {
+        let mut world = support::World::new(disk.clone());
+        (world.plan.fails, world.plan.fail) = (Some(reads), Some((n, IoErrorKind::Device)));
+        let node = Node::start(world, options()).unwrap();
+        assert_eq!((node.last(), node.hard_state.recovering, node.report.damage), (last, false, None), "read {n}");
+        assert!(!node.report.hard_state_repaired);
+    }
 }
 
 #[test]

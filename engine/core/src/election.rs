@@ -18,10 +18,9 @@ pub(crate) struct Campaign {
 
 impl Raft {
     /// Whether an election that this node starts could end well: its disk answers, its terms are not used up, and its
-    /// log holds what its state machine has applied. (A leader without it would put other entries where its state
-    /// machine has already been; if no log in the cluster holds it any more, that is an operator's to decide.)
+    /// log holds what its state machine has applied. (If no log in the cluster holds it any more, that is an operator's to decide.)
     pub(crate) fn may_ask_for_votes(&self) -> bool {
-        self.disk_is_prompt() && self.hard.term.0 < MAX_TERM && self.commit <= self.log.last()
+        self.disk_is_prompt() && self.hard.term.0 < MAX_TERM && self.holds_what_is_committed(self.log.last())
     }
 
     /// The election timeout ran out: asks who would vote for it, changing nothing yet. A candidate that got no answer
@@ -128,7 +127,13 @@ impl Raft {
     fn could_vote(&self, peer: usize, term: Term, last_index: LogIndex, last_term: Term) -> bool {
         let candidate = self.peers.get(peer).map(|peer| peer.id);
         let free = term > self.hard.term || (self.leader.is_none() && (self.hard.vote.is_none() || self.hard.vote == candidate));
-        free && self.log.is_covered_by(last_term, last_index)
+        free && self.holds_what_is_committed(last_index) && self.log.is_covered_by(last_term, last_index)
+    }
+
+    /// Whether a log that ends at `last` can hold all that this node knows to be committed. Where this one's own log lost some of it, its
+    /// state machine still knows better: whoever led without it would put other entries where that has already been.
+    fn holds_what_is_committed(&self, last: LogIndex) -> bool {
+        self.commit <= last
     }
 
     /// "Would you vote for me?"
@@ -144,7 +149,8 @@ impl Raft {
             granted,
             last_index: self.log.last(),
             last_term: self.log.last_term(),
-            recovering: self.hard.recovering,
+            // A recovering node that would not vote for this log even if all had answered says so: it refuses.
+            recovering: self.hard.recovering && self.holds_what_is_committed(last_index),
         };
         self.answer(peer, reply, fx);
     }

@@ -42,7 +42,7 @@ pub(crate) struct Decay {
     stray: Option<Stray>,
     /// Boot number of the newest hard state.
     incarnation: u64,
-    /// The incarnation in which the log was last struck, until its node has everything again.
+    /// The incarnation in which the log was last struck, until its node has everything again: the recovery that ends it sees that.
     struck: Option<u64>,
 }
 
@@ -66,9 +66,14 @@ fn contents(disk: &Disk, file: FileId, offset: u64, length: usize) -> Option<Vec
 }
 
 impl Decay {
-    /// Something was lost of what was durable.
-    pub(crate) fn strike(&mut self) {
-        self.struck = Some(self.incarnation);
+    /// Boot number of the newest hard state.
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// Something was lost of what was durable. The first recovery that sees it is that which ends `incarnation`.
+    pub(crate) fn strike(&mut self, incarnation: u64) {
+        self.struck = Some(incarnation);
     }
 
     /// Whether the disk lacks anything that its node has not fetched again.
@@ -100,7 +105,6 @@ impl Decay {
     pub(crate) fn written(&mut self, file: FileId, offset: u64, bytes: &[u8]) {
         if bytes.starts_with(b"KtkH") {
             self.hard_state = Some(file);
-            // What was struck before a boot number is saved, the recovery before it has seen.
             self.incarnation = self.incarnation.max(u64_at(bytes, 24));
         } else if bytes.starts_with(b"KtkS") {
             self.segments.insert(file, u64_at(bytes, 16) * u64_at(bytes, 40));

@@ -156,6 +156,10 @@ pub(crate) struct Process {
     pub(crate) wake_at_ns: Option<u64>,
     /// World time before which it has no processor.
     pub(crate) busy_until_ns: u64,
+    /// It was refused a read: what it could not read it may take for lost.
+    pub(crate) missed_read: bool,
+    /// The incarnation that the disk knew when it began to read: until it has saved its own, it is recovering the log.
+    pub(crate) began_at: Option<u64>,
 }
 
 impl Process {

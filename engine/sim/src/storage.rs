@@ -66,10 +66,12 @@ impl World {
             OpClass::Sync | OpClass::SyncDir => (state.disk_conditions.flush_error, "flush error"),
             _ => return None,
         };
-        state.disk_random.happens(odds).then(|| {
-            self.counts.add(what);
-            IoErrorKind::Device
-        })
+        if !state.disk_random.happens(odds) {
+            return None;
+        }
+        state.process.missed_read |= class == OpClass::Read;
+        self.counts.add(what);
+        Some(IoErrorKind::Device)
     }
 
     fn file(&self, host: usize, file: Handle) -> Option<FileId> {
@@ -92,6 +94,11 @@ impl World {
                 let Some(id) = self.file(host, *file) else { return Err(IoErrorKind::NotFound) };
                 let bytes = data.bytes();
                 let durable = *durable && !self.lies(host);
+                if says_recovering(bytes) == Some(true) && std::mem::take(&mut self.hosts[host].process.missed_read) {
+                    // What its recovery could not read, and all behind it, it gives up, though the disk still has it.
+                    let incarnation = self.hosts[host].decay.incarnation();
+                    self.strike_in(host, incarnation, "log given up for a read error");
+                }
                 self.write(host, id, *offset, bytes, durable)?;
                 if let Some(recovering) = says_recovering(bytes)
                     && std::mem::replace(&mut self.hosts[host].recovering, recovering)
@@ -131,7 +138,8 @@ impl World {
     fn read(&mut self, host: usize, file: Handle, offset: u64, buf: &mut IoBuf, len: usize) -> Ended {
         let Some(id) = self.file(host, file) else { return Err(IoErrorKind::NotFound) };
         let into = &mut buf.bytes_mut()[..len];
-        let HostState { disk, disk_random: random, disk_conditions, decay, .. } = &mut self.hosts[host];
+        let HostState { disk, disk_random: random, disk_conditions, decay, process, .. } = &mut self.hosts[host];
+        process.began_at.get_or_insert(decay.incarnation());
         let rotten = if random.happens(disk_conditions.rot) { decay.rot(disk, random, id, offset, len) } else { None };
         let read = disk.read(id, offset, into)?;
         let stale = random.happens(disk_conditions.stale) && read > 0;
@@ -187,8 +195,15 @@ impl World {
 
     /// Counts damage to what was durable; and whether so many disks have some at once that nothing need be left of an entry.
     pub(crate) fn strike(&mut self, host: usize, what: &'static str) {
+        let HostState { decay, process, .. } = &self.hosts[host];
+        // A recovery that is under way may have read that place before: it is for the next one to see.
+        let under_way = process.began_at == Some(decay.incarnation());
+        self.strike_in(host, decay.incarnation() + u64::from(under_way), what);
+    }
+
+    fn strike_in(&mut self, host: usize, incarnation: u64, what: &'static str) {
         self.counts.add(what);
-        self.hosts[host].decay.strike();
+        self.hosts[host].decay.strike(incarnation);
         let struck = self.hosts.iter().filter(|state| state.decay.is_struck()).count();
         if struck > self.hosts.len() / 2 {
             self.counts.add(BEYOND);
