@@ -92,6 +92,8 @@ impl Extent {
 
 /// How long the node furthest behind may make no progress once everything is healed, in nanoseconds of simulated time.
 const RECOVERY_NS: u64 = 60 * SECOND;
+/// How often nodes may stop after everything is healed, for rot that they come upon only then.
+const MAX_FINDS: u32 = 50;
 /// What the simulated TCP takes at most to get going again after a heal (retransmission and connection retries back off).
 const TRANSPORT_NS: u64 = 4 * SECOND;
 
@@ -546,18 +548,27 @@ impl Chaos<'_> {
             (0..cluster.len()).for_each(|n| cluster.start(n));
             !cluster.is_any_recovering()
         };
-        self.cluster.run_while_it_gets_on(RECOVERY_NS, recovered);
         let ten_timeouts_ns = 10 * self.cluster.election_timeout_ns();
-        let mut fresh = None;
-        let acknowledged = self.cluster.run_until_holds(TRANSPORT_NS + ten_timeouts_ns, |cluster| {
-            let fate = fresh.map_or(Fate::Never, |value| cluster.judge().fate(value));
-            if matches!(fate, Fate::Never | Fate::Unknown) {
-                fresh = cluster.propose_to(cluster.guess());
+        let mut finds = 0;
+        loop {
+            self.cluster.run_while_it_gets_on(RECOVERY_NS, recovered);
+            let (mut fresh, mut stopped) = (None, false);
+            let acknowledged = self.cluster.run_until_holds(TRANSPORT_NS + ten_timeouts_ns, |cluster| {
+                let fate = fresh.map_or(Fate::Never, |value| cluster.judge().fate(value));
+                if matches!(fate, Fate::Never | Fate::Unknown) {
+                    fresh = cluster.propose_to(cluster.guess());
+                }
+                // It found more rot, and has to fetch again what that cost.
+                stopped = (0..cluster.len()).any(|n| !cluster.is_up(n));
+                stopped || matches!(fate, Fate::Applied(_))
+            });
+            if acknowledged && !stopped {
+                break;
             }
-            matches!(fate, Fate::Applied(_))
-        });
-        if !acknowledged {
-            return self.overdue("a fresh write is acknowledged", TRANSPORT_NS + ten_timeouts_ns);
+            finds += 1;
+            if !stopped || finds > MAX_FINDS {
+                return self.overdue("a fresh write is acknowledged", TRANSPORT_NS + ten_timeouts_ns);
+            }
         }
         self.converge();
         // And once more, from what is on the disks.

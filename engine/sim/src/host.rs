@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use kontiki_io::{Completion, Handle, IoErrorKind, IoStats, Name, Op, Token, Wake};
 
+use kontiki_wal::limits::READ_ATTEMPTS;
+
 use crate::conditions::DiskConditions;
 use crate::decay::Decay;
 use crate::disk::{Disk, FileId};
@@ -156,8 +158,8 @@ pub(crate) struct Process {
     pub(crate) wake_at_ns: Option<u64>,
     /// World time before which it has no processor.
     pub(crate) busy_until_ns: u64,
-    /// It was refused a read: what it could not read it may take for lost.
-    pub(crate) missed_read: bool,
+    /// Places (file, offset) that its recovery was refused, and how often: it tries again, and at last takes them for lost.
+    pub(crate) refused: BTreeMap<(u32, u64), usize>,
     /// The incarnation that the disk knew when it began to read: until it has saved its own, it is recovering the log.
     pub(crate) began_at: Option<u64>,
 }
@@ -166,6 +168,11 @@ impl Process {
     /// Operations whose memory or completion the world still holds.
     pub(crate) fn outstanding(&self) -> usize {
         self.operations.len() + self.ready.len()
+    }
+
+    /// Whether its recovery was refused a place as often as it tries; says so once.
+    pub(crate) fn gave_up_reading(&mut self) -> bool {
+        std::mem::take(&mut self.refused).values().any(|&times| times >= READ_ATTEMPTS)
     }
 
     pub(crate) fn add_handle(&mut self, resource: Resource) -> Handle {

@@ -69,7 +69,6 @@ impl World {
         if !state.disk_random.happens(odds) {
             return None;
         }
-        state.process.missed_read |= class == OpClass::Read;
         self.counts.add(what);
         Some(IoErrorKind::Device)
     }
@@ -94,7 +93,7 @@ impl World {
                 let Some(id) = self.file(host, *file) else { return Err(IoErrorKind::NotFound) };
                 let bytes = data.bytes();
                 let durable = *durable && !self.lies(host);
-                if says_recovering(bytes) == Some(true) && std::mem::take(&mut self.hosts[host].process.missed_read) {
+                if says_recovering(bytes) == Some(true) && self.hosts[host].process.gave_up_reading() {
                     // What its recovery could not read, and all behind it, it gives up, though the disk still has it.
                     let incarnation = self.hosts[host].decay.incarnation();
                     self.strike_in(host, incarnation, "log given up for a read error");
@@ -273,6 +272,12 @@ impl World {
                     let (disk, random) = (&mut state.disk, &mut state.disk_random);
                     // The file is open, so it is there.
                     let _ = disk.fail_sync(id, &mut || random.coin());
+                }
+            }
+            Op::Read { file, offset, .. } => {
+                let HostState { process, decay, .. } = &mut self.hosts[host];
+                if process.began_at.is_none_or(|incarnation| incarnation == decay.incarnation()) {
+                    *process.refused.entry((file.0, *offset)).or_default() += 1;
                 }
             }
             _ => {}
