@@ -31,6 +31,7 @@ impl CoreLoad {
             election_min_ns: 150_000_000,
             election_max_ns: 300_000_000,
             heartbeat_ns: 40_000_000,
+            news_ns: 2_500_000,
             window_bytes: 4 << 20,
             window_frames: 64,
             seed: 1,

@@ -36,6 +36,8 @@ struct Inbox {
 pub(crate) struct ApplyQueue {
     inbox: Mutex<Inbox>,
     arrived: Condvar,
+    /// A thread sleeps on `arrived`, or is about to.
+    sleeps: AtomicBool,
     applied: AtomicU64,
     durable: AtomicU64,
     entries: AtomicU64,
@@ -55,6 +57,7 @@ impl ApplyQueue {
         ApplyQueue {
             inbox: Mutex::new(Inbox { work: VecDeque::with_capacity(MAX_APPLY_QUEUE), bytes: 0, closed: false }),
             arrived: Condvar::new(),
+            sleeps: AtomicBool::new(false),
             applied: AtomicU64::new(applied.0),
             durable: AtomicU64::new(durable.0),
             entries: AtomicU64::new(0),
@@ -81,9 +84,11 @@ impl ApplyQueue {
         inbox.work.push_back(work);
     }
 
-    /// Wakes the apply thread.
+    /// Wakes the apply thread, if there is one and it sleeps: it says so under the lock that the frames were pushed under.
     pub(crate) fn announce(&self) {
-        self.arrived.notify_one();
+        if self.sleeps.load(Ordering::Relaxed) {
+            self.arrived.notify_one();
+        }
     }
 
     fn pop(&self) -> Option<Work> {
@@ -112,8 +117,10 @@ impl ApplyQueue {
     fn wait(&self) -> bool {
         let mut inbox = self.inbox();
         while inbox.work.is_empty() && !inbox.closed {
+            self.sleeps.store(true, Ordering::Relaxed);
             inbox = self.arrived.wait(inbox).unwrap_or_else(PoisonError::into_inner);
         }
+        self.sleeps.store(false, Ordering::Relaxed);
         !inbox.closed
     }
 
@@ -295,7 +302,7 @@ mod tests {
             let machine = Notes { applied: LogIndex(applied), seen: Arc::clone(&seen) };
             let (stage, queue) = ApplyStage::new(machine, tickets.resolver(), 64);
             let ring = Ring::new(1 << 16, 16).unwrap();
-            Fixture { stage, queue, seen, tickets, batch: OpenBatch::new(frame::BODY_OFFSET, 16, 4), ring }
+            Fixture { stage, queue, seen, tickets, batch: OpenBatch::new(frame::BODY_OFFSET, 4096 - frame::BODY_OFFSET, 16, 4), ring }
         }
 
         /// A frame of `count` entries from `first` on, of which `range` counts, and its callers' tickets.

@@ -97,6 +97,9 @@ fn run<M: StateMachine>(reactor: &mut Reactor<AnyIo, M>, opened: &mpsc::SyncSend
                     announced = true;
                     drop(opened.send(Ok(())));
                 }
+                if reactor.linger().is_err() {
+                    return;
+                }
             }
             Ok(State::Ended) | Err(TurnError::Failed(_)) => return,
             Err(TurnError::Start(error)) => {

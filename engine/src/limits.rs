@@ -22,8 +22,8 @@ pub const MAX_CACHED_FRAMES: usize = 1024;
 pub const MAX_RING_BLOCKS: usize = 2 * MAX_CACHED_FRAMES;
 /// Sealed batches of this leader whose tickets wait for commit and apply.
 pub const MAX_PENDING_BATCHES: usize = 126;
-/// Side tables of tickets: the pending batches, the one open and the one being sealed.
-pub const SIDE_TABLES: usize = MAX_PENDING_BATCHES + 2 + MAX_APPLY_QUEUE;
+/// Side tables of tickets: the pending batches, those that are open or just sealed, and those being applied.
+pub const SIDE_TABLES: usize = MAX_PENDING_BATCHES + kontiki_mem::limits::OPEN_BATCHES + MAX_APPLY_QUEUE;
 /// Room for a status in a response to a client, in bytes.
 pub const STATUS_BYTES: usize = 8 << 10;
 /// Control messages that wait for a write to become durable: a few per peer.
@@ -65,6 +65,24 @@ pub(crate) const fn io_handles(members: usize, clients: usize) -> usize {
     let open = wal::MAX_SEGMENTS + 8 + connections(members, clients);
     if open > io::DEFAULT_HANDLES { open } else { io::DEFAULT_HANDLES }
 }
+/// A commit index that no frame carries is told to followers after this share of a heartbeat interval.
+pub const NEWS_SHARE: u64 = 16;
+/// Entries that make a frame worth its writes, wake-ups and messages though one is under way: about as many as take as long themselves.
+pub const AMPLE_ENTRIES: u32 = 1024;
+/// How long a reactor waits awake for the first of the callers that it just answered, in ns: two wake-ups of a thread.
+pub const LINGER_NS: u64 = 50_000;
+/// The batch has stopped to grow if nothing was added for so long, in ns.
+pub const LULL_NS: u64 = 10_000;
+/// Longest wait awake for answered callers in all, in ns.
+pub const MAX_LINGER_NS: u64 = 200_000;
+/// Entries that may come while it yields once (a system call), and how often it yields at most between two looks.
+pub const ENTRIES_PER_YIELD: u64 = 64;
+/// See [`ENTRIES_PER_YIELD`].
+pub const MAX_YIELDS: u64 = 7;
+/// How often a caller looks again if it came just as the reactor sealed one batch and had not opened the next: a microsecond.
+pub const OPEN_SPINS: u32 = 50;
+/// Commits after which it does not wait awake, at most, where nobody came back the last times.
+pub const MAX_SULK: u32 = 256;
 /// Longest reply of a state machine that a configuration may allow, in bytes.
 pub const MAX_REPLY_BYTES: usize = 64 << 10;
 

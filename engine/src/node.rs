@@ -4,6 +4,7 @@
 //! and the transport, steps the core with what came of them, carries its effects out in order, and
 //! flushes it once.
 
+mod gather;
 mod handover;
 mod replication;
 mod sealing;
@@ -34,6 +35,7 @@ use crate::pending::Pending;
 use crate::saves::Saves;
 use crate::shared::Shared;
 use crate::status::{Counters, Latency};
+use gather::Gather;
 
 /// A frame in hand while the core decides what of it is written.
 struct Hand {
@@ -110,6 +112,7 @@ pub(crate) struct Replica {
     counters: Counters,
     flush_latency: Latency,
     commit_latency: Latency,
+    gather: Gather,
     disk_full: bool,
     recovery: String,
 }
@@ -117,7 +120,7 @@ pub(crate) struct Replica {
 /// What callers' threads share with the replica of `config`.
 pub(crate) fn shared(config: &Config, bell: Arc<dyn Wake>) -> Shared {
     let entries = MAX_FRAME_ENTRIES.min(config.max_in_flight);
-    let batch = OpenBatch::new(frame::BODY_OFFSET, entries, limits::SIDE_TABLES);
+    let batch = OpenBatch::new(frame::BODY_OFFSET, config.max_frame_bytes - frame::BODY_OFFSET, entries, limits::SIDE_TABLES);
     let tickets = Tickets::new(config.max_in_flight, config.reply_bytes);
     let members = config.members.iter().map(|m| (NodeId(m.id), m.addr)).collect();
     Shared::new(batch, tickets, NodeId(config.id), members, config.max_entry_bytes, bell)
@@ -159,6 +162,7 @@ impl Replica {
             counters: Counters::default(),
             flush_latency: Latency::default(),
             commit_latency: Latency::default(),
+            gather: Gather::default(),
             disk_full: false,
             recovery,
         }
@@ -178,7 +182,8 @@ impl Replica {
     pub(crate) fn deadline(&self) -> Time {
         let wal = self.wal.deadline().unwrap_or(Time(u64::MAX));
         let net = self.net.deadline().unwrap_or(Time(u64::MAX));
-        self.raft.deadline().min(net).min(wal)
+        let held = self.held_until().unwrap_or(Time(u64::MAX));
+        self.raft.deadline().min(net).min(wal).min(held)
     }
 
     pub(crate) fn on_completion(&mut self, completion: Completion, now: Time, io: &mut dyn Io) {
@@ -205,6 +210,7 @@ impl Replica {
             self.step(now, Event::Tick, io);
         }
         self.retry_stalled(now, io);
+        self.gather.answering = self.gather.lingers && self.pending.is_committed(self.commit);
         self.seal(now, io);
         let held_up = !self.may_seal();
         self.raft.flush(now, &mut self.fx);
@@ -215,8 +221,8 @@ impl Replica {
         self.release();
         self.answer_clients();
         self.net.tick(now, io, &mut self.ring);
-        self.shared.set_eager(self.role == Role::Leader && self.wal.writes_in_flight() == 0);
-        if self.role == Role::Leader && (self.wants_seal() || held_up && self.may_seal()) {
+        self.shared.set_eager(self.is_eager(now));
+        if self.role == Role::Leader && (self.wants_seal(now) || held_up && self.may_seal()) {
             // An entry that came between the look above and the flag: its caller saw a reactor that was not eager.
             // Or a batch that was sealed, and there was no room for it until just now.
             self.shared.ring();
@@ -265,6 +271,7 @@ impl Replica {
                             break;
                         }
                         self.flush_latency.record(now.since(queued));
+                        self.gather.wrote(now.since(queued));
                         self.writes.pop_front();
                     }
                     self.step(now, Event::LogDurable { write }, io);

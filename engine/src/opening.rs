@@ -11,7 +11,7 @@ use kontiki_net::{Net, NetError};
 use crate::apply::ApplyQueue;
 use crate::config::{Config, Medium};
 use crate::error::StartError;
-use crate::limits;
+use crate::limits::{self, NEWS_SHARE};
 use crate::node::{Parts, Replica};
 use crate::reactor::TurnError;
 use crate::shared::Shared;
@@ -131,6 +131,7 @@ impl Opening {
             election_min_ns: config.election_min_ms * MS,
             election_max_ns: config.election_max_ms * MS,
             heartbeat_ns: config.heartbeat_ms * MS,
+            news_ns: config.heartbeat_ms * MS / NEWS_SHARE,
             window_bytes: config.window_bytes,
             window_frames: config.window_frames,
             seed,

@@ -34,6 +34,11 @@ impl Pending {
         self.batches.push_back(PendingBatch { meta, sealed, tickets });
     }
 
+    /// Whether the oldest batch is committed: its callers are about to be answered.
+    pub(crate) fn is_committed(&self, commit: LogIndex) -> bool {
+        self.batches.front().is_some_and(|oldest| oldest.meta.last() <= commit)
+    }
+
     /// The oldest batch, if it begins in `range`; `None` if the frame's proposals were not taken here, or
     /// their callers have their answer.
     pub(crate) fn first_in(&self, range: IndexRange) -> Option<FrameMeta> {
@@ -72,7 +77,7 @@ mod tests {
 
     /// Batches of two entries each, from index 1 on, and all their callers' tickets.
     fn pending(batches: u64, tickets: &Tickets) -> (Pending, Vec<Ticket>) {
-        let (batch, mut ring) = (OpenBatch::new(64, 4, MAX_PENDING_BATCHES), Ring::new(1 << 16, 16).unwrap());
+        let (batch, mut ring) = (OpenBatch::new(64, 4096 - 64, 4, MAX_PENDING_BATCHES), Ring::new(1 << 16, 16).unwrap());
         let (mut pending, mut all) = (Pending::new(), Vec::new());
         for n in 0..batches {
             batch.open(ring.reserve(4096).unwrap()).unwrap();

@@ -188,16 +188,38 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
     /// says [`State::Ended`].
     pub fn turn(&mut self, wait: Duration) -> Result<State, TurnError> {
         let outcome = self.turn_inner(wait);
-        match &outcome {
+        match outcome {
             Ok(State::Ended) => self.end(Life::Stopped),
             Ok(_) => {}
-            Err(TurnError::Start(error)) => self.end(Life::Failed(Failure::Start(error.to_string()))),
-            Err(TurnError::Failed(failure)) => {
-                tracing::error!(%failure, "node stopped");
-                self.end(Life::Failed(failure.clone()));
-            }
+            Err(TurnError::Start(ref error)) => self.end(Life::Failed(Failure::Start(error.to_string()))),
+            Err(TurnError::Failed(failure)) => return Err(self.failed(failure)),
         }
         outcome
+    }
+
+    fn failed(&mut self, failure: Failure) -> TurnError {
+        tracing::error!(%failure, "node stopped");
+        self.end(Life::Failed(failure.clone()));
+        failure.into()
+    }
+
+    /// Waits, awake and not for long, for callers that the last turn answered: most propose again at once. For a reactor with a thread
+    /// of its own, whose callers are others.
+    ///
+    /// # Errors
+    /// As [`Reactor::turn`].
+    pub(crate) fn linger(&mut self) -> Result<(), TurnError> {
+        if let Phase::Running(replica) = &mut self.phase
+            && self.stage.is_some()
+            && replica.linger(&self.io)
+        {
+            // What they proposed goes to the kernel together with what the last turn left.
+            let now = self.io.now();
+            if let Err(failure) = replica.advance(now, &mut self.io) {
+                return Err(self.failed(failure));
+            }
+        }
+        Ok(())
     }
 
     /// Whether inline apply has something to do.

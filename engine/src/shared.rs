@@ -6,11 +6,12 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use kontiki_core::NodeId;
 use kontiki_io::Wake;
-use kontiki_mem::{OpenBatch, Outcome, Slot, Tickets};
+use kontiki_mem::{Holder, OpenBatch, Outcome, Slot, Tickets};
 
 use crate::error::{Failure, LeaderHint, Lost, ProposeError};
+use crate::limits::{AMPLE_ENTRIES, OPEN_SPINS};
 use crate::status::Status;
-use crate::ticket::{Applied, Ticket};
+use crate::ticket::{Applied, Held, Ticket};
 
 /// How a node ended, or that it has not.
 #[derive(Clone, Debug)]
@@ -80,15 +81,30 @@ impl Shared {
 
     /// Takes one proposal: a ticket, a copy into the open batch, and the bell if the reactor should seal it.
     pub(crate) fn propose(self: &Arc<Self>, payload: &[u8]) -> Result<Ticket, ProposeError> {
-        self.propose_raw(payload).map(|t| Ticket::new(t, Arc::clone(self)))
+        self.propose_for(Held(Arc::clone(self)), payload).map(Ticket::new)
     }
 
+    /// The same, with a ticket that keeps no more than the slab.
     pub(crate) fn propose_raw(&self, payload: &[u8]) -> Result<kontiki_mem::Ticket, ProposeError> {
+        self.propose_for(self.tickets.clone(), payload)
+    }
+
+    #[inline]
+    fn propose_for<H: Holder>(&self, holder: H, payload: &[u8]) -> Result<kontiki_mem::Ticket<H>, ProposeError> {
         self.check_size(payload)?;
-        let ticket = self.tickets.take().ok_or_else(|| self.refused())?;
-        match self.batch.propose(&[], payload, ticket.id()) {
-            Slot::Written { first, last_after_seal } => {
-                self.ring_for(first, last_after_seal);
+        let ticket = kontiki_mem::Ticket::take(holder).ok_or_else(|| self.refused())?;
+        let mut slot = self.batch.propose(&[], payload, ticket.id());
+        for _ in 0..OPEN_SPINS {
+            // Between two batches: the reactor is opening the next.
+            if slot != Slot::Full || self.batch.is_open() {
+                break;
+            }
+            std::hint::spin_loop();
+            slot = self.batch.propose(&[], payload, ticket.id());
+        }
+        match slot {
+            Slot::Written { before, completed } => {
+                self.ring_for(before, 1, completed);
                 Ok(ticket)
             }
             slot @ (Slot::Full | Slot::Closed) => {
@@ -101,7 +117,7 @@ impl Shared {
     /// Takes as many of `payloads` as there is room for now, in order, and appends their tickets.
     pub(crate) fn propose_many(self: &Arc<Self>, payloads: &[&[u8]], tickets: &mut Vec<Ticket>) -> Result<usize, ProposeError> {
         const RUN: usize = 64;
-        let mut taken = 0;
+        let (mut taken, holder) = (0, Held(Arc::clone(self)));
         for run in payloads.chunks(RUN) {
             let mut ids = [kontiki_mem::TicketId::default(); RUN];
             let start = tickets.len();
@@ -109,9 +125,9 @@ impl Shared {
                 if self.check_size(payload).is_err() {
                     break;
                 }
-                let Some(ticket) = self.tickets.take() else { break };
+                let Some(ticket) = kontiki_mem::Ticket::take(holder.clone()) else { break };
                 *id = ticket.id();
-                tickets.push(Ticket::new(ticket, Arc::clone(self)));
+                tickets.push(Ticket::new(ticket));
             }
             let ready = tickets.len() - start;
             let (written, slot) = match (run.get(..ready), ids.get(..ready)) {
@@ -122,8 +138,8 @@ impl Shared {
                 ticket.cancel();
             }
             taken += written;
-            if let Slot::Written { first, last_after_seal } = slot {
-                self.ring_for(first, last_after_seal);
+            if let Slot::Written { before, completed } = slot {
+                self.ring_for(before, written as u32, completed);
             }
             if written < run.len() {
                 if taken > 0 {
@@ -151,11 +167,11 @@ impl Shared {
 
     /// The reactor needs to know of the first entry only if it would seal it now; of the last writer of
     /// a sealed batch always, since it waits for exactly that.
-    fn ring_for(&self, first: bool, last_after_seal: bool) {
-        if last_after_seal {
+    fn ring_for(&self, before: u32, entries: u32, completed: bool) {
+        if completed || (before < AMPLE_ENTRIES && before + entries >= AMPLE_ENTRIES) {
             return self.ring();
         }
-        if first {
+        if before == 0 && entries > 0 {
             // Against the fence in `set_eager`: either we see that it is eager, or it sees our entry when it looks.
             fence(Ordering::SeqCst);
             if self.eager.load(Ordering::Relaxed) {
@@ -192,6 +208,10 @@ impl Shared {
     pub(crate) fn set_eager(&self, eager: bool) {
         self.eager.store(eager, Ordering::Relaxed);
         fence(Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_eager(&self) -> bool {
+        self.eager.load(Ordering::Relaxed)
     }
 
     pub(crate) fn ring(&self) {

@@ -26,13 +26,26 @@ pub struct Applied {
 #[derive(Debug)]
 #[must_use = "a dropped ticket says nothing about its proposal"]
 pub struct Ticket {
-    inner: kontiki_mem::Ticket,
-    shared: Arc<Shared>,
+    inner: kontiki_mem::Ticket<Held>,
+}
+
+/// What keeps a ticket's slab alive, and knows what its outcome means.
+#[derive(Clone, Debug)]
+pub(crate) struct Held(pub(crate) Arc<Shared>);
+
+impl kontiki_mem::Holder for Held {
+    fn tickets(&self) -> &kontiki_mem::Tickets {
+        &self.0.tickets
+    }
 }
 
 impl Ticket {
-    pub(crate) fn new(inner: kontiki_mem::Ticket, shared: Arc<Shared>) -> Ticket {
-        Ticket { inner, shared }
+    pub(crate) fn new(inner: kontiki_mem::Ticket<Held>) -> Ticket {
+        Ticket { inner }
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.inner.holder().0
     }
 
     pub(crate) fn cancel(self) {
@@ -41,7 +54,7 @@ impl Ticket {
 
     /// The outcome, if it is known.
     pub fn poll(&self) -> Option<Result<Applied, Lost>> {
-        self.inner.poll_outcome().map(|o| self.shared.outcome(o))
+        self.inner.poll_outcome().map(|o| self.shared().outcome(o))
     }
 
     /// Blocks this thread until the outcome is known.
@@ -49,12 +62,12 @@ impl Ticket {
     /// # Errors
     /// [`Lost`] if the entry was not applied, or nobody can tell.
     pub fn wait(&self) -> Result<Applied, Lost> {
-        self.shared.outcome(self.inner.wait())
+        self.shared().outcome(self.inner.wait())
     }
 
     /// Blocks this thread until the outcome is known, at most for `limit`. `None`: not known yet.
     pub fn wait_timeout(&self, limit: Duration) -> Option<Result<Applied, Lost>> {
-        self.inner.wait_timeout(limit).map(|o| self.shared.outcome(o))
+        self.inner.wait_timeout(limit).map(|o| self.shared().outcome(o))
     }
 
     /// The state machine's reply, once applied; empty before, and if there was none.
@@ -68,6 +81,6 @@ impl Future for Ticket {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let outcome: Poll<Outcome> = Pin::new(&mut self.inner).poll(cx);
-        outcome.map(|o| self.shared.outcome(o))
+        outcome.map(|o| self.shared().outcome(o))
     }
 }

@@ -20,6 +20,9 @@ pub struct Config {
     pub election_max_ns: u64,
     /// Heartbeat interval, at most half the shortest election timeout.
     pub heartbeat_ns: u64,
+    /// After how long a follower is told of a commit index that no frame carries, at most a heartbeat interval. Under load the next
+    /// frame carries it; zero tells it at once, by a message before each frame.
+    pub news_ns: u64,
     /// Window per follower, in bytes.
     pub window_bytes: u64,
     /// Window per follower, in frames.
@@ -46,7 +49,7 @@ pub enum ConfigError {
         /// This node.
         node: NodeId,
     },
-    /// Timeouts must satisfy 0 < 2 * heartbeat <= election min <= election max <= a day.
+    /// Timeouts must satisfy 0 < 2 * heartbeat <= election min <= election max <= a day, and news <= heartbeat.
     Timeouts,
     /// Both windows must be at least 1.
     Window,
@@ -86,6 +89,7 @@ impl Config {
             return Err(ConfigError::NotAVoter { node: self.id });
         }
         let ordered = self.heartbeat_ns > 0
+            && self.news_ns <= self.heartbeat_ns
             && self.heartbeat_ns <= self.election_min_ns / 2
             && self.election_min_ns <= self.election_max_ns
             && self.election_max_ns <= MAX_TIMEOUT_NS;
@@ -131,6 +135,7 @@ mod tests {
             election_min_ns: 100,
             election_max_ns: 200,
             heartbeat_ns: 20,
+            news_ns: 20,
             window_bytes: 1,
             window_frames: 1,
             seed: 0,
@@ -151,6 +156,7 @@ mod tests {
         assert_eq!(bad(|c| c.voters.push(NodeId(0))), Some(ConfigError::BadVoter { node: NodeId(0) }));
         assert_eq!(bad(|c| c.id = NodeId(9)), Some(ConfigError::NotAVoter { node: NodeId(9) }));
         assert_eq!(bad(|c| c.heartbeat_ns = 51), Some(ConfigError::Timeouts));
+        assert_eq!(bad(|c| c.news_ns = 21), Some(ConfigError::Timeouts));
         assert_eq!(bad(|c| c.heartbeat_ns = 0), Some(ConfigError::Timeouts));
         assert_eq!(bad(|c| c.election_max_ns = 99), Some(ConfigError::Timeouts));
         assert_eq!(bad(|c| c.election_max_ns = u64::MAX), Some(ConfigError::Timeouts));

@@ -90,11 +90,18 @@ impl Raft {
         let Some(peer) = self.peers.get_mut(at).filter(|peer| peer.session.is_some()) else { return };
         let due = peer.heartbeat_due(self.config.heartbeat_ns) <= self.now;
         let commit = self.commit.min(peer.progress.matched());
-        // Commit moved on and no frame carries the news: it is told at once, and nobody waits for an answer.
-        let news = commit > peer.progress.told_commit && peer.progress.sending.is_none();
+        // Commit moved on and no frame carries the news. Under load the next frame will; a message of its own, before each frame,
+        // would cost a wake-up on both sides. So it is told if none came for a while, and nobody waits for an answer.
+        if commit <= peer.progress.told_commit || peer.progress.sending.is_some() {
+            peer.news_at = None;
+        } else {
+            peer.news_at.get_or_insert(self.now);
+        }
+        let news = peer.news_due(self.config.news_ns).is_some_and(|at| at <= self.now);
         if !due && !news {
             return;
         }
+        peer.news_at = None;
         peer.progress.told_commit = peer.progress.told_commit.max(commit);
         if due {
             peer.heartbeat_at = Some(self.now);

@@ -35,6 +35,8 @@ pub(crate) struct Peer {
     pub(crate) heartbeat_at: Option<Time>,
     /// Leader: when frames were last handed to the transport.
     pub(crate) frames_at: Time,
+    /// Leader: since when it has not been told of the commit index.
+    pub(crate) news_at: Option<Time>,
     /// Leader: how far it is.
     pub(crate) progress: Progress,
     /// It spoke as the leader of an older term and is to be told so, once a turn.
@@ -51,9 +53,15 @@ impl Peer {
             heard: Time(0),
             heartbeat_at: None,
             frames_at: Time(0),
+            news_at: None,
             progress: Progress::new(LogIndex(1), now),
             outdated: false,
         }
+    }
+
+    /// When it is told of the commit index, if no frame does so before.
+    pub(crate) fn news_due(&self, news_ns: u64) -> Option<Time> {
+        self.news_at.map(|since| since.plus_ns(news_ns))
     }
 
     /// When the next heartbeat is due: traffic stands in for one, but only while the peer answers it.

@@ -224,6 +224,7 @@ impl Raft {
             peer.session = Some(session);
             peer.session_commit = commit;
             peer.heartbeat_at = None;
+            peer.news_at = None;
             peer.outdated = false;
             peer.progress = crate::progress::Progress::new(next, now);
             if self.role != Role::Candidate {

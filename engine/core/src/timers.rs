@@ -3,6 +3,7 @@
 use heapless::Vec;
 
 use crate::limits::{HUNG_DISK_TIMEOUTS, MAX_VOTERS};
+use crate::peer::Peer;
 use crate::quorum;
 use crate::raft::{Raft, Role};
 use crate::{Effects, Time};
@@ -18,7 +19,11 @@ impl Raft {
     pub(crate) fn next_deadline(&self) -> Time {
         if self.role == Role::Leader {
             let heartbeats = self.peers.iter().filter(|peer| peer.session.is_some());
-            let heartbeat = heartbeats.map(|peer| peer.heartbeat_due(self.config.heartbeat_ns)).min();
+            let due = |peer: &Peer| {
+                let (heartbeat, news) = (peer.heartbeat_due(self.config.heartbeat_ns), peer.news_due(self.config.news_ns));
+                heartbeat.min(news.unwrap_or(heartbeat))
+            };
+            let heartbeat = heartbeats.map(due).min();
             heartbeat.unwrap_or(Time(u64::MAX)).min(self.condemned_at())
         } else {
             let received = self.received_due().unwrap_or(Time(u64::MAX));

@@ -7,7 +7,7 @@
 
 mod harness;
 
-use harness::{Cluster, Options, script};
+use harness::{Cluster, MS, Options, script};
 
 #[test]
 fn scripts() {
@@ -25,6 +25,7 @@ fn scripts() {
                     options.seed = number("seed", 1).map_err(error)?;
                     options.window_bytes = number("window_bytes", options.window_bytes).map_err(error)?;
                     options.window_frames = number("window_frames", options.window_frames.into()).map_err(error)? as u32;
+                    options.news_ns = number("news_ms", 0).map_err(error)? * MS;
                     let mut fresh = Cluster::new(options);
                     fresh.oracle.forged = case.take_flag("forged").map_err(error)?;
                     cluster = Some(fresh);

@@ -40,6 +40,7 @@ fn core() -> Raft {
         election_min_ns: 100,
         election_max_ns: 200,
         heartbeat_ns: 20,
+        news_ns: 0,
         window_bytes: 1 << 20,
         window_frames: 64,
         seed: 1,

@@ -24,6 +24,7 @@ fn speechless_leader() -> (Raft, Time) {
         election_min_ns: 150 * MS,
         election_max_ns: ELECTION_MAX,
         heartbeat_ns: 40 * MS,
+        news_ns: 0,
         window_bytes: 1 << 20,
         window_frames: 16,
         seed: 1,

@@ -7,7 +7,7 @@
 mod harness;
 
 use harness::net::Network;
-use harness::{Cluster, ELECTION_MAX, MS, Options};
+use harness::{Cluster, ELECTION_MAX, HEARTBEAT, MS, Options};
 use kontiki_core::{Event, LogIndex, NodeId, Time};
 
 /// xorshift64*: the tests' own dice.
@@ -202,7 +202,13 @@ fn run(seed: u64, steps: u64) -> u64 {
     let _guard = PrintSeed(seed);
     let mut dice = Dice::new(seed);
     let nodes = [1, 2, 3, 3, 3, 4, 5, 5, 7][dice.roll(9) as usize];
-    let options = Options { nodes, seed, window_bytes: 4096 * (1 + dice.roll(8)), window_frames: 1 + dice.roll(8) as u32 };
+    let options = Options {
+        nodes,
+        seed,
+        window_bytes: 4096 * (1 + dice.roll(8)),
+        window_frames: 1 + dice.roll(8) as u32,
+        news_ns: dice.roll(HEARTBEAT),
+    };
     let faults = Faults::draw(&mut dice);
     let mut run = Run { cluster: Cluster::new(options), dice, faults, nodes };
     for id in run.cluster.ids() {

@@ -25,6 +25,7 @@ impl One {
             election_min_ns: ELECTION_MAX / 2,
             election_max_ns: ELECTION_MAX,
             heartbeat_ns: HEARTBEAT,
+            news_ns: 0,
             window_bytes: 1 << 20,
             window_frames: 16,
             seed: 1,

@@ -3,6 +3,9 @@
 //! ```text
 //!            open                     seal                    poll_sealed
 //! BlockMut --------> room for callers -----> writers finish --------------> Sealed + Batch
+//!    \                    ^    \                  ^
+//!     \ open              | seal or roll over     | roll over
+//!      ------> spare -----/      ----------------/
 //! ```
 //!
 //! A caller reserves room by one compare-exchange on a state word, writes its entry into what it reserved,
@@ -10,10 +13,13 @@
 //! a compare-exchange on the same word, which fixes the count; when as many have finished, the memory is its own
 //! again. Nobody ever waits for anybody: the reactor polls, and the last writer of a sealed batch is told to ring.
 //!
-//! All that a caller needs in order to decide stands in the state word: phase, entry count, remaining room and
-//! lane. So it does not matter whether a word that compares equal is still the one it looked at, or that of a
-//! later batch in the same state: either way the reservation is good. Everything else about the batch is read
-//! after the reservation, which keeps the batch in place.
+//! The reactor may open further batches behind the first, as spares. A caller that finds the first full rolls over
+//! to the next, which seals the full one by the same step: under load nobody waits for the reactor to come round.
+//!
+//! All that a caller needs in order to decide stands in the state word: phase, entry count, remaining room, lane,
+//! and how many spares stand behind. (All bodies are of one size.) So it does not matter whether a word that compares
+//! equal is still the one it looked at, or that of a later batch in the same state: either way the reservation is
+//! good. Everything else about the batch is read after the reservation, which keeps the batch in place.
 
 use std::fmt;
 
@@ -31,13 +37,12 @@ const LENGTH_BYTES: usize = 4;
 pub enum Slot {
     /// Copied.
     Written {
-        /// This was the first entry of the batch: ring the bell, so that the reactor seals.
-        first: bool,
-        /// The batch was sealed meanwhile and this was the last writer to finish: ring the bell, so that the
-        /// reactor takes it.
-        last_after_seal: bool,
+        /// Entries in the batch before it: none, and the bell is to be rung, so that the reactor seals.
+        before: u32,
+        /// A batch is sealed, and its last writer finished by this: ring the bell, so that the reactor takes it.
+        completed: bool,
     },
-    /// No batch is open, or this one has no room: try again after the reactor opened the next. An entry larger
+    /// No batch is open, or none has room: try again after the reactor opened the next. An entry larger
     /// than a whole batch never fits: its size is the caller's to check.
     Full,
     /// Not accepting (not leader).
@@ -84,16 +89,19 @@ impl fmt::Debug for Batch {
     }
 }
 
-/// Shared by all callers and the reactor. At most two batches are in it at once: of the two lanes, one may be
-/// open while the other, sealed, still waits for its writers; or both are sealed.
+const LANES: usize = limits::OPEN_BATCHES;
+
+/// Shared by all callers and the reactor. Its lanes are used in a circle: first those that are sealed, then the open one,
+/// then spares, then free ones.
 #[derive(Debug)]
 pub struct OpenBatch {
     word: Line<AtomicU64>,
-    lanes: [Line<Lane>; 2],
+    lanes: [Line<Lane>; LANES],
     tables: Arc<Tables>,
     /// The reactor's side. Locked per batch, never by a caller that proposes.
     desk: Mutex<Desk>,
     header_bytes: usize,
+    body_bytes: usize,
     max_entries: u32,
 }
 
@@ -112,27 +120,31 @@ enum Phase {
     Open = 2,
 }
 
-/// The state word, unpacked: `phase (2) | lane (1) | count (29) | room (32)`.
+/// The state word, unpacked: `phase (2) | lane (2) | spares (2) | count (26) | room (32)`.
 #[derive(Debug, Clone, Copy)]
 struct Word {
     phase: Phase,
     lane: usize,
+    /// Batches that stand open behind this one.
+    spares: usize,
     /// Entries reserved so far.
     count: u32,
     /// Bytes of the body not reserved yet.
     room: usize,
 }
 
-const COUNT_BITS: u32 = 29;
+const COUNT_BITS: u32 = 26;
+const _: () = assert!(LANES <= 1 << 2);
 const _: () = assert!(limits::MAX_BATCH_ENTRIES < 1 << COUNT_BITS);
 const _: () = assert!(limits::MAX_RING_BYTES as u64 <= u32::MAX as u64);
 
 impl Word {
-    const CLOSED: Word = Word { phase: Phase::Closed, lane: 0, count: 0, room: 0 };
-    const IDLE: Word = Word { phase: Phase::Idle, lane: 0, count: 0, room: 0 };
+    const CLOSED: Word = Word { phase: Phase::Closed, lane: 0, spares: 0, count: 0, room: 0 };
+    const IDLE: Word = Word { phase: Phase::Idle, ..Word::CLOSED };
 
     fn pack(self) -> u64 {
-        (self.phase as u64) << 62 | (self.lane as u64) << 61 | u64::from(self.count) << 32 | self.room as u64
+        let place = (self.phase as u64) << 4 | (self.lane as u64) << 2 | self.spares as u64;
+        place << 58 | u64::from(self.count) << 32 | self.room as u64
     }
 
     fn unpack(word: u64) -> Word {
@@ -141,8 +153,18 @@ impl Word {
             1 => Phase::Idle,
             _ => Phase::Open,
         };
-        Word { phase, lane: (word >> 61 & 1) as usize, count: (word >> 32) as u32 & ((1 << COUNT_BITS) - 1), room: word as u32 as usize }
+        Word {
+            phase,
+            lane: (word >> 60 & 3) as usize,
+            spares: (word >> 58 & 3) as usize,
+            count: (word >> 32) as u32 & ((1 << COUNT_BITS) - 1),
+            room: word as u32 as usize,
+        }
     }
+}
+
+fn after(lane: usize) -> usize {
+    (lane + 1) % LANES
 }
 
 /// What writers need to know of their batch, after they reserved.
@@ -150,8 +172,8 @@ impl Word {
 struct Lane {
     /// Where the body starts.
     body: AtomicPtr<u8>,
-    /// Size of the body.
-    capacity: AtomicUsize,
+    /// Room that was left when it was sealed. Published by `finished`.
+    left: AtomicUsize,
     table: AtomicU32,
     /// `entries reserved, once sealed (32) | entries finished (32)`.
     finished: Line<AtomicU64>,
@@ -164,21 +186,20 @@ fn complete(finished: u64) -> bool {
     finished >> 32 == finished & u64::from(u32::MAX)
 }
 
-/// The reactor's view of the two lanes.
+/// The reactor's view of the lanes.
 #[derive(Debug)]
 struct Desk {
-    held: [Option<Held>; 2],
+    held: [Option<Held>; LANES],
     /// The lane whose batch comes out next.
     oldest: usize,
+    /// The lane that is opened next.
+    next: usize,
 }
 
 #[derive(Debug)]
 struct Held {
     block: BlockMut,
     table: u32,
-    capacity: usize,
-    /// Entries and bytes, once sealed.
-    sealed: Option<(u32, usize)>,
 }
 
 /// Room that a caller reserved.
@@ -189,24 +210,32 @@ struct Reservation {
     bytes: usize,
     ordinal: u32,
     entries: u32,
+    /// It sealed the batch before, whose writers are done.
+    completed: bool,
 }
 
 impl OpenBatch {
-    /// `header_bytes` are left free at the front of each block; at most `max_entries` per batch; `side_tables`
-    /// batches may be alive (open, or sealed and not yet dropped) at once. Closed at first.
+    /// `header_bytes` are left free at the front of each block, and `body_bytes` are what it has behind them; at most
+    /// `max_entries` per batch; `side_tables` batches may be alive (open, or sealed and not yet dropped) at once. Closed at
+    /// first.
     ///
     /// # Panics
     /// If a number is zero or over its bound in [`limits`], or all side tables together exceed the address space.
-    pub fn new(header_bytes: usize, max_entries: usize, side_tables: usize) -> OpenBatch {
+    pub fn new(header_bytes: usize, body_bytes: usize, max_entries: usize, side_tables: usize) -> OpenBatch {
         assert!(
             (1..=limits::MAX_BATCH_ENTRIES).contains(&max_entries),
             "{max_entries} entries in a batch: must be 1 to {}",
             limits::MAX_BATCH_ENTRIES
         );
+        assert!(
+            (1..=limits::MAX_RING_BYTES).contains(&body_bytes),
+            "a batch of {body_bytes} bytes: must be 1 to {}",
+            limits::MAX_RING_BYTES
+        );
         let lane = || {
             Line(Lane {
                 body: AtomicPtr::new(std::ptr::null_mut()),
-                capacity: AtomicUsize::new(0),
+                left: AtomicUsize::new(0),
                 table: AtomicU32::new(0),
                 finished: Line(AtomicU64::new(0)),
                 memory: Witness::default(),
@@ -214,10 +243,11 @@ impl OpenBatch {
         };
         OpenBatch {
             word: Line(AtomicU64::new(Word::CLOSED.pack())),
-            lanes: [lane(), lane()],
+            lanes: std::array::from_fn(|_| lane()),
             tables: Arc::new(Tables::new(max_entries, side_tables)),
-            desk: Mutex::new(Desk { held: [None, None], oldest: 0 }),
+            desk: Mutex::new(Desk { held: [const { None }; LANES], oldest: 0, next: 0 }),
             header_bytes,
+            body_bytes,
             max_entries: max_entries as u32,
         }
     }
@@ -226,22 +256,19 @@ impl OpenBatch {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reactor: opens a batch over `block`. Its body is what the block has after the header's bytes.
+    /// Reactor: opens a batch over `block`; behind one that is open, as a spare.
     ///
     /// # Errors
-    /// Gives the block back if a batch is open, both lanes are sealed and not polled, or no side table is free.
+    /// Gives the block back if no lane or no side table is free.
     ///
     /// # Panics
-    /// If the block has no room for the header.
+    /// If the block is not of the size of header and body.
     pub fn open(&self, mut block: BlockMut) -> Result<(), BlockMut> {
-        let Some(capacity) = block.len().checked_sub(self.header_bytes) else {
-            panic!("a block of {} bytes holds no header of {}", block.len(), self.header_bytes);
-        };
+        let (header, body) = (self.header_bytes, self.body_bytes);
+        assert!(block.len() == header + body, "a block of {} bytes for a header of {header} and a body of {body}", block.len());
         let mut desk = self.desk();
-        // Nothing is held after nothing: if the oldest lane is empty, both are.
-        let lane = if desk.held[desk.oldest].is_none() { desk.oldest } else { desk.oldest ^ 1 };
-        let is_open = Word::unpack(self.word.0.load(Ordering::Relaxed)).phase == Phase::Open;
-        if is_open || desk.held[lane].is_some() {
+        let lane = desk.next;
+        if desk.held[lane].is_some() {
             return Err(block);
         }
         let Some(table) = self.tables.free.pop() else { return Err(block) };
@@ -251,18 +278,27 @@ impl OpenBatch {
         here.memory.exclusive();
         // Relaxed: published by the word below. Nobody reads them now, all writers of this lane's last batch
         // have finished.
-        // In bounds: the capacity was computed from the block's length; one past the end at most.
-        let body = block.as_mut_ptr().wrapping_add(self.header_bytes);
-        here.body.store(body, Ordering::Relaxed);
-        here.capacity.store(capacity, Ordering::Relaxed);
+        // In bounds: the block has more than the header.
+        let start = block.as_mut_ptr().wrapping_add(header);
+        here.body.store(start, Ordering::Relaxed);
         here.table.store(table, Ordering::Relaxed);
         here.finished.0.store(0, Ordering::Relaxed);
-        desk.held[lane] = Some(Held { block, table, capacity, sealed: None });
-        // Release: pairs with the Acquire of each reservation. A plain store: no caller changes the word while no
-        // batch is open, and the reactor's changes are under the desk's lock.
-        let word = Word { phase: Phase::Open, lane, count: 0, room: capacity };
-        self.word.0.store(word.pack(), Ordering::Release);
-        Ok(())
+        desk.held[lane] = Some(Held { block, table });
+        desk.next = after(lane);
+        let mut now = self.word.0.load(Ordering::Relaxed);
+        loop {
+            let word = Word::unpack(now);
+            let next = match word.phase {
+                // Never more than there are lanes: each has one that is held.
+                Phase::Open => Word { spares: word.spares + 1, ..word },
+                Phase::Idle | Phase::Closed => Word { phase: Phase::Open, lane, spares: 0, count: 0, room: body },
+            };
+            // Release: pairs with the Acquire of each reservation; those between are read-modify-writes.
+            match self.word.0.compare_exchange_weak(now, next.pack(), Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => return Ok(()),
+                Err(changed) => now = changed,
+            }
+        }
     }
 
     /// Any thread: writes one entry. `prefix` (none, or 16 bytes: session, sequence) goes before the payload;
@@ -290,7 +326,7 @@ impl OpenBatch {
     pub fn propose_many(&self, payloads: &[&[u8]], tickets: &[TicketId]) -> (usize, Slot) {
         assert!(payloads.len() <= tickets.len(), "every payload has a ticket");
         if payloads.is_empty() {
-            return (0, Slot::Written { first: false, last_after_seal: false });
+            return (0, Slot::Written { before: 0, completed: false });
         }
         let reserved = self.reserve(|room, most| {
             let (mut bytes, mut entries) = (0, 0);
@@ -331,20 +367,33 @@ impl OpenBatch {
                 Phase::Open => {}
             }
             let most = self.max_entries - word.count;
-            let (bytes, entries) = if most > 0 { fit(word.room, most) } else { (0, 0) };
+            let (mut bytes, mut entries) = if most > 0 { fit(word.room, most) } else { (0, 0) };
+            let mut from = word;
             if entries == 0 {
-                return Err(Slot::Full);
+                let Some(next) = self.next_lane(word).filter(|_| word.spares > 0) else { return Err(Slot::Full) };
+                (bytes, entries) = fit(next.room, self.max_entries);
+                if entries == 0 {
+                    return Err(Slot::Full);
+                }
+                from = next;
             }
-            let next = Word { count: word.count + entries, room: word.room - bytes, ..word }.pack();
+            let next = Word { count: from.count + entries, room: from.room - bytes, ..from }.pack();
             // Acquire: pairs with the store that opened the batch (the reservations between are read-modify-writes).
             match self.word.0.compare_exchange_weak(now, next, Ordering::Acquire, Ordering::Relaxed) {
                 Ok(_) => {
-                    let Word { lane, room, count: ordinal, .. } = word;
-                    return Ok(Reservation { lane, room, bytes, ordinal, entries });
+                    let completed = from.lane != word.lane && self.sealed(word);
+                    let Word { lane, room, count: ordinal, .. } = from;
+                    return Ok(Reservation { lane, room, bytes, ordinal, entries, completed });
                 }
                 Err(changed) => now = changed,
             }
         }
+    }
+
+    /// The word once the batch of `word` is sealed, if anything is in it.
+    fn next_lane(&self, word: Word) -> Option<Word> {
+        let spare = Word { lane: after(word.lane), spares: word.spares.wrapping_sub(1), count: 0, room: self.body_bytes, ..word };
+        (word.count > 0).then_some(if word.spares > 0 { spare } else { Word::IDLE })
     }
 
     /// The memory that `reservation` is about, and the number of its side table. Called once for each.
@@ -353,14 +402,13 @@ impl OpenBatch {
     fn reserved(&self, reservation: &Reservation) -> (&mut [u8], u32) {
         let lane = &self.lanes[reservation.lane].0;
         lane.memory.shared();
-        let capacity = lane.capacity.load(Ordering::Relaxed);
-        assert!(reservation.bytes <= reservation.room && reservation.room <= capacity);
+        assert!(reservation.bytes <= reservation.room && reservation.room <= self.body_bytes);
         // SAFETY: the batch of this lane stays until our entries are counted finished, so `body` is the start of
-        // `capacity` bytes of a block that the desk holds and nobody touches but by reservation. Reservations are
+        // `body_bytes` bytes of a block that the desk holds and nobody touches but by reservation. Reservations are
         // disjoint: each takes its bytes off the room in one atomic step. The slice is derived from the block's raw
         // base, so it invalidates no other writer's.
         let room = unsafe {
-            let start = lane.body.load(Ordering::Relaxed).add(capacity - reservation.room);
+            let start = lane.body.load(Ordering::Relaxed).add(self.body_bytes - reservation.room);
             std::slice::from_raw_parts_mut(start, reservation.bytes)
         };
         (room, lane.table.load(Ordering::Relaxed))
@@ -372,32 +420,34 @@ impl OpenBatch {
         let entries = u64::from(reservation.entries);
         // Release: what was written comes before the count that `poll_sealed` acquires.
         let before = self.lanes[reservation.lane].0.finished.0.fetch_add(entries, Ordering::Release);
-        Slot::Written { first: reservation.ordinal == 0, last_after_seal: complete(before + entries) }
+        Slot::Written { before: reservation.ordinal, completed: reservation.completed || complete(before + entries) }
     }
 
-    /// Entries and bytes waiting in the open batch.
+    /// Entries and bytes waiting in the open batch; zero if there is none.
     pub fn waiting(&self) -> (u32, usize) {
-        let desk = self.desk();
         let word = Word::unpack(self.word.0.load(Ordering::Relaxed));
-        match (&desk.held[word.lane], word.phase) {
-            (Some(held), Phase::Open) => (word.count, held.capacity - word.room),
-            _ => (0, 0),
-        }
+        if word.phase == Phase::Open { (word.count, self.body_bytes - word.room) } else { (0, 0) }
     }
 
-    /// Reactor: no newcomers from now on. False if nothing is open or it is empty (then it stays open).
+    /// Batches that stand open behind the open one.
+    pub fn spares(&self) -> usize {
+        Word::unpack(self.word.0.load(Ordering::Relaxed)).spares
+    }
+
+    /// Reactor: no newcomers into the open batch from now on; a spare takes them. False if nothing is open or it is empty
+    /// (then it stays open).
     pub fn seal(&self) -> bool {
-        let mut desk = self.desk();
         let mut now = self.word.0.load(Ordering::Relaxed);
         loop {
             let word = Word::unpack(now);
-            if word.phase != Phase::Open || word.count == 0 {
-                return false;
-            }
-            let idle = Word::IDLE.pack();
-            match self.word.0.compare_exchange_weak(now, idle, Ordering::Relaxed, Ordering::Relaxed) {
+            let next = match word.phase {
+                Phase::Open => self.next_lane(word),
+                Phase::Idle | Phase::Closed => None,
+            };
+            let Some(next) = next else { return false };
+            match self.word.0.compare_exchange_weak(now, next.pack(), Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => {
-                    self.sealed(&mut desk, word);
+                    self.sealed(word);
                     return true;
                 }
                 Err(changed) => now = changed,
@@ -405,33 +455,39 @@ impl OpenBatch {
         }
     }
 
-    /// The batch whose last word was `word` takes no more reservations.
-    fn sealed(&self, desk: &mut Desk, word: Word) {
-        let Some(held) = &mut desk.held[word.lane] else { unreachable!("an open batch has memory") };
-        held.sealed = Some((word.count, held.capacity - word.room));
-        // Relaxed: it publishes nothing, and as a read-modify-write it keeps what writers released.
+    /// The batch whose last word was `word` takes no more reservations. Called once, by whoever took the word on. True if
+    /// all its writers have finished: nobody else will say so.
+    fn sealed(&self, word: Word) -> bool {
+        let lane = &self.lanes[word.lane].0;
+        lane.left.store(word.room, Ordering::Relaxed);
         let target = u64::from(word.count) << 32;
-        self.lanes[word.lane].0.finished.0.fetch_add(target, Ordering::Relaxed);
+        // Release: publishes what is left of the room. As a read-modify-write it keeps what writers released.
+        let before = lane.finished.0.fetch_add(target, Ordering::Release);
+        complete(before + target)
     }
 
     /// Reactor: the oldest sealed batch, once its writers are done.
     pub fn poll_sealed(&self) -> Option<(Sealed, Batch)> {
         let mut desk = self.desk();
-        let lane = desk.oldest;
-        let (count, body_bytes) = desk.held[lane].as_ref()?.sealed?;
-        // Acquire: pairs with each writer's `finish`.
-        if !complete(self.lanes[lane].0.finished.0.load(Ordering::Acquire)) {
+        let at = desk.oldest;
+        desk.held[at].as_ref()?;
+        let lane = &self.lanes[at].0;
+        // Acquire: pairs with each writer's `finish`, and with `sealed`.
+        let finished = lane.finished.0.load(Ordering::Acquire);
+        let count = (finished >> 32) as u32;
+        if count == 0 || !complete(finished) {
             return None;
         }
-        self.lanes[lane].0.memory.exclusive();
-        let Held { block, table, .. } = desk.held[lane].take()?;
-        desk.oldest ^= 1;
+        lane.memory.exclusive();
+        let body_bytes = self.body_bytes - lane.left.load(Ordering::Relaxed);
+        let Held { block, table } = desk.held[at].take()?;
+        desk.oldest = after(at);
         let batch = Batch { tables: self.tables.clone(), table, count };
         Some((Sealed { block, body_bytes, count }, batch))
     }
 
     /// Reactor: leadership lost: closed to newcomers. What was in the open batch comes out through
-    /// [`OpenBatch::poll_sealed`] (to fail its tickets); memory of an empty one is dropped.
+    /// [`OpenBatch::poll_sealed`] (to fail its tickets); memory of an empty one, and of spares, is dropped.
     pub fn close(&self) {
         let mut desk = self.desk();
         // Relaxed: as in `seal`.
@@ -439,10 +495,17 @@ impl OpenBatch {
         if word.phase != Phase::Open {
             return;
         }
+        let mut empty = 1 + word.spares;
         if word.count > 0 {
-            self.sealed(&mut desk, word);
-        } else if let Some(held) = desk.held[word.lane].take() {
-            self.tables.free.push(held.table);
+            self.sealed(word);
+            empty -= 1;
+        }
+        for _ in 0..empty {
+            desk.next = (desk.next + LANES - 1) % LANES;
+            let last = desk.next;
+            if let Some(held) = desk.held[last].take() {
+                self.tables.free.push(held.table);
+            }
         }
     }
 

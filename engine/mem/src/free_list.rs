@@ -68,6 +68,19 @@ impl FreeList {
         }
     }
 
+    /// How many are free, counted one by one: true of a list that nobody changes meanwhile. Zero once closed.
+    pub(crate) fn len(&self) -> usize {
+        let mut at = parts(self.head.load(Ordering::Acquire)).1;
+        let mut count = 0;
+        while let Some(next) = self.next.get(at as usize)
+            && count < self.next.len()
+        {
+            count += 1;
+            at = next.load(Ordering::Relaxed);
+        }
+        count
+    }
+
     /// Closes the list for good: `pop` finds nothing from now on. Whatever was popped before is visible to the
     /// caller as its `push` left it.
     pub(crate) fn close(&self) {

@@ -38,7 +38,7 @@ pub use copy::{copied_bytes, copy_payload};
 pub use pool::{Pool, PoolBuf};
 pub use ring::{Ring, RingError};
 pub use span::Span;
-pub use tickets::{Outcome, Resolver, Ticket, TicketId, Tickets};
+pub use tickets::{Holder, Outcome, Resolver, Ticket, TicketId, Tickets};
 
 /// Every block of memory and every write starts and ends on this boundary, in bytes: a constant of the format.
 pub const BLOCK_BYTES: usize = 4096;

@@ -14,3 +14,5 @@ const _: () = assert!(MIN_RING_BYTES.is_power_of_two() && MAX_RING_BYTES.is_powe
 const _: () = assert!(MAX_RING_BLOCKS < u32::MAX as usize);
 /// Most entries of one batch.
 pub const MAX_BATCH_ENTRIES: usize = 1 << 24;
+/// Batches at once in an [`OpenBatch`](crate::OpenBatch): sealed ones that were not taken yet, the open one, spares.
+pub const OPEN_BATCHES: usize = 4;

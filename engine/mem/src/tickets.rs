@@ -3,13 +3,16 @@
 //! A slot's state is one atomic word: a generation, and flags that are only ever set.
 //!
 //! ```text
-//! free ----take----> owned ----claim, settle----> DONE ----drop----> free, next generation
-//!                      \----drop (DROPPED)----> claim, settle ----> free, next generation
+//! free ----take----> owned ----settle----> DONE ----drop----> free, next generation
+//!                      \----drop (DROPPED)----> settle ----> free, next generation
 //! ```
 //!
 //! Whoever sets the second of `DONE` and `DROPPED` frees the slot. A ticket's id names slot and generation, so a
 //! stale id never resolves a newer ticket. A free slot is ready to be resolved already: taking it is taking its
 //! number off the free list, no more. (An id that nobody was given yet must not be made up.)
+//!
+//! What every proposal touches is dense, sixteen bytes a slot: the resolver and the callers are on different processors, and a line
+//! that goes from one to the other serves four tickets. Wakers and replies lie elsewhere, and are touched where there are any.
 
 use std::cell::Cell;
 use std::fmt;
@@ -24,7 +27,7 @@ use crate::copy::copy_payload;
 use crate::free_list::FreeList;
 use crate::memory::Memory;
 use crate::park;
-use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, PoisonError, Witness};
+use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering, PoisonError, Witness};
 
 /// Names one ticket, for ever: `generation << 32 | slot`. The default names none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -62,9 +65,9 @@ pub enum Outcome {
     Unknown,
 }
 
-/// The flags of a slot's state; the generation is above them. Zero: free, or owned and unresolved.
+/// A slot's state: `generation (32) | reply length (24) | kind (2) | flags`. Only the generation set: free, or owned and unresolved.
 mod flag {
-    /// Someone is about to write the outcome, and nobody else will.
+    /// Someone is about to write the reply and then the outcome, and nobody else will.
     pub(super) const CLAIMED: u64 = 1;
     /// The outcome and reply stand.
     pub(super) const DONE: u64 = 2;
@@ -72,50 +75,48 @@ mod flag {
     pub(super) const WAITING: u64 = 4;
     /// The ticket was dropped.
     pub(super) const DROPPED: u64 = 8;
+    /// An [`Outcome::Applied`](super::Outcome::Applied).
+    pub(super) const APPLIED: u64 = 16;
+    /// An [`Outcome::NotApplied`](super::Outcome::NotApplied).
+    pub(super) const NOT_APPLIED: u64 = 32;
+    /// Where the reply's length begins.
+    pub(super) const LENGTH_SHIFT: u32 = 8;
 }
 
-/// A line of its own, so that neighbours' callers do not disturb each other.
 #[derive(Debug)]
-#[repr(align(64))]
 struct Slot {
-    /// `generation << 32 | flags`.
     state: AtomicU64,
-    /// The outcome's kind and the reply's length: `kind << 32 | length`. Published by `DONE`.
-    kind: AtomicU64,
     /// The outcome's number. Published by `DONE`.
     value: AtomicU64,
-    waker: Mutex<Option<Waker>>,
-    reply: Witness,
-}
-
-impl Slot {
-    fn waker(&self) -> MutexGuard<'_, Option<Waker>> {
-        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 pub(crate) struct Slab {
     slots: Box<[Slot]>,
+    wakers: Box<[Mutex<Option<Waker>>]>,
     replies: Memory,
     reply_bytes: usize,
     reply_stride: usize,
+    witness: Box<[Witness]>,
     free: FreeList,
-    taken: AtomicUsize,
 }
 
 impl Slab {
-    /// The right to settle `id`. False if it is stale, or someone else has it.
-    fn claim(&self, id: TicketId) -> bool {
-        let Some(slot) = self.slots.get(id.slot() as usize) else { return false };
+    fn waker(&self, slot: u32) -> MutexGuard<'_, Option<Waker>> {
+        self.wakers[slot as usize].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets `flags` in the state of `id`. The state before; `None` if the id is stale, or someone else settles it.
+    #[inline]
+    fn settle(slot: &Slot, id: TicketId, mine: u64, flags: u64) -> Option<u64> {
         let mut state = slot.state.load(Ordering::Relaxed);
         loop {
-            if state >> 32 != u64::from(id.generation()) || state & flag::CLAIMED != 0 {
-                return false;
+            if state >> 32 != u64::from(id.generation()) || state & (flag::CLAIMED | flag::DONE) != mine {
+                return None;
             }
-            let claimed = state | flag::CLAIMED;
-            // Acquire: pairs with the store in `free`: the last owner is done reading the reply.
-            match slot.state.compare_exchange_weak(state, claimed, Ordering::Acquire, Ordering::Relaxed) {
-                Ok(_) => return true,
+            // Release: outcome and reply come first. Acquire: pairs with the store in `free` (the last owner is done reading the
+            // reply), and with whoever left a waker, or dropped the ticket.
+            match slot.state.compare_exchange_weak(state, state | flags, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(before) => return Some(before),
                 Err(now) => state = now,
             }
         }
@@ -124,74 +125,78 @@ impl Slab {
     /// Resolves `id`, if it is still to be resolved. Whoever waits for it is to be woken by the caller.
     pub(crate) fn resolve(&self, id: TicketId, outcome: Outcome, reply: &[u8]) -> (bool, Option<Waker>) {
         assert!(reply.len() <= self.reply_bytes, "a reply of {} bytes: tickets have room for {}", reply.len(), self.reply_bytes);
-        if !self.claim(id) {
-            return (false, None);
-        }
-        let slot = &self.slots[id.slot() as usize];
-        let (kind, value) = match outcome {
-            Outcome::Unknown => (0, 0),
-            Outcome::Applied { index } => (1, index),
-            Outcome::NotApplied { hint } => (2, hint),
-        };
+        let Some(slot) = self.slots.get(id.slot() as usize) else { return (false, None) };
+        let mut mine = 0;
         if !reply.is_empty() {
-            slot.reply.exclusive();
+            if Slab::settle(slot, id, 0, flag::CLAIMED).is_none() {
+                return (false, None);
+            }
+            mine = flag::CLAIMED;
+            self.witness[id.slot() as usize].exclusive();
             // SAFETY: the claim is ours alone and `DONE` is not set, so no owner of this generation reads the
             // reply yet; the last generation's owner is gone. Other slots' replies are other ranges.
             let room = unsafe { self.replies.slice_mut(id.slot() as usize * self.reply_stride, reply.len()) };
             copy_payload(room, reply);
         }
-        slot.kind.store(kind << 32 | reply.len() as u64, Ordering::Relaxed);
-        slot.value.store(value, Ordering::Relaxed);
-        // Release: outcome and reply come first. Acquire: the waker, if one was left, is there.
-        let before = slot.state.fetch_or(flag::DONE, Ordering::AcqRel);
+        let (kind, value) = match outcome {
+            Outcome::Unknown => (0, None),
+            Outcome::Applied { index } => (flag::APPLIED, Some(index)),
+            Outcome::NotApplied { hint } => (flag::NOT_APPLIED, Some(hint)),
+        };
+        if let Some(value) = value {
+            let state = slot.state.load(Ordering::Relaxed);
+            if mine == 0 && (state >> 32 != u64::from(id.generation()) || state & (flag::CLAIMED | flag::DONE) != 0) {
+                return (false, None);
+            }
+            // One batch holds the id, so nobody else has a number for it; where another way of ending wins, it has none, and
+            // this is not read.
+            slot.value.store(value, Ordering::Relaxed);
+        }
+        let length = (reply.len() as u64) << flag::LENGTH_SHIFT;
+        let Some(before) = Slab::settle(slot, id, mine, flag::DONE | kind | length) else { return (false, None) };
         if before & flag::DROPPED != 0 {
             self.free(id, before);
             return (true, None);
         }
         // The owner may be gone by now and the slot be someone else's: then this takes the newcomer's waker, who is
         // woken for nothing, finds nothing, and leaves its waker again. A waker that is taken is always woken.
-        let waker = if before & flag::WAITING != 0 { slot.waker().take() } else { None };
+        let waker = if before & flag::WAITING != 0 { self.waker(id.slot()).take() } else { None };
         (true, waker)
     }
 
     /// Puts a slot back that is both done and dropped.
     fn free(&self, id: TicketId, flags: u64) {
-        let slot = &self.slots[id.slot() as usize];
         if flags & flag::WAITING != 0 {
-            let left = slot.waker().take();
+            let left = self.waker(id.slot()).take();
             drop(left);
         }
         // Never zero, so that the default id names none.
         let generation = id.generation().wrapping_add(1).max(1);
-        // Release: pairs with the next `claim`. A plain store: nobody else has a right to this slot.
-        slot.state.store(u64::from(generation) << 32, Ordering::Release);
-        self.taken.fetch_sub(1, Ordering::Relaxed);
+        // Release: pairs with the next `settle`. A plain store: nobody else has a right to this slot.
+        self.slots[id.slot() as usize].state.store(u64::from(generation) << 32, Ordering::Release);
         self.free.push(id.slot());
     }
 
     fn outcome(&self, slot: u32) -> Option<(Outcome, usize)> {
         let slot = &self.slots[slot as usize];
         // Acquire: pairs with `DONE`'s Release.
-        if slot.state.load(Ordering::Acquire) & flag::DONE == 0 {
+        let state = slot.state.load(Ordering::Acquire);
+        if state & flag::DONE == 0 {
             return None;
         }
-        let (kind, value) = (slot.kind.load(Ordering::Relaxed), slot.value.load(Ordering::Relaxed));
-        let outcome = match kind >> 32 {
-            1 => Outcome::Applied { index: value },
-            2 => Outcome::NotApplied { hint: value },
+        let value = slot.value.load(Ordering::Relaxed);
+        let outcome = match state & (flag::APPLIED | flag::NOT_APPLIED) {
+            flag::APPLIED => Outcome::Applied { index: value },
+            flag::NOT_APPLIED => Outcome::NotApplied { hint: value },
             _ => Outcome::Unknown,
         };
-        Some((outcome, kind as u32 as usize))
+        Some((outcome, (state as u32 >> flag::LENGTH_SHIFT) as usize))
     }
 }
 
 impl fmt::Debug for Slab {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Slab")
-            .field("slots", &self.slots.len())
-            .field("reply_bytes", &self.reply_bytes)
-            .field("taken", &self.taken)
-            .finish_non_exhaustive()
+        f.debug_struct("Slab").field("slots", &self.slots.len()).field("reply_bytes", &self.reply_bytes).finish_non_exhaustive()
     }
 }
 
@@ -205,42 +210,36 @@ impl Tickets {
     /// `slots` tickets at once, each with room for a reply of `reply_bytes`.
     ///
     /// # Panics
-    /// If all replies together exceed the address space, or there are 2^32 slots or more.
+    /// If all replies together exceed the address space, there are 2^32 slots or more, or a reply may be of 16 MiB or more.
     pub fn new(slots: usize, reply_bytes: usize) -> Tickets {
-        let reply_stride = reply_bytes.next_multiple_of(align_of::<Slot>());
+        assert!(reply_bytes < 1 << (32 - flag::LENGTH_SHIFT), "a reply of {reply_bytes} bytes: must be below 16 MiB");
+        // Dense, as the slots are: replies are mostly a number.
+        let reply_stride = reply_bytes.next_multiple_of(8);
         let Some(bytes) = reply_stride.checked_mul(slots) else {
             panic!("{slots} replies of {reply_bytes} bytes exceed the address space");
         };
-        let slot = |_| Slot {
-            state: AtomicU64::new(1 << 32),
-            kind: AtomicU64::new(0),
-            value: AtomicU64::new(0),
-            waker: Mutex::new(None),
-            reply: Witness::default(),
-        };
+        let slot = |_| Slot { state: AtomicU64::new(1 << 32), value: AtomicU64::new(0) };
         let slab = Slab {
             slots: (0..slots).map(slot).collect(),
+            wakers: (0..slots).map(|_| Mutex::new(None)).collect(),
+            witness: (0..slots).map(|_| Witness::default()).collect(),
             replies: Memory::zeroed(bytes),
             reply_bytes,
             reply_stride,
             free: FreeList::full(slots),
-            taken: AtomicUsize::new(0),
         };
         Tickets { slab: Arc::new(slab) }
     }
 
     /// Takes a slot; `None` at the bound (Busy), or after [`Tickets::abandon`]. Never allocates, never blocks.
     pub fn take(&self) -> Option<Ticket> {
-        let slot = self.slab.free.pop()?;
-        self.slab.taken.fetch_add(1, Ordering::Relaxed);
-        // Relaxed: `pop` acquired what `free` stored before it pushed the slot.
-        let generation = (self.slab.slots[slot as usize].state.load(Ordering::Relaxed) >> 32) as u32;
-        Some(Ticket { slab: self.slab.clone(), id: TicketId::new(generation, slot), not_sync: PhantomData })
+        Ticket::take(self.clone())
     }
 
-    /// Tickets taken whose slot is not free again; out of date at once.
+    /// Tickets taken whose slot is not free again; out of date at once. Counts them one by one. Means nothing after
+    /// [`Tickets::abandon`].
     pub fn in_flight(&self) -> usize {
-        self.slab.taken.load(Ordering::Relaxed)
+        self.slab.slots.len() - self.slab.free.len()
     }
 
     /// The engine's side: one for each thread that resolves.
@@ -264,6 +263,12 @@ impl Tickets {
             let generation = (state.state.load(Ordering::Relaxed) >> 32) as u32;
             resolver.resolve(TicketId::new(generation, slot as u32), Outcome::Unknown, &[]);
         }
+    }
+
+    /// How often a slot went back: its generation, which begins with 1.
+    #[cfg(all(test, loom))]
+    pub(crate) fn times_freed(&self, slot: usize) -> u64 {
+        (self.slab.slots[slot].state.load(Ordering::Relaxed) >> 32) - 1
     }
 
     /// True after [`Tickets::abandon`].
@@ -324,17 +329,48 @@ impl fmt::Debug for Resolver {
     }
 }
 
+/// What a ticket holds on to: the slab itself, or something that keeps it.
+pub trait Holder {
+    /// The slab.
+    fn tickets(&self) -> &Tickets;
+}
+
+impl Holder for Tickets {
+    fn tickets(&self) -> &Tickets {
+        self
+    }
+}
+
 /// One proposal's outcome to come: wait for it, poll it, or await it. One thread at a time uses it (`Send`, not
 /// `Sync`), since it holds the waker of one. Dropping it unresolved gives the slot back once it is resolved.
-pub struct Ticket {
-    slab: Arc<Slab>,
+pub struct Ticket<H: Holder = Tickets> {
+    holder: H,
     id: TicketId,
     not_sync: PhantomData<Cell<()>>,
 }
 
-impl Ticket {
-    fn slot(&self) -> &Slot {
-        &self.slab.slots[self.id.slot() as usize]
+impl<H: Holder> Ticket<H> {
+    /// As [`Tickets::take`], for a holder of its own.
+    #[inline]
+    pub fn take(holder: H) -> Option<Ticket<H>> {
+        let slab = &holder.tickets().slab;
+        let slot = slab.free.pop()?;
+        // Relaxed: `pop` acquired what `free` stored before it pushed the slot.
+        let generation = (slab.slots[slot as usize].state.load(Ordering::Relaxed) >> 32) as u32;
+        Some(Ticket { id: TicketId::new(generation, slot), holder, not_sync: PhantomData })
+    }
+
+    /// What it holds on to.
+    pub fn holder(&self) -> &H {
+        &self.holder
+    }
+
+    fn slab(&self) -> &Slab {
+        &self.holder.tickets().slab
+    }
+
+    fn state(&self) -> &AtomicU64 {
+        &self.slab().slots[self.id.slot() as usize].state
     }
 
     /// The ticket's name, for the engine to resolve it by.
@@ -344,15 +380,15 @@ impl Ticket {
 
     /// Gives back a ticket whose proposal was never written (so that nobody will resolve it).
     pub fn cancel(self) {
-        if self.slab.claim(self.id) {
-            // Relaxed: nothing was written; the drop that follows frees the slot.
-            self.slot().state.fetch_or(flag::DONE, Ordering::Relaxed);
-        }
+        // The drop that follows frees the slot.
+        let slab = self.slab();
+        let _ = Slab::settle(&slab.slots[self.id.slot() as usize], self.id, 0, flag::DONE);
     }
 
     /// The outcome; `None` while unresolved.
+    #[inline]
     pub fn poll_outcome(&self) -> Option<Outcome> {
-        self.slab.outcome(self.id.slot()).map(|(outcome, _)| outcome)
+        self.slab().outcome(self.id.slot()).map(|(outcome, _)| outcome)
     }
 
     /// The outcome, or else leaves `waker` to be woken by it.
@@ -360,8 +396,7 @@ impl Ticket {
         if let Some(outcome) = self.poll_outcome() {
             return Some(outcome);
         }
-        let slot = self.slot();
-        let mut place = slot.waker();
+        let mut place = self.slab().waker(self.id.slot());
         let known = place.as_ref().is_some_and(|left| left.will_wake(waker));
         let replaced = if known { None } else { place.replace(waker.clone()) };
         drop(place);
@@ -369,7 +404,7 @@ impl Ticket {
         drop(replaced);
         // Release: a resolver that sees the flag finds the waker. One that does not has set `DONE` before, which is
         // seen below.
-        slot.state.fetch_or(flag::WAITING, Ordering::Release);
+        self.state().fetch_or(flag::WAITING, Ordering::Release);
         self.poll_outcome()
     }
 
@@ -411,18 +446,19 @@ impl Ticket {
 
     /// The reply's bytes; empty until applied.
     pub fn reply(&self) -> &[u8] {
-        let len = match self.slab.outcome(self.id.slot()) {
+        let slab = self.slab();
+        let len = match slab.outcome(self.id.slot()) {
             None | Some((_, 0)) => return &[],
             Some((_, len)) => len,
         };
-        self.slot().reply.shared();
+        slab.witness[self.id.slot() as usize].shared();
         // SAFETY: `DONE` is set, so the reply is written and will not be again before the slot is free, which this
         // ticket prevents as long as it lives.
-        unsafe { self.slab.replies.slice(self.id.slot() as usize * self.slab.reply_stride, len) }
+        unsafe { slab.replies.slice(self.id.slot() as usize * slab.reply_stride, len) }
     }
 }
 
-impl Future for Ticket {
+impl<H: Holder + Unpin> Future for Ticket<H> {
     type Output = Outcome;
 
     /// Once ready, ready for ever.
@@ -434,18 +470,22 @@ impl Future for Ticket {
     }
 }
 
-impl Drop for Ticket {
+impl<H: Holder> Drop for Ticket<H> {
+    #[inline]
     fn drop(&mut self) {
-        // Acquire: the resolver's part, if done, comes before the slot's reuse. (A reply is read only once done, and
-        // then it is this thread that frees the slot.)
-        let before = self.slot().state.fetch_or(flag::DROPPED, Ordering::Acquire);
+        // Acquire: the resolver's part comes before the slot's reuse. (A reply is read only once done, and then it is this thread
+        // that frees the slot.) Once `DONE` is set nobody else changes the state.
+        let mut before = self.state().load(Ordering::Acquire);
+        if before & flag::DONE == 0 {
+            before = self.state().fetch_or(flag::DROPPED, Ordering::AcqRel);
+        }
         if before & flag::DONE != 0 {
-            self.slab.free(self.id, before);
+            self.slab().free(self.id, before);
         }
     }
 }
 
-impl fmt::Debug for Ticket {
+impl<H: Holder> fmt::Debug for Ticket<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ticket").field("id", &self.id).field("outcome", &self.poll_outcome()).finish()
     }

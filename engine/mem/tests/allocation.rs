@@ -85,7 +85,7 @@ fn ring_and_pool_do_not_allocate() {
 #[test]
 fn proposals_and_tickets_do_not_allocate() {
     let mut ring = Ring::new(1 << 16, 8).unwrap();
-    let batch = OpenBatch::new(192, 16, 2);
+    let batch = OpenBatch::new(192, B - 192, 16, 2);
     let tickets = Tickets::new(16, 64);
     let mut resolver = tickets.resolver();
     let waker = Waker::from(Arc::new(Nobody));

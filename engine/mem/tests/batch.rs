@@ -6,11 +6,15 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
+use kontiki_mem::limits::OPEN_BATCHES;
 use kontiki_mem::{BLOCK_BYTES as B, OpenBatch, Ring, Slot, TicketId, copied_bytes};
 
 const HEADER: usize = 192;
-const WRITTEN: Slot = Slot::Written { first: false, last_after_seal: false };
-const FIRST: Slot = Slot::Written { first: true, last_after_seal: false };
+const FIRST: Slot = after(0);
+
+const fn after(before: u32) -> Slot {
+    Slot::Written { before, completed: false }
+}
 
 fn ring() -> Ring {
     Ring::new(1 << 16, 16).unwrap()
@@ -23,16 +27,16 @@ fn id(n: u64) -> TicketId {
 #[test]
 fn entries_lie_behind_the_header_in_order() {
     let mut ring = ring();
-    let batch = OpenBatch::new(HEADER, 10, 1);
+    let batch = OpenBatch::new(HEADER, B - HEADER, 10, 1);
     let mut block = ring.reserve(B).unwrap();
     block.bytes_mut().fill(0xee);
     batch.open(block).unwrap();
     assert!(!batch.seal(), "empty");
     let copied = copied_bytes();
     assert_eq!(batch.propose(&[], b"abc", id(1)), FIRST);
-    assert_eq!(batch.propose(&[9; 16], b"de", id(2)), WRITTEN);
-    assert_eq!(batch.propose(&[], b"", id(3)), WRITTEN);
-    assert_eq!(batch.propose_many(&[b"f", b"gh"], &[id(4), id(5)]), (2, WRITTEN));
+    assert_eq!(batch.propose(&[9; 16], b"de", id(2)), after(1));
+    assert_eq!(batch.propose(&[], b"", id(3)), after(2));
+    assert_eq!(batch.propose_many(&[b"f", b"gh"], &[id(4), id(5)]), (2, after(3)));
     assert!(copied_bytes() >= copied + 8);
     assert_eq!(batch.waiting(), (5, 7 + 22 + 4 + 5 + 6));
     assert!(batch.poll_sealed().is_none(), "not sealed");
@@ -58,7 +62,7 @@ fn entries_lie_behind_the_header_in_order() {
 #[test]
 fn a_batch_is_bounded_by_bytes() {
     let mut ring = ring();
-    let batch = OpenBatch::new(HEADER, 100, 1);
+    let batch = OpenBatch::new(HEADER, B - HEADER, 100, 1);
     batch.open(ring.reserve(B).unwrap()).unwrap();
     let body = B - HEADER;
     assert_eq!(batch.propose(&[], &vec![1; body - 3], id(1)), Slot::Full);
@@ -67,9 +71,9 @@ fn a_batch_is_bounded_by_bytes() {
     // Twenty bytes are left: five and ten fit, then six do not, but five do.
     let payloads: [&[u8]; 3] = [b"a", b"bbbbbb", b"cc"];
     let ids = [id(2), id(3), id(4)];
-    assert_eq!(batch.propose_many(&payloads, &ids), (2, WRITTEN));
+    assert_eq!(batch.propose_many(&payloads, &ids), (2, after(1)));
     assert_eq!(batch.propose_many(&payloads[2..], &ids[2..]), (0, Slot::Full));
-    assert_eq!(batch.propose_many(&[b"d"], &ids[2..]), (1, WRITTEN));
+    assert_eq!(batch.propose_many(&[b"d"], &ids[2..]), (1, after(3)));
     assert_eq!(batch.propose(&[], &[], id(9)), Slot::Full);
     assert_eq!(batch.waiting(), (4, body));
     assert!(batch.seal());
@@ -81,12 +85,12 @@ fn a_batch_is_bounded_by_bytes() {
 #[test]
 fn a_batch_is_bounded_by_entries() {
     let mut ring = ring();
-    let batch = OpenBatch::new(HEADER, 3, 1);
+    let batch = OpenBatch::new(HEADER, B - HEADER, 3, 1);
     batch.open(ring.reserve(B).unwrap()).unwrap();
-    assert_eq!(batch.propose_many(&[], &[]), (0, WRITTEN));
+    assert_eq!(batch.propose_many(&[], &[]), (0, FIRST));
     assert_eq!(batch.propose(&[], &[], id(1)), FIRST);
     let (payloads, ids) = ([&[][..]; 3], [id(2), id(3), id(4)]);
-    assert_eq!(batch.propose_many(&payloads, &ids), (2, WRITTEN));
+    assert_eq!(batch.propose_many(&payloads, &ids), (2, after(1)));
     assert_eq!(batch.propose(&[], &[], id(4)), Slot::Full);
     assert_eq!(batch.propose_many(&payloads, &ids), (0, Slot::Full));
 }
@@ -94,7 +98,7 @@ fn a_batch_is_bounded_by_entries() {
 #[test]
 fn closing_gives_entries_out_and_empty_memory_back() {
     let mut ring = ring();
-    let batch = OpenBatch::new(HEADER, 3, 2);
+    let batch = OpenBatch::new(HEADER, B - HEADER, 3, 2);
     assert!(batch.is_closed());
     assert_eq!(batch.propose(&[], &[], id(1)), Slot::Closed);
     batch.open(ring.reserve(B).unwrap()).unwrap();
@@ -116,33 +120,86 @@ fn closing_gives_entries_out_and_empty_memory_back() {
 #[test]
 fn memory_is_given_back_while_there_is_no_lane_or_table() {
     let mut ring = ring();
-    let batch = OpenBatch::new(HEADER, 3, 2);
+    let batch = OpenBatch::new(HEADER, B - HEADER, 3, OPEN_BATCHES);
     let mut block = || ring.reserve(B).unwrap();
-    for n in 1..=2 {
+    for n in 1..=OPEN_BATCHES as u64 {
         batch.open(block()).unwrap();
-        assert_eq!(batch.open(block()).unwrap_err().len(), B, "one is open");
         assert_eq!(batch.propose(&[], &[], id(n)), FIRST);
         assert!(batch.seal());
     }
-    assert!(batch.open(block()).is_err(), "both lanes are sealed");
+    assert!(batch.open(block()).is_err(), "all lanes are sealed");
     let (first, first_table) = batch.poll_sealed().unwrap();
     assert_eq!(first_table.tickets(), [id(1)]);
-    assert!(batch.open(first.block).is_err(), "both side tables are out");
+    assert!(batch.open(first.block).is_err(), "all side tables are out");
     drop(first_table);
     batch.open(block()).unwrap();
-    assert_eq!(batch.propose(&[], &[], id(3)), FIRST);
-    let (_, second_table) = batch.poll_sealed().unwrap();
-    assert_eq!(second_table.tickets(), [id(2)]);
+    assert_eq!(batch.propose(&[], &[], id(9)), FIRST);
+    for n in 2..=OPEN_BATCHES as u64 {
+        let (_, table) = batch.poll_sealed().unwrap();
+        assert_eq!(table.tickets(), [id(n)]);
+    }
     batch.close();
-    let (_, third_table) = batch.poll_sealed().unwrap();
-    assert_eq!(third_table.tickets(), [id(3)]);
+    let (_, last_table) = batch.poll_sealed().unwrap();
+    assert_eq!(last_table.tickets(), [id(9)]);
 }
 
 #[test]
-#[should_panic(expected = "holds no header")]
-fn a_block_shorter_than_the_header_is_a_bug() {
+fn a_full_batch_is_sealed_by_whoever_rolls_over_to_a_spare() {
     let mut ring = ring();
-    let _ = OpenBatch::new(B + 1, 1, 1).open(ring.reserve(B).unwrap());
+    let batch = OpenBatch::new(HEADER, B - HEADER, 3, 8);
+    for spares in 0..OPEN_BATCHES {
+        batch.open(ring.reserve(B).unwrap()).unwrap();
+        assert_eq!(batch.spares(), spares);
+    }
+    assert!(batch.open(ring.reserve(B).unwrap()).is_err(), "no lane is free");
+    // By entries, then by bytes; then what fits nowhere, which rolls nothing over.
+    assert_eq!(batch.propose_many(&[&[][..]; 3], &[id(1), id(2), id(3)]), (3, FIRST));
+    assert!(batch.poll_sealed().is_none(), "nobody has sealed it");
+    assert_eq!(batch.propose(&[], &[7; 3000], id(4)), Slot::Written { before: 0, completed: true });
+    assert_eq!(batch.propose_many(&[&[8; 1000][..]; 2], &[id(5), id(6)]), (2, Slot::Written { before: 0, completed: true }));
+    assert_eq!((batch.spares(), batch.waiting()), (1, (2, 2008)));
+    assert_eq!(batch.propose(&[], &[9; B], id(9)), Slot::Full);
+    assert_eq!((batch.spares(), batch.waiting()), (1, (2, 2008)));
+    // The reactor's seal goes on to a spare too, and then there is none.
+    assert!(batch.seal());
+    assert_eq!((batch.spares(), batch.waiting()), (0, (0, 0)));
+    assert!(batch.is_open() && !batch.seal(), "empty");
+    assert_eq!(batch.propose_many(&[&[][..]; 3], &[id(7), id(8), id(9)]), (3, FIRST));
+    assert_eq!(batch.propose(&[], &[], id(10)), Slot::Full);
+    assert!(batch.seal() && !batch.is_open());
+    for (tickets, bytes) in [(1..=3, 12), (4..=4, 3004), (5..=6, 2008), (7..=9, 12)] {
+        let (sealed, table) = batch.poll_sealed().unwrap();
+        assert_eq!((table.tickets(), sealed.body_bytes), (&tickets.map(id).collect::<Vec<_>>()[..], bytes));
+    }
+    assert!(batch.poll_sealed().is_none());
+}
+
+#[test]
+fn closing_drops_spares() {
+    let mut ring = ring();
+    let batch = OpenBatch::new(HEADER, B - HEADER, 3, OPEN_BATCHES);
+    for round in 0..3 {
+        for entries in [0, 1] {
+            for _ in 0..3 {
+                batch.open(ring.reserve(B).unwrap()).unwrap();
+            }
+            if entries > 0 {
+                assert_eq!(batch.propose(&[], &[], id(round)), FIRST);
+            }
+            batch.close();
+            assert_eq!(ring.held(), entries * B);
+            assert_eq!(batch.poll_sealed().map(|(_, table)| table.tickets().to_vec()), (entries > 0).then(|| vec![id(round)]));
+            assert_eq!(batch.propose(&[], &[], id(99)), Slot::Closed);
+        }
+    }
+    assert_eq!(ring.held(), 0);
+}
+
+#[test]
+#[should_panic(expected = "a block of 4096 bytes for a header of 192")]
+fn a_block_of_another_size_is_a_bug() {
+    let mut ring = ring();
+    let _ = OpenBatch::new(HEADER, B, 1, 1).open(ring.reserve(B).unwrap());
 }
 
 /// Callers write what they can; the reactor sleeps unless its bell was rung, so a lost ring shows as a hang
@@ -152,7 +209,7 @@ fn racing_callers_are_all_in_and_the_bell_is_never_lost() {
     const CALLERS: u64 = 4;
     let entries: u64 = if cfg!(miri) { 60 } else { 40_000 };
     let mut ring = Ring::new(1 << 18, 64).unwrap();
-    let batch = OpenBatch::new(HEADER, 50, 4);
+    let batch = OpenBatch::new(HEADER, 4 * B - HEADER, 50, 8);
     batch.open(ring.reserve(4 * B).unwrap()).unwrap();
     let done = AtomicBool::new(false);
     let batches_begun = AtomicU64::new(0);
@@ -180,10 +237,10 @@ fn racing_callers_are_all_in_and_the_bell_is_never_lost() {
                             _ => batch.propose_many(&slices, &ids),
                         };
                         match slot {
-                            Slot::Written { first, last_after_seal } => {
+                            Slot::Written { before, completed } => {
                                 next += written as u64;
-                                begun.fetch_add(u64::from(first), Ordering::Relaxed);
-                                if first || last_after_seal {
+                                begun.fetch_add(u64::from(before == 0), Ordering::Relaxed);
+                                if before == 0 || completed {
                                     reactor.unpark();
                                 }
                             }
@@ -223,8 +280,11 @@ fn racing_callers_are_all_in_and_the_bell_is_never_lost() {
                 let mut block = sealed.block;
                 block.bytes_mut().fill(0xaa);
                 drop((block, table));
-                // If no lane or table was free before, there is one now.
+                // If no lane or table was free before, there is one now; at times a spare besides.
                 let _ = batch.open(ring.reserve(4 * B).unwrap());
+                if sealed_batches % 3 == 0 {
+                    let _ = batch.open(ring.reserve(4 * B).unwrap());
+                }
             }
             if idle {
                 if finished {

@@ -220,7 +220,6 @@ fn abandoning_ends_everything_as_unknown() {
     assert_eq!((resolved.poll_outcome(), resolved.reply()), (Some(APPLIED), &b"kept"[..]));
     assert!(!resolver.resolve(id, APPLIED, &[]) && !resolver.resolve(dropped_id, APPLIED, &[]));
     drop(resolved);
-    assert_eq!(tickets.in_flight(), 0);
     assert!(tickets.take().is_none());
 }
 

@@ -54,6 +54,7 @@ impl Replica {
             }
             if let Some((batch, sealed)) = self.pending.pop() {
                 self.commit_latency.record(now.since(sealed));
+                self.gather.answers(header.meta.count, self.shared.batch.waiting().0);
                 tickets = Some(batch);
             }
         }

@@ -6,7 +6,6 @@ use kontiki_io::Io;
 use kontiki_mem::{Batch, Outcome, Sealed};
 
 use super::{Hand, Replica};
-use crate::limits::MAX_FRAME_ENTRIES;
 use kontiki_core::Role;
 
 impl Replica {
@@ -44,23 +43,6 @@ impl Replica {
         self.hand = None;
     }
 
-    /// Whether a sealed batch could go into the log now.
-    pub(super) fn may_seal(&self) -> bool {
-        self.pending.has_room() && self.wal.can_append(self.config.max_frame_bytes) && self.raft.next_frame(1).is_some()
-    }
-
-    /// Whether what waits in the open batch is to be sealed now: at once if no write is in flight; else
-    /// when the batch is about full, so that the next can fill while this one is written.
-    pub(super) fn wants_seal(&self) -> bool {
-        let (entries, bytes) = self.shared.batch.waiting();
-        if entries == 0 || !self.may_seal() {
-            return false;
-        }
-        self.wal.writes_in_flight() == 0
-            || bytes + self.config.max_entry_bytes.min(self.config.max_frame_bytes / 4) >= self.config.max_frame_bytes
-            || entries as usize >= MAX_FRAME_ENTRIES.min(self.config.max_in_flight)
-    }
-
     pub(super) fn seal(&mut self, now: Time, io: &mut dyn Io) {
         if self.role != Role::Leader {
             self.discard_unsealed();
@@ -71,13 +53,16 @@ impl Replica {
             return;
         }
         loop {
-            if self.may_seal()
-                && let Some((sealed, tickets)) = self.shared.batch.poll_sealed()
+            while self.may_seal()
+                && let Some((mut sealed, tickets)) = self.shared.batch.poll_sealed()
             {
+                // The next opens right behind it, before the work that this one makes: callers who find none give up.
+                sealed.block.truncate(frame::frame_bytes(sealed.body_bytes));
+                self.open_batches();
                 self.seal_batch(sealed, tickets, now, io);
             }
-            self.open_batch();
-            if !(self.wants_seal() && self.shared.batch.seal()) {
+            self.open_batches();
+            if !(self.wants_seal(now) && self.shared.batch.seal()) {
                 return;
             }
         }
@@ -87,7 +72,6 @@ impl Replica {
     pub(super) fn seal_batch(&mut self, sealed: Sealed, tickets: Batch, now: Time, io: &mut dyn Io) {
         let Sealed { mut block, body_bytes, count } = sealed;
         let Some(meta) = self.raft.next_frame(count) else { panic!("asked for a place in the log without a look first") };
-        block.truncate(frame::frame_bytes(body_bytes));
         let header = Header {
             kind: Kind::Entries,
             sessions: false,
@@ -99,17 +83,18 @@ impl Replica {
         };
         frame::seal(block.bytes_mut(), &header);
         self.counters.entries_proposed += u64::from(count);
+        self.gather.sealed(now, 2 * body_bytes > self.config.max_frame_bytes);
         self.pending.push(meta, now, tickets);
         self.sealed(Hand { block, header }, now, io);
     }
 
-    /// Opens the next batch at the tail of the ring, where memory allows.
-    pub(super) fn open_batch(&mut self) {
-        if self.shared.batch.is_open() {
-            return;
-        }
-        if let Some(block) = self.ring.reserve(self.config.max_frame_bytes) {
-            drop(self.shared.batch.open(block));
+    /// Opens the next batch at the tail of the ring, and as many behind it as callers lately filled, where memory allows.
+    fn open_batches(&mut self) {
+        while !self.shared.batch.is_open() || self.shared.batch.spares() < self.gather.ahead {
+            let Some(block) = self.ring.reserve(self.config.max_frame_bytes) else { return };
+            if self.shared.batch.open(block).is_err() {
+                return;
+            }
         }
     }
 }

@@ -27,11 +27,12 @@ pub(crate) struct Options {
     pub(crate) seed: u64,
     pub(crate) window_bytes: u64,
     pub(crate) window_frames: u32,
+    pub(crate) news_ns: u64,
 }
 
 impl Options {
     pub(crate) fn of(nodes: u64) -> Options {
-        Options { nodes, seed: 1, window_bytes: 1 << 20, window_frames: 16 }
+        Options { nodes, seed: 1, window_bytes: 1 << 20, window_frames: 16, news_ns: 0 }
     }
 }
 
@@ -56,6 +57,7 @@ impl Cluster {
             election_min_ns: ELECTION_MIN,
             election_max_ns: ELECTION_MAX,
             heartbeat_ns: HEARTBEAT,
+            news_ns: options.news_ns,
             window_bytes: options.window_bytes,
             window_frames: options.window_frames,
             seed: options.seed,
