@@ -56,13 +56,23 @@ impl FrameCache {
         self.frames.get(at).filter(|f| f.range.from <= index)
     }
 
-    /// Lets the oldest frame go, if all of it is durable, so that the log can give it back.
-    pub(crate) fn evict(&mut self, durable: LogIndex) -> bool {
-        if self.frames.front().is_some_and(|f| f.range.to <= durable) {
+    /// The oldest index in memory.
+    pub(crate) fn first(&self) -> Option<LogIndex> {
+        self.frames.front().map(|f| f.range.from)
+    }
+
+    /// Whether all of the oldest frame is at or below `upto`.
+    pub(crate) fn may_evict(&self, upto: LogIndex) -> bool {
+        self.frames.front().is_some_and(|f| f.range.to <= upto)
+    }
+
+    /// Lets the oldest frame go if all of it is at or below `upto`: durable, so that the log can give it back.
+    pub(crate) fn evict(&mut self, upto: LogIndex) -> bool {
+        let may = self.may_evict(upto);
+        if may {
             self.frames.pop_front();
-            return true;
         }
-        false
+        may
     }
 
     /// Lets everything go.

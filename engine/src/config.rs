@@ -94,6 +94,9 @@ pub struct Config {
     pub window_bytes: u64,
     /// Sent to one follower and not acknowledged, in frames.
     pub window_frames: u32,
+    /// How long a follower that makes no progress may hold the leader back, in milliseconds; zero: it never does. One that is
+    /// slower than the load but goes on is waited for once memory is full, so that it does not fall behind what the log retains.
+    pub hold_back_ms: u64,
     /// Connections of clients at once.
     pub max_clients: usize,
 
@@ -129,9 +132,10 @@ impl Default for Config {
             max_frame_bytes: 256 << 10,
             max_in_flight: 8192,
             reply_bytes: 64,
-            ring_bytes: 8 << 20,
+            ring_bytes: 16 << 20,
             window_bytes: 4 << 20,
             window_frames: 64,
+            hold_back_ms: 100,
             max_clients: 32,
             segment_bytes: 16 << 20,
             retention_bytes: 256 << 20,
@@ -254,6 +258,7 @@ impl Config {
         }
         range("window_bytes", self.window_bytes, self.max_frame_bytes as u64, self.ring_bytes as u64)?;
         range("window_frames", self.window_frames.into(), 1, 256)?;
+        range("hold_back_ms", self.hold_back_ms, 0, 60_000)?;
         range("max_clients", self.max_clients as u64, 0, limits::MAX_CLIENTS as u64)?;
         range("segment_bytes", self.segment_bytes, 4 * self.max_frame_bytes as u64 + block as u64, log::MAX_SEGMENT_BYTES)?;
         if !self.segment_bytes.is_multiple_of(block as u64) {
@@ -338,6 +343,7 @@ mod tests {
             ("writes_in_flight = 0", "writes_in_flight"),
             ("max_in_flight = 0", "max_in_flight"),
             ("window_frames = 0", "window_frames"),
+            ("hold_back_ms = 60001", "hold_back_ms"),
             ("medium = 'wet'", "medium"),
             ("colour = 1", "colour"),
         ] {

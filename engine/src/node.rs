@@ -7,6 +7,7 @@
 mod gather;
 mod handover;
 mod replication;
+mod room;
 mod sealing;
 mod service;
 mod watch;
@@ -105,6 +106,8 @@ pub(crate) struct Replica {
     noop: Option<FrameMeta>,
     role: Role,
     commit: LogIndex,
+    /// Frames past this one are kept in memory for a follower that is held on to.
+    awaited: LogIndex,
     /// Next index to hand to apply.
     next_apply: LogIndex,
     /// What the state machine had made durable when the log was last released.
@@ -135,6 +138,7 @@ impl Replica {
         let resolver = shared.tickets.resolver();
         Replica {
             commit: LogIndex(0),
+            awaited: LogIndex(u64::MAX),
             next_apply: applied.next(),
             catchup: CatchUp::new(limits::READ_BYTES.max(config.max_frame_bytes), peers),
             clients: Clients::new(config.max_in_flight),
@@ -210,6 +214,7 @@ impl Replica {
             self.step(now, Event::Tick, io);
         }
         self.retry_stalled(now, io);
+        self.await_followers(now);
         self.gather.answering = self.gather.lingers && self.pending.is_committed(self.commit);
         self.seal(now, io);
         let held_up = !self.may_seal();
@@ -217,6 +222,9 @@ impl Replica {
         self.carry_out(now, io);
         self.wal.pump(io);
         self.make_room(now, io);
+        if self.role == Role::Leader && self.noop.is_none() {
+            self.open_batches();
+        }
         self.hand_to_apply(now, io);
         self.release();
         self.answer_clients();
@@ -462,25 +470,6 @@ impl Replica {
                 }
             }
             Role::Candidate | Role::Leader => self.net.grant_bulk(None, now, io),
-        }
-    }
-
-    /// Keeps half of the ring free: the oldest frames leave the cache once they are durable. A peer whose
-    /// connection still pins old memory then loses the connection; it catches up from the log.
-    fn make_room(&mut self, now: Time, io: &mut dyn Io) {
-        let wanted = self.ring.capacity() / 2;
-        while self.ring.free() < wanted && self.cache.evict(self.raft.durable()) {}
-        if self.ring.free() < self.ring.capacity() / 4 {
-            // The ring is reclaimed in order: a peer that reads nothing holds up all of it with a single old frame.
-            let too_long = self.config.election_max_ms * 1_000_000;
-            let share = (self.ring.capacity() / 4) as u64;
-            for member in &self.config.members {
-                let peer = NodeId(member.id);
-                if self.net.pinning(peer).is_some_and(|p| p.bytes > share || now.since(p.since) > too_long) {
-                    tracing::warn!(%peer, "does not read: connection cut, it will catch up from the log");
-                    self.net.cut(peer, now, io);
-                }
-            }
         }
     }
 }

@@ -157,6 +157,7 @@ mod tests {
             "ring_bytes",
             "window_bytes",
             "window_frames",
+            "hold_back_ms",
             "max_clients",
             "segment_bytes",
             "retention_bytes",

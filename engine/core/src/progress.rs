@@ -116,6 +116,8 @@ pub(crate) struct Progress {
     pub(crate) reported_last: LogIndex,
     /// When anything last moved: beyond a timeout with frames in flight, they are taken for lost.
     pub(crate) moved: Time,
+    /// When its acknowledged position last rose, or the first frame of a window was sent.
+    pub(crate) advanced: Time,
     /// How long a probe waits before it is repeated: doubles, so that a slow link is not filled with copies.
     pub(crate) patience_ns: u64,
     /// The follower was told this commit index.
@@ -136,6 +138,7 @@ impl Progress {
             holds: LogIndex(0),
             reported_last: LogIndex(0),
             moved: now,
+            advanced: now,
             patience_ns: 0,
             told_commit: LogIndex(0),
             behind_told: false,
@@ -194,6 +197,7 @@ impl Progress {
         if news {
             self.matched = matched;
             self.moved = now;
+            self.advanced = now;
             self.inflight.release(matched);
         }
         self.holds = self.holds.max(matched);
@@ -247,6 +251,7 @@ impl Progress {
         }
         if self.inflight.is_empty() {
             self.moved = now;
+            self.advanced = now;
         }
         match &mut self.mode {
             Mode::Probe { sent } => *sent = Some(Probe { round, at: now }),

@@ -42,6 +42,8 @@ pub struct PeerProgress {
     pub probing: bool,
     /// Time of its last sign of life.
     pub heard: Time,
+    /// When its acknowledged position last rose, or what it is to acknowledge was first sent.
+    pub advanced: Time,
 }
 
 /// One replica's consensus core.
@@ -407,6 +409,7 @@ impl Raft {
             inflight_bytes: peer.progress.inflight.bytes(),
             probing: peer.progress.mode != Mode::Replicate,
             heard: peer.heard,
+            advanced: peer.progress.advanced,
         })
     }
 

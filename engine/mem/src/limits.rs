@@ -6,6 +6,8 @@ use crate::BLOCK_BYTES;
 pub const MIN_RING_BYTES: usize = 1 << 16;
 /// Largest ring, in bytes: its two copies must fit a 32-bit address space beside everything else.
 pub const MAX_RING_BYTES: usize = 1 << 30;
+/// How much of a ring's second copy is registered with the kernel, in bytes: more than a frame, or a write of several.
+pub const REGISTERED_OVERLAP: usize = 1 << 20;
 /// Most blocks of one ring at once.
 pub const MAX_RING_BLOCKS: usize = 1 << 20;
 

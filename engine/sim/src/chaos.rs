@@ -222,6 +222,7 @@ fn draw_setup(seed: u64, random: &mut Random) -> (Setup, u64) {
         ring_bytes: (16 * max_frame_bytes).next_power_of_two(),
         window_bytes: max_frame_bytes as u64 * random.between(1, 16),
         window_frames: random.between(1, 64) as u32,
+        hold_back_ms: random.pick(&[0, 20, 100]).copied().unwrap_or(0),
         segment_bytes,
         retention_bytes: log_bytes / 2,
         writes_in_flight: random.between(1, 4) as usize,

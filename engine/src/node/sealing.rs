@@ -89,7 +89,7 @@ impl Replica {
     }
 
     /// Opens the next batch at the tail of the ring, and as many behind it as callers lately filled, where memory allows.
-    fn open_batches(&mut self) {
+    pub(super) fn open_batches(&mut self) {
         while !self.shared.batch.is_open() || self.shared.batch.spares() < self.gather.ahead {
             let Some(block) = self.ring.reserve(self.config.max_frame_bytes) else { return };
             if self.shared.batch.open(block).is_err() {
