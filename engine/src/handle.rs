@@ -39,7 +39,7 @@ impl Proposer {
     ///
     /// # Errors
     /// [`ProposeError`] if not even the first was taken.
-    pub fn propose_many(&self, payloads: &[&[u8]], tickets: &mut Vec<Ticket>) -> Result<usize, ProposeError> {
+    pub fn propose_many<P: AsRef<[u8]>>(&self, payloads: &[P], tickets: &mut Vec<Ticket>) -> Result<usize, ProposeError> {
         self.shared.propose_many(payloads, tickets)
     }
 
@@ -97,7 +97,7 @@ impl Node {
     ///
     /// # Errors
     /// [`ProposeError`] if not even the first was taken.
-    pub fn propose_many(&self, payloads: &[&[u8]], tickets: &mut Vec<Ticket>) -> Result<usize, ProposeError> {
+    pub fn propose_many<P: AsRef<[u8]>>(&self, payloads: &[P], tickets: &mut Vec<Ticket>) -> Result<usize, ProposeError> {
         self.shared.propose_many(payloads, tickets)
     }
 

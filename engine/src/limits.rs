@@ -70,11 +70,11 @@ pub const NEWS_SHARE: u64 = 16;
 /// Entries that make a frame worth its writes, wake-ups and messages though one is under way: about as many as take as long themselves.
 pub const AMPLE_ENTRIES: u32 = 1024;
 /// How long a reactor waits awake for the first of the callers that it just answered, in ns: two wake-ups of a thread.
-pub const LINGER_NS: u64 = 50_000;
+pub const LINGER_NS: u64 = 100_000;
 /// The batch has stopped to grow if nothing was added for so long, in ns.
 pub const LULL_NS: u64 = 10_000;
 /// Longest wait awake for answered callers in all, in ns.
-pub const MAX_LINGER_NS: u64 = 200_000;
+pub const MAX_LINGER_NS: u64 = 400_000;
 /// Entries that may come while it yields once (a system call), and how often it yields at most between two looks.
 pub const ENTRIES_PER_YIELD: u64 = 64;
 /// See [`ENTRIES_PER_YIELD`].

@@ -93,16 +93,7 @@ impl Shared {
     fn propose_for<H: Holder>(&self, holder: H, payload: &[u8]) -> Result<kontiki_mem::Ticket<H>, ProposeError> {
         self.check_size(payload)?;
         let ticket = kontiki_mem::Ticket::take(holder).ok_or_else(|| self.refused())?;
-        let mut slot = self.batch.propose(&[], payload, ticket.id());
-        for _ in 0..OPEN_SPINS {
-            // Between two batches: the reactor is opening the next.
-            if slot != Slot::Full || self.batch.is_open() {
-                break;
-            }
-            std::hint::spin_loop();
-            slot = self.batch.propose(&[], payload, ticket.id());
-        }
-        match slot {
+        match self.patiently(|| self.batch.propose(&[], payload, ticket.id()), |&slot| slot) {
             Slot::Written { before, completed } => {
                 self.ring_for(before, 1, completed);
                 Ok(ticket)
@@ -115,23 +106,23 @@ impl Shared {
     }
 
     /// Takes as many of `payloads` as there is room for now, in order, and appends their tickets.
-    pub(crate) fn propose_many(self: &Arc<Self>, payloads: &[&[u8]], tickets: &mut Vec<Ticket>) -> Result<usize, ProposeError> {
+    pub(crate) fn propose_many(self: &Arc<Self>, payloads: &[impl AsRef<[u8]>], tickets: &mut Vec<Ticket>) -> Result<usize, ProposeError> {
         const RUN: usize = 64;
         let (mut taken, holder) = (0, Held(Arc::clone(self)));
         for run in payloads.chunks(RUN) {
             let mut ids = [kontiki_mem::TicketId::default(); RUN];
             let start = tickets.len();
-            for (payload, id) in run.iter().zip(ids.iter_mut()) {
-                if self.check_size(payload).is_err() {
-                    break;
+            let fit = run.iter().take_while(|payload| self.check_size(payload.as_ref()).is_ok()).count();
+            let mut free = ids.iter_mut();
+            kontiki_mem::Ticket::take_many(&holder, fit, |ticket| {
+                if let Some(id) = free.next() {
+                    *id = ticket.id();
                 }
-                let Some(ticket) = kontiki_mem::Ticket::take(holder.clone()) else { break };
-                *id = ticket.id();
                 tickets.push(Ticket::new(ticket));
-            }
+            });
             let ready = tickets.len() - start;
             let (written, slot) = match (run.get(..ready), ids.get(..ready)) {
-                (Some(run), Some(ids)) if ready > 0 => self.batch.propose_many(run, ids),
+                (Some(run), Some(ids)) if ready > 0 => self.patiently(|| self.batch.propose_many(run, ids), |&(_, slot)| slot),
                 _ => (0, Slot::Full),
             };
             for ticket in tickets.drain(start + written..) {
@@ -150,12 +141,26 @@ impl Shared {
                     return Ok(taken);
                 }
                 if let Some(payload) = run.first() {
-                    self.check_size(payload)?;
+                    self.check_size(payload.as_ref())?;
                 }
                 return Err(if ready == 0 { self.refused() } else { self.not_written(slot) });
             }
         }
         Ok(taken)
+    }
+
+    /// Tries again for a moment where no batch is open: between two, the reactor is opening the next.
+    #[inline]
+    fn patiently<T>(&self, mut attempt: impl FnMut() -> T, slot: impl Fn(&T) -> Slot) -> T {
+        let mut result = attempt();
+        for _ in 0..OPEN_SPINS {
+            if slot(&result) != Slot::Full || self.batch.is_open() {
+                break;
+            }
+            std::hint::spin_loop();
+            result = attempt();
+        }
+        result
     }
 
     fn check_size(&self, payload: &[u8]) -> Result<(), ProposeError> {

@@ -323,7 +323,7 @@ impl OpenBatch {
     ///
     /// # Panics
     /// If there are fewer tickets than payloads.
-    pub fn propose_many(&self, payloads: &[&[u8]], tickets: &[TicketId]) -> (usize, Slot) {
+    pub fn propose_many<P: AsRef<[u8]>>(&self, payloads: &[P], tickets: &[TicketId]) -> (usize, Slot) {
         assert!(payloads.len() <= tickets.len(), "every payload has a ticket");
         if payloads.is_empty() {
             return (0, Slot::Written { before: 0, completed: false });
@@ -331,7 +331,7 @@ impl OpenBatch {
         let reserved = self.reserve(|room, most| {
             let (mut bytes, mut entries) = (0, 0);
             for payload in payloads.iter().take(most as usize) {
-                let need = LENGTH_BYTES + payload.len();
+                let need = LENGTH_BYTES + payload.as_ref().len();
                 if need > room - bytes {
                     break;
                 }
@@ -347,7 +347,7 @@ impl OpenBatch {
         let written = reservation.entries as usize;
         let (mut room, table) = self.reserved(&reservation);
         for (ordinal, (payload, ticket)) in (reservation.ordinal..).zip(payloads.iter().zip(tickets).take(written)) {
-            room = write_entry(room, &[], payload);
+            room = write_entry(room, &[], payload.as_ref());
             // SAFETY: the ordinal is one of this reservation's.
             unsafe { self.tables.write(table, ordinal, *ticket) };
         }

@@ -50,6 +50,39 @@ impl FreeList {
         }
     }
 
+    /// Takes up to `most` slots by one step, and gives each to `each`; how many there were.
+    pub(crate) fn pop_many(&self, most: usize, mut each: impl FnMut(u32)) -> usize {
+        let mut head = self.head.load(Ordering::Acquire);
+        loop {
+            let (tag, top) = parts(head);
+            let (mut rest, mut count) = (top, 0);
+            // Others may change what stands below the top as we walk: then the head has changed too, and we begin anew.
+            while count < most
+                && let Some(next) = self.next.get(rest as usize)
+            {
+                rest = next.load(Ordering::Relaxed);
+                count += 1;
+            }
+            if count == 0 {
+                return 0;
+            }
+            // Acquire: as in `pop`, for each of them, since every later push is a read-modify-write of the head.
+            match self.head.compare_exchange_weak(head, word(tag.wrapping_add(1), rest), Ordering::Acquire, Ordering::Acquire) {
+                Ok(_) => {
+                    let mut at = top;
+                    for _ in 0..count {
+                        // Ours alone now. `each` may push it, which changes its link: looked up first.
+                        let next = self.next[at as usize].load(Ordering::Relaxed);
+                        each(at);
+                        at = next;
+                    }
+                    return count;
+                }
+                Err(now) => head = now,
+            }
+        }
+    }
+
     /// Puts a slot back. A slot must come from `pop` and come back once.
     pub(crate) fn push(&self, slot: u32) {
         let mut head = self.head.load(Ordering::Relaxed);

@@ -11,10 +11,11 @@
 //! stale id never resolves a newer ticket. A free slot is ready to be resolved already: taking it is taking its
 //! number off the free list, no more. (An id that nobody was given yet must not be made up.)
 //!
-//! What every proposal touches is dense, sixteen bytes a slot: the resolver and the callers are on different processors, and a line
-//! that goes from one to the other serves four tickets. Wakers and replies lie elsewhere, and are touched where there are any.
+//! What every proposal touches is dense, 24 bytes a slot: the resolver and the callers are on different processors, and a line
+//! that goes from one to the other serves several tickets. A reply of up to eight bytes, a count or a position, stands among them.
+//! Longer replies, and wakers, lie elsewhere, and are touched where there are any.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
@@ -88,7 +89,12 @@ struct Slot {
     state: AtomicU64,
     /// The outcome's number. Published by `DONE`.
     value: AtomicU64,
+    /// A reply of at most [`SMALL`] bytes. Published by `DONE`.
+    small: AtomicU64,
 }
+
+/// The longest reply that stands in its slot.
+const SMALL: usize = 8;
 
 pub(crate) struct Slab {
     slots: Box<[Slot]>,
@@ -127,7 +133,7 @@ impl Slab {
         assert!(reply.len() <= self.reply_bytes, "a reply of {} bytes: tickets have room for {}", reply.len(), self.reply_bytes);
         let Some(slot) = self.slots.get(id.slot() as usize) else { return (false, None) };
         let mut mine = 0;
-        if !reply.is_empty() {
+        if reply.len() > SMALL {
             if Slab::settle(slot, id, 0, flag::CLAIMED).is_none() {
                 return (false, None);
             }
@@ -139,18 +145,24 @@ impl Slab {
             copy_payload(room, reply);
         }
         let (kind, value) = match outcome {
-            Outcome::Unknown => (0, None),
-            Outcome::Applied { index } => (flag::APPLIED, Some(index)),
-            Outcome::NotApplied { hint } => (flag::NOT_APPLIED, Some(hint)),
+            Outcome::Unknown => (0, 0),
+            Outcome::Applied { index } => (flag::APPLIED, index),
+            Outcome::NotApplied { hint } => (flag::NOT_APPLIED, hint),
         };
-        if let Some(value) = value {
+        let small = (1..=SMALL).contains(&reply.len());
+        if kind != 0 || small {
             let state = slot.state.load(Ordering::Relaxed);
             if mine == 0 && (state >> 32 != u64::from(id.generation()) || state & (flag::CLAIMED | flag::DONE) != 0) {
                 return (false, None);
             }
-            // One batch holds the id, so nobody else has a number for it; where another way of ending wins, it has none, and
-            // this is not read.
+            // One batch holds the id, so nobody else has a number or a reply for it; where another way of ending wins, it has none, and
+            // these are not read.
             slot.value.store(value, Ordering::Relaxed);
+            if small {
+                let mut bytes = [0; SMALL];
+                copy_payload(&mut bytes[..reply.len()], reply);
+                slot.small.store(u64::from_le_bytes(bytes), Ordering::Relaxed);
+            }
         }
         let length = (reply.len() as u64) << flag::LENGTH_SHIFT;
         let Some(before) = Slab::settle(slot, id, mine, flag::DONE | kind | length) else { return (false, None) };
@@ -218,7 +230,7 @@ impl Tickets {
         let Some(bytes) = reply_stride.checked_mul(slots) else {
             panic!("{slots} replies of {reply_bytes} bytes exceed the address space");
         };
-        let slot = |_| Slot { state: AtomicU64::new(1 << 32), value: AtomicU64::new(0) };
+        let slot = |_| Slot { state: AtomicU64::new(1 << 32), value: AtomicU64::new(0), small: AtomicU64::new(0) };
         let slab = Slab {
             slots: (0..slots).map(slot).collect(),
             wakers: (0..slots).map(|_| Mutex::new(None)).collect(),
@@ -244,7 +256,7 @@ impl Tickets {
 
     /// The engine's side: one for each thread that resolves.
     pub fn resolver(&self) -> Resolver {
-        Resolver { slab: self.slab.clone(), wakers: Vec::with_capacity(WAKERS) }
+        Resolver { slab: self.slab.clone(), wakers: Vec::with_capacity(WAKERS), resolved: 0 }
     }
 
     /// Most bytes of a reply.
@@ -280,12 +292,17 @@ impl Tickets {
 /// How many different wakers a resolver gathers before it fires them.
 const WAKERS: usize = 64;
 
+/// After so many tickets of a batch whoever waits is woken, once: the first caller comes to itself while the rest is resolved.
+const EARLY: u32 = 64;
+
 /// Resolves tickets. Wakes each waiting caller once per batch: wakers are gathered in a table of fixed size,
 /// equal ones once, and fired by [`Resolver::flush`], when the table is full, and on drop.
 pub struct Resolver {
     slab: Arc<Slab>,
     /// Never grows over `WAKERS`.
     wakers: Vec<Waker>,
+    /// Tickets resolved since the last flush; `EARLY` and more: woken early already.
+    resolved: u32,
 }
 
 impl Resolver {
@@ -298,6 +315,10 @@ impl Resolver {
         if let Some(waker) = waker {
             self.gather(waker);
         }
+        self.resolved += 1;
+        if self.resolved == EARLY {
+            self.wake();
+        }
         resolved
     }
 
@@ -306,14 +327,19 @@ impl Resolver {
             return;
         }
         if self.wakers.len() == WAKERS {
-            self.flush();
+            self.wake();
         }
         self.wakers.push(waker);
     }
 
+    fn wake(&mut self) {
+        self.wakers.drain(..).for_each(Waker::wake);
+    }
+
     /// Wakes all whose tickets were resolved since the last flush.
     pub fn flush(&mut self) {
-        self.wakers.drain(..).for_each(Waker::wake);
+        self.resolved = 0;
+        self.wake();
     }
 }
 
@@ -346,6 +372,8 @@ impl Holder for Tickets {
 pub struct Ticket<H: Holder = Tickets> {
     holder: H,
     id: TicketId,
+    /// A short reply, once it was looked at.
+    small: OnceCell<[u8; SMALL]>,
     not_sync: PhantomData<Cell<()>>,
 }
 
@@ -353,11 +381,24 @@ impl<H: Holder> Ticket<H> {
     /// As [`Tickets::take`], for a holder of its own.
     #[inline]
     pub fn take(holder: H) -> Option<Ticket<H>> {
+        let slot = holder.tickets().slab.free.pop()?;
+        Some(Ticket::at(holder, slot))
+    }
+
+    /// Takes up to `most` slots at once, and gives each ticket to `each`.
+    pub fn take_many(holder: &H, most: usize, mut each: impl FnMut(Ticket<H>))
+    where
+        H: Clone,
+    {
         let slab = &holder.tickets().slab;
-        let slot = slab.free.pop()?;
+        slab.free.pop_many(most, |slot| each(Ticket::at(holder.clone(), slot)));
+    }
+
+    #[inline]
+    fn at(holder: H, slot: u32) -> Ticket<H> {
         // Relaxed: `pop` acquired what `free` stored before it pushed the slot.
-        let generation = (slab.slots[slot as usize].state.load(Ordering::Relaxed) >> 32) as u32;
-        Some(Ticket { id: TicketId::new(generation, slot), holder, not_sync: PhantomData })
+        let generation = (holder.tickets().slab.slots[slot as usize].state.load(Ordering::Relaxed) >> 32) as u32;
+        Ticket { id: TicketId::new(generation, slot), holder, small: OnceCell::new(), not_sync: PhantomData }
     }
 
     /// What it holds on to.
@@ -451,6 +492,10 @@ impl<H: Holder> Ticket<H> {
             None | Some((_, 0)) => return &[],
             Some((_, len)) => len,
         };
+        if len <= SMALL {
+            let small = self.small.get_or_init(|| slab.slots[self.id.slot() as usize].small.load(Ordering::Relaxed).to_le_bytes());
+            return &small[..len];
+        }
         slab.witness[self.id.slot() as usize].shared();
         // SAFETY: `DONE` is set, so the reply is written and will not be again before the slot is free, which this
         // ticket prevents as long as it lives.

@@ -36,7 +36,7 @@ fn entries_lie_behind_the_header_in_order() {
     assert_eq!(batch.propose(&[], b"abc", id(1)), FIRST);
     assert_eq!(batch.propose(&[9; 16], b"de", id(2)), after(1));
     assert_eq!(batch.propose(&[], b"", id(3)), after(2));
-    assert_eq!(batch.propose_many(&[b"f", b"gh"], &[id(4), id(5)]), (2, after(3)));
+    assert_eq!(batch.propose_many(&[&b"f"[..], b"gh"], &[id(4), id(5)]), (2, after(3)));
     assert!(copied_bytes() >= copied + 8);
     assert_eq!(batch.waiting(), (5, 7 + 22 + 4 + 5 + 6));
     assert!(batch.poll_sealed().is_none(), "not sealed");
@@ -87,7 +87,7 @@ fn a_batch_is_bounded_by_entries() {
     let mut ring = ring();
     let batch = OpenBatch::new(HEADER, B - HEADER, 3, 1);
     batch.open(ring.reserve(B).unwrap()).unwrap();
-    assert_eq!(batch.propose_many(&[], &[]), (0, FIRST));
+    assert_eq!(batch.propose_many::<&[u8]>(&[], &[]), (0, FIRST));
     assert_eq!(batch.propose(&[], &[], id(1)), FIRST);
     let (payloads, ids) = ([&[][..]; 3], [id(2), id(3), id(4)]);
     assert_eq!(batch.propose_many(&payloads, &ids), (2, after(1)));

@@ -52,7 +52,8 @@ impl Gather {
     }
 
     /// A batch was sealed.
-    pub(super) fn sealed(&mut self, now: Time, full: bool) {
+    pub(super) fn sealed(&mut self, now: Time, count: u32, full: bool) {
+        self.expected = self.expected.saturating_sub(count.into());
         self.hold_until = now.plus_ns(2 * self.write_ns);
         self.ahead = if full { (self.ahead + 1).min(kontiki_mem::limits::OPEN_BATCHES - 1) } else { 0 };
     }
@@ -123,7 +124,8 @@ impl Replica {
             return false;
         }
         let begun = io.now();
-        let (mut seen, mut grown, spares) = (0, begun, self.shared.batch.spares());
+        let (first, spares) = (self.shared.batch.waiting().0, self.shared.batch.spares());
+        let (mut seen, mut grown) = (first, begun);
         loop {
             let (entries, bytes) = self.shared.batch.waiting();
             let now = io.now();
@@ -137,7 +139,7 @@ impl Replica {
             if entries != seen {
                 (seen, grown) = (entries, now);
             }
-            let patience = if seen == 0 || self.gather.all_came { LINGER_NS } else { LULL_NS };
+            let patience = if seen == first || self.gather.all_came { LINGER_NS } else { LULL_NS };
             if now.since(grown) > patience || now.since(begun) > MAX_LINGER_NS {
                 break;
             }
@@ -148,8 +150,8 @@ impl Replica {
             }
         }
         let came = self.shared.batch.waiting().0;
-        let any = seen > 0 || came > 0;
-        self.gather.all_came = u64::from(came) >= expected || came == 0 && any;
+        let any = came != first || self.shared.batch.spares() != spares;
+        self.gather.all_came = u64::from(came) >= expected || came < first;
         self.gather.came_back(any);
         self.gather.expected = 0;
         any

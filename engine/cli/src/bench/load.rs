@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::Serialize;
 
+/// Entries that a caller proposes with one call, where it has so many.
+pub(crate) const DEFAULT_RUN: u32 = 64;
+
 /// The load.
 #[derive(Args, Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Load {
@@ -24,6 +27,9 @@ pub(crate) struct Load {
     /// Threads that propose; with --to, clients with a connection each
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) callers: u32,
+    /// Propose so many entries with one call, at most, where so many are due; 1: each by itself
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_RUN, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) run: u32,
     /// Propose so many entries per second, over all callers, instead of one for each that is answered. Latency is then from when
     /// an entry was due, so that a stall counts for all that it held up
     #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
@@ -39,6 +45,7 @@ impl Load {
             ("--seconds", self.seconds.to_string()),
             ("--warmup", self.warmup.to_string()),
             ("--callers", self.callers.to_string()),
+            ("--run", self.run.to_string()),
         ];
         pairs.extend(self.rate.map(|rate| ("--rate", rate.to_string())));
         pairs.into_iter().flat_map(|(name, value)| [name.into(), value.into()]).collect()
@@ -101,7 +108,7 @@ mod tests {
 
     #[test]
     fn parts_make_up_the_whole() {
-        let load = Load { entry_bytes: 16, in_flight: 10, seconds: 1.0, warmup: 1.0, callers: 3, rate: Some(100) };
+        let load = Load { entry_bytes: 16, in_flight: 10, seconds: 1.0, warmup: 1.0, callers: 3, run: 1, rate: Some(100) };
         let parts: Vec<Load> = (0..3).map(|n| load.part(n, 3)).collect();
         assert_eq!(parts.iter().map(|p| p.in_flight).collect::<Vec<_>>(), [4, 3, 3]);
         assert_eq!(parts.iter().filter_map(|p| p.rate).sum::<u64>(), 100);

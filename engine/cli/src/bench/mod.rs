@@ -113,7 +113,7 @@ pub(crate) struct Setup {
 
 impl Default for Setup {
     fn default() -> Setup {
-        let load = Load { entry_bytes: 128, in_flight: 256, seconds: 5.0, warmup: 1.0, callers: 1, rate: None };
+        let load = Load { entry_bytes: 128, in_flight: 256, seconds: 5.0, warmup: 1.0, callers: 1, run: load::DEFAULT_RUN, rate: None };
         Setup { load, replicas: 3, apply: Apply::Inline, clients: 0, floor: false, set: Vec::new() }
     }
 }

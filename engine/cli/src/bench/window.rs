@@ -1,6 +1,7 @@
 //! The proposals of one caller within the leader's process, as a product would make them: tickets in a ring, oldest first.
 //!
-//! Nothing is allocated while it runs. Time is read once per run of proposals and once per run of answers, not per
+//! Where several are due they are proposed in runs, with one call each, as whoever has several would (`--run`). Nothing is allocated while it
+//! runs. Time is read once per run of proposals and once per run of answers, not per
 //! entry: at ten million entries a second the clock itself would be a good part of what is measured.
 
 use std::collections::VecDeque;
@@ -11,16 +12,16 @@ use kontiki::{ProposeError, Proposer, Ticket};
 use super::load::{Load, Pace};
 use super::recorder::{Measured, Recorder};
 
-/// Proposals between two readings of the clock.
-const RUN: usize = 32;
-
 /// What one caller has in flight.
 pub(super) struct Window {
     proposer: Proposer,
     /// Tickets, and since when their entries count.
     ring: VecDeque<(Ticket, Instant)>,
     share: usize,
-    payload: Vec<u8>,
+    /// The payloads of one run, when each counts from, and the tickets it gave.
+    payloads: Vec<Vec<u8>>,
+    since: Vec<Instant>,
+    tickets: Vec<Ticket>,
     proposed: u64,
     pace: Option<Pace>,
     recorder: Recorder,
@@ -29,12 +30,14 @@ pub(super) struct Window {
 impl Window {
     /// For a caller that begins now, with `load` for itself.
     pub(super) fn new(proposer: Proposer, load: &Load) -> Window {
-        let begun = Instant::now();
+        let (begun, run) = (Instant::now(), load.run as usize);
         Window {
             proposer,
             ring: VecDeque::with_capacity(load.in_flight as usize),
             share: load.in_flight as usize,
-            payload: vec![0x5a; load.entry_bytes as usize],
+            payloads: vec![vec![0x5a; load.entry_bytes as usize]; run],
+            since: Vec::with_capacity(run),
+            tickets: Vec::with_capacity(run),
             proposed: 0,
             pace: load.rate.map(|rate| Pace::new(begun, rate)),
             recorder: Recorder::new(begun, load),
@@ -43,32 +46,36 @@ impl Window {
 
     /// Proposes what there is room for, and, at a fixed rate, what is due: the time then.
     pub(super) fn propose(&mut self) -> Result<Instant, String> {
-        let mut now = Instant::now();
-        let mut run = 0;
-        while self.ring.len() < self.share {
-            if run == RUN {
-                (run, now) = (0, Instant::now());
+        loop {
+            let now = Instant::now();
+            self.since.clear();
+            while self.since.len() < self.payloads.len() && self.ring.len() + self.since.len() < self.share {
+                let number = self.proposed + self.since.len() as u64;
+                let since = self.pace.map_or(now, |pace| pace.due(number));
+                if since > now {
+                    break;
+                }
+                // Each entry is another, as far as it has room for a number.
+                if let Some(bytes) = self.payloads.get_mut(self.since.len()).and_then(|payload| payload.first_chunk_mut::<8>()) {
+                    *bytes = number.to_le_bytes();
+                }
+                self.since.push(since);
             }
-            let since = self.pace.map_or(now, |pace| pace.due(self.proposed));
-            if since > now {
-                break;
+            if self.since.is_empty() {
+                return Ok(now);
             }
-            // Each entry is another, as far as it has room for a number.
-            if let Some(number) = self.payload.first_chunk_mut::<8>() {
-                *number = self.proposed.to_le_bytes();
-            }
-            match self.proposer.propose(&self.payload) {
-                Ok(ticket) => self.ring.push_back((ticket, since)),
+            let run = self.payloads.get(..self.since.len()).unwrap_or(&[]);
+            match propose(&self.proposer, run, &mut self.tickets) {
+                Ok(()) => {}
                 Err(ProposeError::Busy) => {
                     self.recorder.busy();
-                    break;
+                    return Ok(now);
                 }
                 Err(error) => return Err(error.to_string()),
             }
-            self.proposed += 1;
-            run += 1;
+            self.proposed += self.tickets.len() as u64;
+            self.ring.extend(self.tickets.drain(..).zip(self.since.iter().copied()));
         }
-        Ok(now)
     }
 
     /// The oldest in flight.
@@ -118,4 +125,14 @@ impl Window {
         }
         self.recorder.finish()
     }
+}
+
+/// Proposes a run: as much of it as there is room for now.
+fn propose(proposer: &Proposer, run: &[Vec<u8>], tickets: &mut Vec<Ticket>) -> Result<(), ProposeError> {
+    if let [payload] = run {
+        tickets.push(proposer.propose(payload)?);
+        return Ok(());
+    }
+    proposer.propose_many(run, tickets)?;
+    Ok(())
 }

@@ -59,7 +59,7 @@ impl Extent {
     fn setup(&self, entry_bytes: u32, in_flight: u32) -> Setup {
         let seconds = self.each.unwrap_or(if self.quick { 0.3 } else { 2.0 });
         let warmup = if self.quick { 0.1 } else { 0.5 };
-        let load = Load { entry_bytes, in_flight, seconds, warmup, callers: 1, rate: None };
+        let load = Load { entry_bytes, in_flight, seconds, warmup, callers: 1, run: super::load::DEFAULT_RUN, rate: None };
         Setup { load, apply: Apply::Inline, ..Setup::default() }
     }
 
