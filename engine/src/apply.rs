@@ -13,7 +13,7 @@ use kontiki_mem::{Batch, Block, Resolver};
 
 use crate::error::Failure;
 use crate::limits::MAX_APPLY_QUEUE;
-use crate::state_machine::{Entries, Replies, StateMachine};
+use crate::state_machine::{Callers, Entries, Replies, StateMachine};
 
 /// One committed frame, or the part of it that counts.
 #[derive(Debug)]
@@ -179,8 +179,8 @@ impl<M: StateMachine> ApplyStage<M> {
         if self.failed {
             return false;
         }
-        let Some(work) = self.queue.pop() else { return false };
-        match self.apply(&work) {
+        let Some(mut work) = self.queue.pop() else { return false };
+        match self.apply(&mut work) {
             Ok(()) => {
                 self.queue.applied.store(work.range.to.0, Ordering::Release);
                 self.queue.durable.store(self.machine.durable().0, Ordering::Release);
@@ -195,7 +195,7 @@ impl<M: StateMachine> ApplyStage<M> {
         true
     }
 
-    fn apply(&mut self, work: &Work) -> Result<(), Failure> {
+    fn apply(&mut self, work: &mut Work) -> Result<(), Failure> {
         let applied = self.queue.applied();
         if work.header.kind != Kind::Entries || work.range.to <= applied {
             return Ok(());
@@ -203,11 +203,13 @@ impl<M: StateMachine> ApplyStage<M> {
         let from = LogIndex(work.range.from.0.max(applied.0 + 1));
         assert!(from.0 == applied.0 + 1 || work.range.from.0 <= applied.0 + 1, "apply skips from {applied} to {from}");
         let range = IndexRange { from, to: work.range.to };
-        let tickets = work.tickets.as_ref().map_or(&[][..], |b| b.tickets());
         let skip = (from.0 - work.header.meta.first.0) as usize;
         let count = (range.to.0 - range.from.0 + 1) as usize;
-        let tickets = tickets.get(skip..tickets.len().min(skip + count)).unwrap_or(&[]);
-        let mut replies = Replies { resolver: &mut self.resolver, tickets, first: from, given: 0, limit: self.reply_bytes };
+        let callers = work.tickets.as_mut().map(|batch| {
+            let whole = skip == 0 && count == batch.len() && !batch.is_scarce();
+            Callers { batch, skip, first: from, whole }
+        });
+        let mut replies = Replies { resolver: &mut self.resolver, callers, given: 0, limit: self.reply_bytes, most: count };
         let inner = frame::entries(work.block.bytes(), &work.header, range);
         let machine = &mut self.machine;
         // A panic of the product's code stops this node with a typed failure, never the process of the product.
@@ -216,6 +218,10 @@ impl<M: StateMachine> ApplyStage<M> {
             Ok(Ok(())) => {
                 while replies.given < count {
                     replies.push(&[]);
+                }
+                let Replies { callers, resolver, .. } = replies;
+                if let Some(callers) = callers.filter(|callers| callers.whole) {
+                    resolver.complete(callers.batch, callers.first.0);
                 }
                 self.queue.entries.fetch_add(count as u64, Ordering::Relaxed);
                 Ok(())
@@ -257,7 +263,9 @@ mod tests {
     use super::*;
     use crate::state_machine::ApplyError;
     use kontiki_core::{ClusterId, FrameMeta, GroupId, Term};
-    use kontiki_mem::{OpenBatch, Outcome, Ring, Ticket, Tickets};
+    use kontiki_mem::{OpenBatch, Outcome, Records, Ring, Tickets};
+
+    type Ticket = kontiki_mem::Ticket<(Tickets, Records)>;
 
     /// Remembers what it applied; answers the first entry of each call only.
     #[derive(Debug)]
@@ -310,8 +318,8 @@ mod tests {
             self.batch.open(self.ring.reserve(4096).unwrap()).unwrap();
             let mut tickets = Vec::new();
             for index in first..first + u64::from(count) {
-                let ticket = self.tickets.take().unwrap();
-                self.batch.propose(&[], &index.to_le_bytes(), ticket.id());
+                let mut ticket = Ticket::take((self.tickets.clone(), self.batch.records())).unwrap();
+                self.batch.propose(&[], &index.to_le_bytes(), &mut ticket);
                 tickets.push(ticket);
             }
             assert!(self.batch.seal());

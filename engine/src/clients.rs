@@ -2,8 +2,12 @@
 
 use std::collections::VecDeque;
 
-use kontiki_mem::{Outcome, Ticket};
+use kontiki_mem::Outcome;
 use kontiki_net::ClientId;
+
+use crate::ticket::Held;
+
+type Ticket = kontiki_mem::Ticket<Held>;
 
 /// One proposal of a client.
 #[derive(Debug)]

@@ -56,8 +56,8 @@ impl Pending {
         while self.batches.back().is_some_and(|b| b.meta.last() > commit) {
             let Some(batch) = self.batches.pop_back() else { break };
             let known = (commit.0 + 1).saturating_sub(batch.meta.first.0) as usize;
-            for &ticket in batch.tickets.tickets().iter().skip(known) {
-                resolver.resolve(ticket, Outcome::Unknown, &[]);
+            for entry in known..batch.tickets.len() {
+                resolver.resolve_one(&batch.tickets, entry, Outcome::Unknown, &[]);
             }
             if known > 0 {
                 self.batches.push_back(batch);
@@ -73,7 +73,9 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use kontiki_core::Term;
-    use kontiki_mem::{OpenBatch, Ring, Ticket, Tickets};
+    use kontiki_mem::{OpenBatch, Records, Ring, Tickets};
+
+    type Ticket = kontiki_mem::Ticket<(Tickets, Records)>;
 
     /// Batches of two entries each, from index 1 on, and all their callers' tickets.
     fn pending(batches: u64, tickets: &Tickets) -> (Pending, Vec<Ticket>) {
@@ -82,8 +84,8 @@ mod tests {
         for n in 0..batches {
             batch.open(ring.reserve(4096).unwrap()).unwrap();
             for _ in 0..2 {
-                let ticket = tickets.take().unwrap();
-                batch.propose(&[], b"x", ticket.id());
+                let mut ticket = Ticket::take((tickets.clone(), batch.records())).unwrap();
+                batch.propose(&[], b"x", &mut ticket);
                 all.push(ticket);
             }
             assert!(batch.seal());
@@ -122,7 +124,9 @@ mod tests {
         let first = |pending: &Pending, from, to| pending.first_in(range(from, to)).map(|meta| meta.first.0);
         assert_eq!([(1, 1), (1, 9), (2, 9)].map(|(from, to)| first(&pending, from, to)), [Some(1), Some(1), None]);
         let (batch, sealed) = pending.pop().unwrap();
-        assert_eq!((batch.tickets(), sealed), (&[all[0].id(), all[1].id()][..], Time(0)));
+        assert_eq!((batch.len(), sealed), (2, Time(0)));
+        tickets.resolver().resolve_one(&batch, 1, Outcome::Unknown, &[]);
+        assert_eq!([&all[0], &all[1]].map(|ticket| ticket.poll_outcome()), [None, Some(Outcome::Unknown)]);
         assert_eq!([(1, 2), (1, 3), (3, 3), (4, 9)].map(|(from, to)| first(&pending, from, to)), [None, Some(3), Some(3), None]);
     }
 

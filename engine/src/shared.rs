@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use kontiki_core::NodeId;
 use kontiki_io::Wake;
-use kontiki_mem::{Holder, OpenBatch, Outcome, Slot, Tickets};
+use kontiki_mem::{OpenBatch, Outcome, Records, Slot, Tickets};
 
 use crate::error::{Failure, LeaderHint, Lost, ProposeError};
 use crate::limits::{AMPLE_ENTRIES, OPEN_SPINS};
@@ -27,6 +27,8 @@ pub(crate) enum Life {
 pub(crate) struct Shared {
     pub(crate) batch: OpenBatch,
     pub(crate) tickets: Tickets,
+    /// The outcomes of `batch`.
+    pub(crate) records: Records,
     id: NodeId,
     bell: Arc<dyn Wake>,
     /// The reactor would seal a first entry at once: no write is in flight.
@@ -61,6 +63,7 @@ impl Shared {
         bell: Arc<dyn Wake>,
     ) -> Shared {
         Shared {
+            records: batch.records(),
             batch,
             tickets,
             id,
@@ -81,19 +84,15 @@ impl Shared {
 
     /// Takes one proposal: a ticket, a copy into the open batch, and the bell if the reactor should seal it.
     pub(crate) fn propose(self: &Arc<Self>, payload: &[u8]) -> Result<Ticket, ProposeError> {
-        self.propose_for(Held(Arc::clone(self)), payload).map(Ticket::new)
+        self.propose_raw(payload).map(Ticket::new)
     }
 
-    /// The same, with a ticket that keeps no more than the slab.
-    pub(crate) fn propose_raw(&self, payload: &[u8]) -> Result<kontiki_mem::Ticket, ProposeError> {
-        self.propose_for(self.tickets.clone(), payload)
-    }
-
+    /// The same, for whoever looks at the outcome as it stands.
     #[inline]
-    fn propose_for<H: Holder>(&self, holder: H, payload: &[u8]) -> Result<kontiki_mem::Ticket<H>, ProposeError> {
+    pub(crate) fn propose_raw(self: &Arc<Self>, payload: &[u8]) -> Result<kontiki_mem::Ticket<Held>, ProposeError> {
         self.check_size(payload)?;
-        let ticket = kontiki_mem::Ticket::take(holder).ok_or_else(|| self.refused())?;
-        match self.patiently(|| self.batch.propose(&[], payload, ticket.id()), |&slot| slot) {
+        let mut ticket = kontiki_mem::Ticket::take(Held(Arc::clone(self))).ok_or_else(|| self.refused())?;
+        match self.patiently(|| self.batch.propose(&[], payload, &mut ticket), |&slot| slot) {
             Slot::Written { before, completed } => {
                 self.ring_for(before, 1, completed);
                 Ok(ticket)
@@ -110,19 +109,12 @@ impl Shared {
         const RUN: usize = 64;
         let (mut taken, holder) = (0, Held(Arc::clone(self)));
         for run in payloads.chunks(RUN) {
-            let mut ids = [kontiki_mem::TicketId::default(); RUN];
             let start = tickets.len();
             let fit = run.iter().take_while(|payload| self.check_size(payload.as_ref()).is_ok()).count();
-            let mut free = ids.iter_mut();
-            kontiki_mem::Ticket::take_many(&holder, fit, |ticket| {
-                if let Some(id) = free.next() {
-                    *id = ticket.id();
-                }
-                tickets.push(Ticket::new(ticket));
-            });
+            kontiki_mem::Ticket::take_many(&holder, fit, |ticket| tickets.push(Ticket::new(ticket)));
             let ready = tickets.len() - start;
-            let (written, slot) = match (run.get(..ready), ids.get(..ready)) {
-                (Some(run), Some(ids)) if ready > 0 => self.patiently(|| self.batch.propose_many(run, ids), |&(_, slot)| slot),
+            let (written, slot) = match (run.get(..ready), tickets.get_mut(start..)) {
+                (Some(run), Some(new)) if ready > 0 => self.patiently(|| self.batch.propose_many(run, new), |&(_, slot)| slot),
                 _ => (0, Slot::Full),
             };
             for ticket in tickets.drain(start + written..) {
@@ -273,6 +265,7 @@ impl Shared {
         }
         drop(now);
         self.batch.close();
+        self.records.close();
         self.tickets.abandon();
         self.changed.notify_all();
     }

@@ -2,7 +2,7 @@
 
 use kontiki_core::{LogIndex, Term};
 use kontiki_frame as frame;
-use kontiki_mem::{Outcome, Resolver, TicketId};
+use kontiki_mem::{Batch, Outcome, Resolver};
 
 /// One committed entry, in log order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,19 +37,35 @@ impl<'a> Iterator for Entries<'a> {
 #[derive(Debug)]
 pub struct Replies<'a> {
     pub(crate) resolver: &'a mut Resolver,
-    pub(crate) tickets: &'a [TicketId],
-    pub(crate) first: LogIndex,
+    pub(crate) callers: Option<Callers<'a>>,
     pub(crate) given: usize,
     pub(crate) limit: usize,
+    /// Entries there are: a reply beyond goes nowhere.
+    pub(crate) most: usize,
+}
+
+/// Those on this node whose entries are being applied.
+#[derive(Debug)]
+pub(crate) struct Callers<'a> {
+    pub(crate) batch: &'a mut Batch,
+    /// The first entry that is applied now, by its place in the batch, and its index.
+    pub(crate) skip: usize,
+    pub(crate) first: LogIndex,
+    /// All of the batch is applied now, and resolved at once when that is done.
+    pub(crate) whole: bool,
 }
 
 impl Replies<'_> {
     /// The reply to the next entry: at most `reply_bytes` of the configuration, longer ones are cut there.
     pub fn push(&mut self, reply: &[u8]) {
-        if let Some(&ticket) = self.tickets.get(self.given) {
-            let index = self.first.0 + self.given as u64;
+        if let Some(callers) = &mut self.callers
+            && self.given < self.most
+        {
+            let (entry, index) = (callers.skip + self.given, callers.first.0 + self.given as u64);
             let reply = reply.get(..self.limit).unwrap_or(reply);
-            self.resolver.resolve(ticket, Outcome::Applied { index }, reply);
+            if !(callers.whole && callers.batch.reply(entry, reply)) {
+                self.resolver.resolve_one(callers.batch, entry, Outcome::Applied { index }, reply);
+            }
         }
         self.given += 1;
     }

@@ -37,6 +37,16 @@ impl kontiki_mem::Holder for Held {
     fn tickets(&self) -> &kontiki_mem::Tickets {
         &self.0.tickets
     }
+
+    fn records(&self) -> Option<&kontiki_mem::Records> {
+        Some(&self.0.records)
+    }
+}
+
+impl AsMut<kontiki_mem::Ticket<Held>> for Ticket {
+    fn as_mut(&mut self) -> &mut kontiki_mem::Ticket<Held> {
+        &mut self.inner
+    }
 }
 
 impl Ticket {

@@ -21,13 +21,11 @@
 //! equal is still the one it looked at, or that of a later batch in the same state: either way the reservation is
 //! good. Everything else about the batch is read after the reservation, which keeps the batch in place.
 
-use std::fmt;
-
 use crate::copy::copy_payload;
-use crate::free_list::FreeList;
-use crate::memory::Memory;
+use crate::records::{Batch, Place, Records, Tables};
 use crate::sync::{Arc, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, PoisonError, Witness};
-use crate::{BlockMut, TicketId, limits};
+use crate::tickets::Enlist;
+use crate::{BlockMut, limits};
 
 /// Bytes of an entry's length field, little-endian: what it counts follows it.
 const LENGTH_BYTES: usize = 4;
@@ -58,35 +56,6 @@ pub struct Sealed {
     pub body_bytes: usize,
     /// Number of entries, at least 1.
     pub count: u32,
-}
-
-/// A batch's side table: ticket ids by ordinal. Of fixed size; goes back to its [`OpenBatch`] on drop, from
-/// whatever thread.
-pub struct Batch {
-    tables: Arc<Tables>,
-    table: u32,
-    count: u32,
-}
-
-impl Batch {
-    /// The tickets of the batch's entries, in the entries' order.
-    pub fn tickets(&self) -> &[TicketId] {
-        // SAFETY: all writers of the batch have finished (`poll_sealed` saw so before it made this handle), and the
-        // table is not reused before this handle's drop.
-        unsafe { self.tables.read(self.table, self.count) }
-    }
-}
-
-impl Drop for Batch {
-    fn drop(&mut self) {
-        self.tables.free.push(self.table);
-    }
-}
-
-impl fmt::Debug for Batch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Batch").field("count", &self.count).finish_non_exhaustive()
-    }
 }
 
 const LANES: usize = limits::OPEN_BATCHES;
@@ -244,7 +213,7 @@ impl OpenBatch {
         OpenBatch {
             word: Line(AtomicU64::new(Word::CLOSED.pack())),
             lanes: std::array::from_fn(|_| lane()),
-            tables: Arc::new(Tables::new(max_entries, side_tables)),
+            tables: Tables::new(max_entries, side_tables),
             desk: Mutex::new(Desk { held: [const { None }; LANES], oldest: 0, next: 0 }),
             header_bytes,
             body_bytes,
@@ -271,8 +240,7 @@ impl OpenBatch {
         if desk.held[lane].is_some() {
             return Err(block);
         }
-        let Some(table) = self.tables.free.pop() else { return Err(block) };
-        self.tables.witness[table as usize].exclusive();
+        let Some(table) = self.tables.open() else { return Err(block) };
 
         let here = &self.lanes[lane].0;
         here.memory.exclusive();
@@ -303,7 +271,7 @@ impl OpenBatch {
 
     /// Any thread: writes one entry. `prefix` (none, or 16 bytes: session, sequence) goes before the payload;
     /// the length field counts prefix and payload. Lock-free, allocates nothing.
-    pub fn propose(&self, prefix: &[u8], payload: &[u8], ticket: TicketId) -> Slot {
+    pub fn propose(&self, prefix: &[u8], payload: &[u8], ticket: &mut impl Enlist) -> Slot {
         let need = LENGTH_BYTES + prefix.len() + payload.len();
         let reserved = self.reserve(|room, _| if need <= room { (need, 1) } else { (0, 0) });
         let reservation = match reserved {
@@ -313,7 +281,7 @@ impl OpenBatch {
         let (room, table) = self.reserved(&reservation);
         write_entry(room, prefix, payload);
         // SAFETY: the ordinal is this reservation's.
-        unsafe { self.tables.write(table, reservation.ordinal, ticket) };
+        unsafe { Tables::enlist(&self.tables, Place { table, ordinal: reservation.ordinal }, ticket) };
         self.finish(&reservation)
     }
 
@@ -323,7 +291,12 @@ impl OpenBatch {
     ///
     /// # Panics
     /// If there are fewer tickets than payloads.
-    pub fn propose_many<P: AsRef<[u8]>>(&self, payloads: &[P], tickets: &[TicketId]) -> (usize, Slot) {
+    pub fn propose_many<P, T, E>(&self, payloads: &[P], tickets: &mut [T]) -> (usize, Slot)
+    where
+        P: AsRef<[u8]>,
+        T: AsMut<E>,
+        E: Enlist,
+    {
         assert!(payloads.len() <= tickets.len(), "every payload has a ticket");
         if payloads.is_empty() {
             return (0, Slot::Written { before: 0, completed: false });
@@ -346,10 +319,10 @@ impl OpenBatch {
         };
         let written = reservation.entries as usize;
         let (mut room, table) = self.reserved(&reservation);
-        for (ordinal, (payload, ticket)) in (reservation.ordinal..).zip(payloads.iter().zip(tickets).take(written)) {
+        for (ordinal, (payload, ticket)) in (reservation.ordinal..).zip(payloads.iter().zip(tickets.iter_mut()).take(written)) {
             room = write_entry(room, &[], payload.as_ref());
             // SAFETY: the ordinal is one of this reservation's.
-            unsafe { self.tables.write(table, ordinal, *ticket) };
+            unsafe { Tables::enlist(&self.tables, Place { table, ordinal }, ticket.as_mut()) };
         }
         (written, self.finish(&reservation))
     }
@@ -482,7 +455,7 @@ impl OpenBatch {
         let body_bytes = self.body_bytes - lane.left.load(Ordering::Relaxed);
         let Held { block, table } = desk.held[at].take()?;
         desk.oldest = after(at);
-        let batch = Batch { tables: self.tables.clone(), table, count };
+        let batch = Tables::sealed(&self.tables, table, count);
         Some((Sealed { block, body_bytes, count }, batch))
     }
 
@@ -504,9 +477,14 @@ impl OpenBatch {
             desk.next = (desk.next + LANES - 1) % LANES;
             let last = desk.next;
             if let Some(held) = desk.held[last].take() {
-                self.tables.free.push(held.table);
+                self.tables.give_back(held.table);
             }
         }
+    }
+
+    /// Where the outcomes of batches stand.
+    pub fn records(&self) -> Records {
+        Records::new(&self.tables)
     }
 
     /// Whether a batch is open to callers.
@@ -532,58 +510,4 @@ fn write_entry<'a>(room: &'a mut [u8], prefix: &[u8], payload: &[u8]) -> &'a mut
     before.copy_from_slice(prefix);
     copy_payload(body, payload);
     rest
-}
-
-/// All side tables, in one region: ticket ids by table and ordinal.
-#[derive(Debug)]
-struct Tables {
-    memory: Memory,
-    entries: usize,
-    free: FreeList,
-    witness: Box<[Witness]>,
-}
-
-impl Tables {
-    fn new(entries: usize, tables: usize) -> Tables {
-        assert!(tables > 0, "a batch needs a side table");
-        let Some(bytes) = entries.checked_mul(tables).and_then(|all| all.checked_mul(size_of::<TicketId>())) else {
-            panic!("{tables} side tables of {entries} entries exceed the address space");
-        };
-        Tables {
-            memory: Memory::zeroed(bytes),
-            entries,
-            free: FreeList::full(tables),
-            witness: (0..tables).map(|_| Witness::default()).collect(),
-        }
-    }
-
-    fn at(&self, table: u32, ordinal: u32) -> *mut TicketId {
-        assert!((ordinal as usize) < self.entries, "ordinal outside a side table");
-        let place = table as usize * self.entries + ordinal as usize;
-        self.memory.at(place * size_of::<TicketId>()).cast()
-    }
-
-    /// Notes one ticket.
-    ///
-    /// # Safety
-    /// The table is that of a batch in which the caller reserved `ordinal` and has not finished.
-    #[inline]
-    unsafe fn write(&self, table: u32, ordinal: u32, ticket: TicketId) {
-        self.witness[table as usize].shared();
-        // SAFETY: in bounds and aligned (`at`; the region is aligned to a block); nobody else accesses this ordinal
-        // before the caller finished.
-        unsafe { self.at(table, ordinal).write(ticket) }
-    }
-
-    /// The first `count` tickets.
-    ///
-    /// # Safety
-    /// All writers have finished, and the table is not reused while the slice lives.
-    unsafe fn read(&self, table: u32, count: u32) -> &[TicketId] {
-        self.witness[table as usize].shared();
-        assert!(count as usize <= self.entries, "more tickets than a side table has");
-        // SAFETY: in bounds by the assertion, aligned, initialised (zeroed when made, any bits are a `TicketId`),
-        // and not written by the caller's promise.
-        unsafe { std::slice::from_raw_parts(self.at(table, 0), count as usize) }
-    }
 }

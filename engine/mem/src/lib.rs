@@ -26,19 +26,21 @@ mod loom_models;
 mod memory;
 mod park;
 mod pool;
+mod records;
 mod references;
 mod ring;
 mod span;
 mod sync;
 mod tickets;
 
-pub use batch::{Batch, OpenBatch, Sealed, Slot};
+pub use batch::{OpenBatch, Sealed, Slot};
 pub use block::{Block, BlockMut};
 pub use copy::{copied_bytes, copy_payload};
 pub use pool::{Pool, PoolBuf};
+pub use records::{Batch, Records};
 pub use ring::{Ring, RingError};
 pub use span::Span;
-pub use tickets::{Holder, Outcome, Resolver, Ticket, TicketId, Tickets};
+pub use tickets::{Enlist, Holder, Outcome, Resolver, Ticket, TicketId, Tickets};
 
 /// Every block of memory and every write starts and ends on this boundary, in bytes: a constant of the format.
 pub const BLOCK_BYTES: usize = 4096;

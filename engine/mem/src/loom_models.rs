@@ -6,7 +6,7 @@ use loom::sync::{Arc, Notify};
 use loom::thread;
 
 use crate::free_list::FreeList;
-use crate::{BLOCK_BYTES, OpenBatch, Outcome, Pool, Ring, Slot, TicketId, Tickets, limits};
+use crate::{BLOCK_BYTES, Batch, OpenBatch, Outcome, Pool, Records, Ring, Slot, Ticket, TicketId, Tickets, limits};
 
 fn ring(blocks: usize) -> Ring {
     Ring::new(limits::MIN_RING_BYTES, blocks).unwrap()
@@ -114,7 +114,7 @@ fn batch_comes_out_whole_and_the_bell_rings() {
         let callers: Vec<_> = (1..=2_u8)
             .map(|n| {
                 let (batch, bell) = (batch.clone(), bell.clone());
-                thread::spawn(move || match batch.propose(&[], &[n], TicketId(u64::from(n))) {
+                thread::spawn(move || match batch.propose(&[], &[n], &mut TicketId(u64::from(n))) {
                     Slot::Written { before, completed } => {
                         if before == 0 || completed {
                             bell.notify();
@@ -159,7 +159,7 @@ fn batch_rolls_over_and_the_bell_rings() {
         let callers: Vec<_> = (1..=2_u8)
             .map(|n| {
                 let (batch, bell) = (batch.clone(), bell.clone());
-                thread::spawn(move || match batch.propose(&[], &[n], TicketId(u64::from(n))) {
+                thread::spawn(move || match batch.propose(&[], &[n], &mut TicketId(u64::from(n))) {
                     Slot::Written { before, completed } => {
                         assert_eq!(before, 0);
                         if before == 0 || completed {
@@ -194,12 +194,12 @@ fn batch_caller_never_writes_into_what_it_did_not_reserve() {
         let batch = Arc::new(OpenBatch::new(64, BLOCK_BYTES - 64, 2, 2));
         batch.open(ring.reserve(BLOCK_BYTES).unwrap()).unwrap();
         let caller = batch.clone();
-        let caller = thread::spawn(move || caller.propose(&[], &[2], TicketId(2)));
+        let caller = thread::spawn(move || caller.propose(&[], &[2], &mut TicketId(2)));
 
         // This thread is reactor and another caller.
         let mut seen = 0;
         for round in 0..2 {
-            let mine = batch.propose(&[], &[1], TicketId(1));
+            let mine = batch.propose(&[], &[1], &mut TicketId(1));
             assert!(matches!(mine, Slot::Written { .. }), "round {round}");
             assert!(batch.seal());
             let (mut sealed, table) = loop {
@@ -228,7 +228,7 @@ fn batch_close_loses_nobody() {
         let batch = Arc::new(OpenBatch::new(64, BLOCK_BYTES - 64, 2, 1));
         batch.open(ring.reserve(BLOCK_BYTES).unwrap()).unwrap();
         let caller = batch.clone();
-        let caller = thread::spawn(move || caller.propose(&[], &[2], TicketId(2)));
+        let caller = thread::spawn(move || caller.propose(&[], &[2], &mut TicketId(2)));
         batch.close();
         let wrote = caller.join().unwrap();
         match batch.poll_sealed() {
@@ -398,5 +398,80 @@ fn cancel_beside_abandon_frees_once() {
         tickets.abandon();
         caller.join().unwrap();
         assert_eq!(tickets.times_freed(0), 1);
+    });
+}
+
+/// A batch of two tickets, sealed.
+fn two_in_a_batch(open: &OpenBatch, ring: &mut Ring, tickets: &Tickets) -> (Batch, Ticket<(Tickets, Records)>, Ticket<(Tickets, Records)>) {
+    open.open(ring.reserve(BLOCK_BYTES).unwrap()).unwrap();
+    let take = || Ticket::take((tickets.clone(), open.records())).unwrap();
+    let (mut one, mut two) = (take(), take());
+    assert!(matches!(open.propose(&[], &[1], &mut one), Slot::Written { .. }));
+    assert!(matches!(open.propose(&[], &[2], &mut two), Slot::Written { .. }));
+    assert!(open.seal());
+    (open.poll_sealed().unwrap().1, one, two)
+}
+
+/// One caller waits, one drops, while the whole batch is answered: the sleeper wakes with outcome and reply, and slots and table come back.
+#[test]
+fn record_answers_who_waits_and_who_is_gone() {
+    model(|| {
+        let (mut ring, open, tickets) = (ring(2), OpenBatch::new(64, BLOCK_BYTES - 64, 2, 1), Tickets::new(2, 8));
+        let (mut batch, one, two) = two_in_a_batch(&open, &mut ring, &tickets);
+        let waiter = thread::spawn(move || {
+            drop(two);
+            assert_eq!(one.wait(), Outcome::Applied { index: 7 });
+            assert_eq!(one.reply(), [9]);
+        });
+        assert!(batch.reply(0, &[9]) && batch.reply(1, &[]));
+        let mut resolver = tickets.resolver();
+        resolver.complete(&mut batch, 7);
+        drop((resolver, batch));
+        waiter.join().unwrap();
+        assert_eq!(tickets.in_flight(), 0);
+        assert!(open.open(ring.reserve(BLOCK_BYTES).unwrap()).is_ok());
+    });
+}
+
+/// A ticket that is resolved by itself looks beside its old table's next life: it must not take that outcome for its own.
+#[test]
+fn record_of_another_batch_is_nobodys_outcome() {
+    model(|| {
+        let (mut ring, open, tickets) = (ring(2), OpenBatch::new(64, BLOCK_BYTES - 64, 2, 1), Tickets::new(4, 8));
+        let (batch, one, two) = two_in_a_batch(&open, &mut ring, &tickets);
+        drop(two);
+        let looker = thread::spawn(move || one.poll_outcome());
+        let mut resolver = tickets.resolver();
+        resolver.resolve_one(&batch, 0, Outcome::Unknown, &[]);
+        resolver.resolve_one(&batch, 1, Outcome::Unknown, &[]);
+        drop(batch);
+        let (mut next, three, four) = two_in_a_batch(&open, &mut ring, &tickets);
+        resolver.complete(&mut next, 7);
+        drop((resolver, next));
+        assert!(matches!(looker.join().unwrap(), None | Some(Outcome::Unknown)));
+        assert_eq!((three.poll_outcome(), four.poll_outcome()), (Some(Outcome::Applied { index: 7 }), Some(Outcome::Applied { index: 8 })));
+        drop((three, four));
+        assert_eq!(tickets.in_flight(), 0);
+    });
+}
+
+/// The engine ends while a batch is answered: whoever looked twice has seen one outcome.
+#[test]
+fn record_or_the_end_but_not_both() {
+    model(|| {
+        let (mut ring, open, tickets) = (ring(2), OpenBatch::new(64, BLOCK_BYTES - 64, 2, 1), Tickets::new(2, 8));
+        let (mut batch, one, two) = two_in_a_batch(&open, &mut ring, &tickets);
+        drop(two);
+        let (records, slab) = (open.records(), tickets.clone());
+        let end = thread::spawn(move || {
+            records.close();
+            slab.abandon();
+        });
+        let mut resolver = tickets.resolver();
+        resolver.complete(&mut batch, 7);
+        let before = one.poll_outcome();
+        end.join().unwrap();
+        let after = one.poll_outcome().unwrap();
+        assert!(before.is_none_or(|before| before == after), "{before:?}, then {after:?}");
     });
 }

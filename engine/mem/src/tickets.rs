@@ -11,11 +11,13 @@
 //! stale id never resolves a newer ticket. A free slot is ready to be resolved already: taking it is taking its
 //! number off the free list, no more. (An id that nobody was given yet must not be made up.)
 //!
-//! What every proposal touches is dense, 24 bytes a slot: the resolver and the callers are on different processors, and a line
-//! that goes from one to the other serves several tickets. A reply of up to eight bytes, a count or a position, stands among them.
-//! Longer replies, and wakers, lie elsewhere, and are touched where there are any.
+//! Most tickets are resolved by none of this: their batch was applied as a whole, and the outcome stands in its record
+//! ([`records`](crate::records)), where they look once their own slot has none. Then the slot is the caller's alone.
+//!
+//! What every proposal touches is dense, sixteen bytes a slot: the resolver and the callers are on different processors, and a line
+//! that goes from one to the other serves four tickets. Wakers and replies lie elsewhere, and are touched where there are any.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
@@ -28,7 +30,11 @@ use crate::copy::copy_payload;
 use crate::free_list::FreeList;
 use crate::memory::Memory;
 use crate::park;
+use crate::records::{Batch, Place, Records};
 use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering, PoisonError, Witness};
+
+/// The bit of a slot's number, in the id that a batch notes, that says: this ticket finds its outcome with the batch's.
+const MARK: u32 = 1 << 31;
 
 /// Names one ticket, for ever: `generation << 32 | slot`. The default names none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -45,7 +51,16 @@ impl TicketId {
     }
 
     fn slot(self) -> u32 {
-        self.0 as u32
+        self.0 as u32 & !MARK
+    }
+
+    /// As it is noted of a ticket that knows its place.
+    pub(crate) fn marked(self) -> TicketId {
+        TicketId(self.0 | u64::from(MARK))
+    }
+
+    pub(crate) fn is_marked(self) -> bool {
+        self.0 as u32 & MARK != 0
     }
 }
 
@@ -80,6 +95,8 @@ mod flag {
     pub(super) const APPLIED: u64 = 16;
     /// An [`Outcome::NotApplied`](super::Outcome::NotApplied).
     pub(super) const NOT_APPLIED: u64 = 32;
+    /// Not resolved by the engine: it is gone. Where the batch has an outcome, that counts.
+    pub(super) const ABANDONED: u64 = 64;
     /// Where the reply's length begins.
     pub(super) const LENGTH_SHIFT: u32 = 8;
 }
@@ -89,12 +106,7 @@ struct Slot {
     state: AtomicU64,
     /// The outcome's number. Published by `DONE`.
     value: AtomicU64,
-    /// A reply of at most [`SMALL`] bytes. Published by `DONE`.
-    small: AtomicU64,
 }
-
-/// The longest reply that stands in its slot.
-const SMALL: usize = 8;
 
 pub(crate) struct Slab {
     slots: Box<[Slot]>,
@@ -133,7 +145,7 @@ impl Slab {
         assert!(reply.len() <= self.reply_bytes, "a reply of {} bytes: tickets have room for {}", reply.len(), self.reply_bytes);
         let Some(slot) = self.slots.get(id.slot() as usize) else { return (false, None) };
         let mut mine = 0;
-        if reply.len() > SMALL {
+        if !reply.is_empty() {
             if Slab::settle(slot, id, 0, flag::CLAIMED).is_none() {
                 return (false, None);
             }
@@ -145,27 +157,27 @@ impl Slab {
             copy_payload(room, reply);
         }
         let (kind, value) = match outcome {
-            Outcome::Unknown => (0, 0),
-            Outcome::Applied { index } => (flag::APPLIED, index),
-            Outcome::NotApplied { hint } => (flag::NOT_APPLIED, hint),
+            Outcome::Unknown => (0, None),
+            Outcome::Applied { index } => (flag::APPLIED, Some(index)),
+            Outcome::NotApplied { hint } => (flag::NOT_APPLIED, Some(hint)),
         };
-        let small = (1..=SMALL).contains(&reply.len());
-        if kind != 0 || small {
+        if let Some(value) = value {
             let state = slot.state.load(Ordering::Relaxed);
             if mine == 0 && (state >> 32 != u64::from(id.generation()) || state & (flag::CLAIMED | flag::DONE) != 0) {
                 return (false, None);
             }
-            // One batch holds the id, so nobody else has a number or a reply for it; where another way of ending wins, it has none, and
-            // these are not read.
+            // One batch holds the id, so nobody else has a number for it; where another way of ending wins, it has none, and
+            // this is not read.
             slot.value.store(value, Ordering::Relaxed);
-            if small {
-                let mut bytes = [0; SMALL];
-                copy_payload(&mut bytes[..reply.len()], reply);
-                slot.small.store(u64::from_le_bytes(bytes), Ordering::Relaxed);
-            }
         }
         let length = (reply.len() as u64) << flag::LENGTH_SHIFT;
-        let Some(before) = Slab::settle(slot, id, mine, flag::DONE | kind | length) else { return (false, None) };
+        self.end(slot, id, mine, kind | length)
+    }
+
+    /// The last step of resolving: sets `DONE`, with `flags`.
+    #[inline]
+    fn end(&self, slot: &Slot, id: TicketId, mine: u64, flags: u64) -> (bool, Option<Waker>) {
+        let Some(before) = Slab::settle(slot, id, mine, flag::DONE | flags) else { return (false, None) };
         if before & flag::DROPPED != 0 {
             self.free(id, before);
             return (true, None);
@@ -189,11 +201,13 @@ impl Slab {
         self.free.push(id.slot());
     }
 
+    /// The outcome that stands in a slot, and the length of the reply.
+    #[inline]
     fn outcome(&self, slot: u32) -> Option<(Outcome, usize)> {
         let slot = &self.slots[slot as usize];
         // Acquire: pairs with `DONE`'s Release.
         let state = slot.state.load(Ordering::Acquire);
-        if state & flag::DONE == 0 {
+        if state & (flag::DONE | flag::ABANDONED) != flag::DONE {
             return None;
         }
         let value = slot.value.load(Ordering::Relaxed);
@@ -222,15 +236,16 @@ impl Tickets {
     /// `slots` tickets at once, each with room for a reply of `reply_bytes`.
     ///
     /// # Panics
-    /// If all replies together exceed the address space, there are 2^32 slots or more, or a reply may be of 16 MiB or more.
+    /// If all replies together exceed the address space, there are 2^31 slots or more, or a reply may be of 16 MiB or more.
     pub fn new(slots: usize, reply_bytes: usize) -> Tickets {
+        assert!(slots < MARK as usize, "{slots} tickets: must be below 2^31");
         assert!(reply_bytes < 1 << (32 - flag::LENGTH_SHIFT), "a reply of {reply_bytes} bytes: must be below 16 MiB");
         // Dense, as the slots are: replies are mostly a number.
         let reply_stride = reply_bytes.next_multiple_of(8);
         let Some(bytes) = reply_stride.checked_mul(slots) else {
             panic!("{slots} replies of {reply_bytes} bytes exceed the address space");
         };
-        let slot = |_| Slot { state: AtomicU64::new(1 << 32), value: AtomicU64::new(0), small: AtomicU64::new(0) };
+        let slot = |_| Slot { state: AtomicU64::new(1 << 32), value: AtomicU64::new(0) };
         let slab = Slab {
             slots: (0..slots).map(slot).collect(),
             wakers: (0..slots).map(|_| Mutex::new(None)).collect(),
@@ -256,7 +271,7 @@ impl Tickets {
 
     /// The engine's side: one for each thread that resolves.
     pub fn resolver(&self) -> Resolver {
-        Resolver { slab: self.slab.clone(), wakers: Vec::with_capacity(WAKERS), resolved: 0 }
+        Resolver { slab: self.slab.clone(), wakers: Vec::with_capacity(WAKERS) }
     }
 
     /// Most bytes of a reply.
@@ -271,9 +286,10 @@ impl Tickets {
         // Whatever was taken was taken before the close, and is seen here as it was then or later. Slots that are
         // free are settled too; nobody will ever take them.
         let mut resolver = self.resolver();
-        for (slot, state) in self.slab.slots.iter().enumerate() {
-            let generation = (state.state.load(Ordering::Relaxed) >> 32) as u32;
-            resolver.resolve(TicketId::new(generation, slot as u32), Outcome::Unknown, &[]);
+        for (number, slot) in (0..).zip(self.slab.slots.iter()) {
+            let id = TicketId::new((slot.state.load(Ordering::Relaxed) >> 32) as u32, number);
+            let (_, waker) = self.slab.end(slot, id, 0, flag::ABANDONED);
+            waker.into_iter().for_each(|waker| resolver.gather(waker));
         }
     }
 
@@ -292,17 +308,12 @@ impl Tickets {
 /// How many different wakers a resolver gathers before it fires them.
 const WAKERS: usize = 64;
 
-/// After so many tickets of a batch whoever waits is woken, once: the first caller comes to itself while the rest is resolved.
-const EARLY: u32 = 64;
-
 /// Resolves tickets. Wakes each waiting caller once per batch: wakers are gathered in a table of fixed size,
 /// equal ones once, and fired by [`Resolver::flush`], when the table is full, and on drop.
 pub struct Resolver {
     slab: Arc<Slab>,
     /// Never grows over `WAKERS`.
     wakers: Vec<Waker>,
-    /// Tickets resolved since the last flush; `EARLY` and more: woken early already.
-    resolved: u32,
 }
 
 impl Resolver {
@@ -315,11 +326,54 @@ impl Resolver {
         if let Some(waker) = waker {
             self.gather(waker);
         }
-        self.resolved += 1;
-        if self.resolved == EARLY {
-            self.wake();
+        resolved
+    }
+
+    /// Resolves one ticket of a batch by itself: not all of the batch ends so, or its reply is long.
+    ///
+    /// # Panics
+    /// If the batch has no such entry, or `reply` is longer than [`Tickets::reply_bytes`].
+    pub fn resolve_one(&mut self, batch: &Batch, ordinal: usize, outcome: Outcome, reply: &[u8]) -> bool {
+        assert!(batch.is_open(), "the whole batch has its outcome");
+        self.resolve_of(batch, batch.tickets()[ordinal], outcome, reply)
+    }
+
+    /// `id` is one of `batch`.
+    fn resolve_of(&mut self, batch: &Batch, id: TicketId, outcome: Outcome, reply: &[u8]) -> bool {
+        let resolved = self.resolve(id, outcome, reply);
+        if resolved {
+            // It has its outcome, and looks for none in the record.
+            batch.let_go(id);
         }
         resolved
+    }
+
+    /// All of a batch is applied, from index `first` on, and its replies are noted ([`Batch::reply`]): resolves its tickets, but for those that
+    /// were resolved by themselves. Costs the same for many as for one, unless some were dropped, or many wait.
+    pub fn complete(&mut self, batch: &mut Batch, first: u64) {
+        let Some(found) = batch.publish(first) else { return };
+        if found.crowded || found.dropped {
+            for (&id, index) in batch.tickets().iter().zip(first..) {
+                let Some(slot) = self.slab.slots.get(id.slot() as usize) else { continue };
+                let state = slot.state.load(Ordering::Acquire);
+                if state & flag::DROPPED != 0 {
+                    // Nobody will look: the slot goes back. (Its owner may be doing the same just now.)
+                    self.resolve_of(batch, id, Outcome::Applied { index }, &[]);
+                } else if state & flag::WAITING != 0 {
+                    self.gather_of(id.slot());
+                }
+            }
+        } else if found.waited {
+            for slot in batch.waiters() {
+                self.gather_of(slot);
+            }
+        }
+    }
+
+    /// Takes the waker that a slot has. It may be someone else's by now, who is then woken for nothing, finds nothing, and leaves it again.
+    fn gather_of(&mut self, slot: u32) {
+        let waker = self.slab.waker(slot).take();
+        waker.into_iter().for_each(|waker| self.gather(waker));
     }
 
     fn gather(&mut self, waker: Waker) {
@@ -327,19 +381,14 @@ impl Resolver {
             return;
         }
         if self.wakers.len() == WAKERS {
-            self.wake();
+            self.flush();
         }
         self.wakers.push(waker);
     }
 
-    fn wake(&mut self) {
-        self.wakers.drain(..).for_each(Waker::wake);
-    }
-
     /// Wakes all whose tickets were resolved since the last flush.
     pub fn flush(&mut self) {
-        self.resolved = 0;
-        self.wake();
+        self.wakers.drain(..).for_each(Waker::wake);
     }
 }
 
@@ -355,15 +404,33 @@ impl fmt::Debug for Resolver {
     }
 }
 
-/// What a ticket holds on to: the slab itself, or something that keeps it.
+/// What a ticket holds on to: the slab itself, or something that keeps it. It gives the same slab and the same records for as long as it lives.
 pub trait Holder {
     /// The slab.
     fn tickets(&self) -> &Tickets;
+
+    /// Where the outcomes of batches stand, if tickets are put into batches.
+    fn records(&self) -> Option<&Records>;
 }
 
 impl Holder for Tickets {
     fn tickets(&self) -> &Tickets {
         self
+    }
+
+    fn records(&self) -> Option<&Records> {
+        None
+    }
+}
+
+/// The slab, and the records of the batches that its tickets are put into.
+impl Holder for (Tickets, Records) {
+    fn tickets(&self) -> &Tickets {
+        &self.0
+    }
+
+    fn records(&self) -> Option<&Records> {
+        Some(&self.1)
     }
 }
 
@@ -372,8 +439,8 @@ impl Holder for Tickets {
 pub struct Ticket<H: Holder = Tickets> {
     holder: H,
     id: TicketId,
-    /// A short reply, once it was looked at.
-    small: OnceCell<[u8; SMALL]>,
+    /// Once it was put into a batch.
+    place: Option<Place>,
     not_sync: PhantomData<Cell<()>>,
 }
 
@@ -398,7 +465,24 @@ impl<H: Holder> Ticket<H> {
     fn at(holder: H, slot: u32) -> Ticket<H> {
         // Relaxed: `pop` acquired what `free` stored before it pushed the slot.
         let generation = (holder.tickets().slab.slots[slot as usize].state.load(Ordering::Relaxed) >> 32) as u32;
-        Ticket { id: TicketId::new(generation, slot), holder, small: OnceCell::new(), not_sync: PhantomData }
+        Ticket { id: TicketId::new(generation, slot), holder, place: None, not_sync: PhantomData }
+    }
+
+    /// Where its batch's outcome stands.
+    #[inline]
+    fn record(&self) -> Option<(&Records, Place)> {
+        self.holder.records().zip(self.place)
+    }
+
+    /// The log index, if the batch as a whole was applied, and this ticket was not resolved by itself.
+    #[inline]
+    fn index(&self) -> Option<u64> {
+        let (records, place) = self.record()?;
+        let index = records.index(place)?;
+        // If it was resolved by itself, its reference to the record was let go, and that may tell of another batch by now. Then
+        // what was acquired with the word there includes the outcome in the slot.
+        let state = self.state().load(Ordering::Relaxed);
+        (state & (flag::DONE | flag::ABANDONED) != flag::DONE).then_some(index)
     }
 
     /// What it holds on to.
@@ -429,7 +513,19 @@ impl<H: Holder> Ticket<H> {
     /// The outcome; `None` while unresolved.
     #[inline]
     pub fn poll_outcome(&self) -> Option<Outcome> {
-        self.slab().outcome(self.id.slot()).map(|(outcome, _)| outcome)
+        if let Some((outcome, _)) = self.slab().outcome(self.id.slot()) {
+            return Some(outcome);
+        }
+        if let Some(index) = self.index() {
+            return Some(Outcome::Applied { index });
+        }
+        // Acquire, and looked at once more: it may have been resolved since, or the engine be gone.
+        let state = self.state().load(Ordering::Acquire);
+        match state & (flag::DONE | flag::ABANDONED) {
+            0 => None,
+            flag::DONE => self.slab().outcome(self.id.slot()).map(|(outcome, _)| outcome),
+            _ => Some(Outcome::Unknown),
+        }
     }
 
     /// The outcome, or else leaves `waker` to be woken by it.
@@ -446,6 +542,9 @@ impl<H: Holder> Ticket<H> {
         // Release: a resolver that sees the flag finds the waker. One that does not has set `DONE` before, which is
         // seen below.
         self.state().fetch_or(flag::WAITING, Ordering::Release);
+        if let Some((records, place)) = self.record() {
+            records.wait(place, self.id.slot());
+        }
         self.poll_outcome()
     }
 
@@ -488,18 +587,78 @@ impl<H: Holder> Ticket<H> {
     /// The reply's bytes; empty until applied.
     pub fn reply(&self) -> &[u8] {
         let slab = self.slab();
-        let len = match slab.outcome(self.id.slot()) {
-            None | Some((_, 0)) => return &[],
-            Some((_, len)) => len,
-        };
-        if len <= SMALL {
-            let small = self.small.get_or_init(|| slab.slots[self.id.slot() as usize].small.load(Ordering::Relaxed).to_le_bytes());
-            return &small[..len];
+        if let Some((_, len)) = slab.outcome(self.id.slot()) {
+            if len == 0 {
+                return &[];
+            }
+            slab.witness[self.id.slot() as usize].shared();
+            // SAFETY: `DONE` is set, so the reply is written and will not be again before the slot is free, which this
+            // ticket prevents as long as it lives.
+            return unsafe { slab.replies.slice(self.id.slot() as usize * slab.reply_stride, len) };
         }
-        slab.witness[self.id.slot() as usize].shared();
-        // SAFETY: `DONE` is set, so the reply is written and will not be again before the slot is free, which this
-        // ticket prevents as long as it lives.
-        unsafe { slab.replies.slice(self.id.slot() as usize * slab.reply_stride, len) }
+        if self.index().is_none() {
+            return &[];
+        }
+        let Some((records, place)) = self.record() else { return &[] };
+        // SAFETY: the batch has an outcome and this ticket none of its own: it has its reference, and lets go of it in its drop.
+        unsafe { records.reply(place) }
+    }
+}
+
+/// What is noted of a proposal in its batch: a ticket, which then finds its outcome with the batch's; or the id of one, to be
+/// resolved by itself. Nobody else implements it.
+pub trait Enlist: sealed::Enlist {}
+
+mod sealed {
+    use super::{Holder, Place, Ticket, TicketId};
+    use crate::records::Tables;
+    use crate::sync::Arc;
+
+    pub trait Enlist {
+        fn id(&self) -> TicketId;
+
+        /// It is noted at `place`. Whether it will look there, and let go of its reference.
+        fn placed(&mut self, tables: &Arc<Tables>, place: Place) -> bool;
+    }
+
+    impl Enlist for TicketId {
+        fn id(&self) -> TicketId {
+            *self
+        }
+
+        fn placed(&mut self, _: &Arc<Tables>, _: Place) -> bool {
+            false
+        }
+    }
+
+    impl<H: Holder> Enlist for Ticket<H> {
+        fn id(&self) -> TicketId {
+            self.id
+        }
+
+        fn placed(&mut self, tables: &Arc<Tables>, place: Place) -> bool {
+            let here = self.place.is_none() && self.holder.records().is_some_and(|records| records.are_of(tables));
+            if here {
+                self.place = Some(place);
+            }
+            here
+        }
+    }
+}
+
+impl Enlist for TicketId {}
+
+impl<H: Holder> Enlist for Ticket<H> {}
+
+impl AsMut<TicketId> for TicketId {
+    fn as_mut(&mut self) -> &mut TicketId {
+        self
+    }
+}
+
+impl<H: Holder> AsMut<Ticket<H>> for Ticket<H> {
+    fn as_mut(&mut self) -> &mut Ticket<H> {
+        self
     }
 }
 
@@ -522,7 +681,21 @@ impl<H: Holder> Drop for Ticket<H> {
         // that frees the slot.) Once `DONE` is set nobody else changes the state.
         let mut before = self.state().load(Ordering::Acquire);
         if before & flag::DONE == 0 {
+            if let Some((records, place)) = self.record()
+                && self.index().is_some()
+            {
+                records.release(place);
+                return self.slab().free(self.id, before);
+            }
             before = self.state().fetch_or(flag::DROPPED, Ordering::AcqRel);
+            if before & flag::DONE == 0
+                && let Some((records, place)) = self.record()
+                && records.dropped(place)
+                && self.slab().resolve(self.id, Outcome::Unknown, &[]).0
+            {
+                // The batch's outcome came just now, and its resolver has not seen that this was dropped.
+                records.release(place);
+            }
         }
         if before & flag::DONE != 0 {
             self.slab().free(self.id, before);

@@ -95,9 +95,9 @@ fn proposals_and_tickets_do_not_allocate() {
         let mut two = pin!(tickets.take().unwrap());
         let never = tickets.take().unwrap();
         let dropped = tickets.take().unwrap();
-        assert!(matches!(batch.propose(&[0; 16], b"payload", one.id()), Slot::Written { .. }));
-        let ids = [two.id(), dropped.id()];
-        let (written, _) = batch.propose_many(&[b"a", b"b"], &ids);
+        assert!(matches!(batch.propose(&[0; 16], b"payload", &mut one.id()), Slot::Written { .. }));
+        let mut ids = [two.id(), dropped.id()];
+        let (written, _) = batch.propose_many(&[b"a", b"b"], &mut ids);
         assert_eq!(written, 2);
         never.cancel();
         drop(dropped);

@@ -33,17 +33,17 @@ fn entries_lie_behind_the_header_in_order() {
     batch.open(block).unwrap();
     assert!(!batch.seal(), "empty");
     let copied = copied_bytes();
-    assert_eq!(batch.propose(&[], b"abc", id(1)), FIRST);
-    assert_eq!(batch.propose(&[9; 16], b"de", id(2)), after(1));
-    assert_eq!(batch.propose(&[], b"", id(3)), after(2));
-    assert_eq!(batch.propose_many(&[&b"f"[..], b"gh"], &[id(4), id(5)]), (2, after(3)));
+    assert_eq!(batch.propose(&[], b"abc", &mut id(1)), FIRST);
+    assert_eq!(batch.propose(&[9; 16], b"de", &mut id(2)), after(1));
+    assert_eq!(batch.propose(&[], b"", &mut id(3)), after(2));
+    assert_eq!(batch.propose_many(&[&b"f"[..], b"gh"], &mut [id(4), id(5)]), (2, after(3)));
     assert!(copied_bytes() >= copied + 8);
     assert_eq!(batch.waiting(), (5, 7 + 22 + 4 + 5 + 6));
     assert!(batch.poll_sealed().is_none(), "not sealed");
     assert!(batch.seal());
     assert!(!batch.seal(), "sealed already");
     assert_eq!(batch.waiting(), (0, 0));
-    assert_eq!(batch.propose(&[], b"x", id(9)), Slot::Full);
+    assert_eq!(batch.propose(&[], b"x", &mut id(9)), Slot::Full);
 
     let (sealed, table) = batch.poll_sealed().unwrap();
     assert_eq!((sealed.count, sealed.body_bytes, sealed.block.len()), (5, 44, B));
@@ -65,16 +65,16 @@ fn a_batch_is_bounded_by_bytes() {
     let batch = OpenBatch::new(HEADER, B - HEADER, 100, 1);
     batch.open(ring.reserve(B).unwrap()).unwrap();
     let body = B - HEADER;
-    assert_eq!(batch.propose(&[], &vec![1; body - 3], id(1)), Slot::Full);
-    assert_eq!(batch.propose(&[], &vec![1; body - 4 - 20], id(1)), FIRST);
-    assert_eq!(batch.propose(&[0; 16], &[1], id(2)), Slot::Full);
+    assert_eq!(batch.propose(&[], &vec![1; body - 3], &mut id(1)), Slot::Full);
+    assert_eq!(batch.propose(&[], &vec![1; body - 4 - 20], &mut id(1)), FIRST);
+    assert_eq!(batch.propose(&[0; 16], &[1], &mut id(2)), Slot::Full);
     // Twenty bytes are left: five and ten fit, then six do not, but five do.
     let payloads: [&[u8]; 3] = [b"a", b"bbbbbb", b"cc"];
-    let ids = [id(2), id(3), id(4)];
-    assert_eq!(batch.propose_many(&payloads, &ids), (2, after(1)));
-    assert_eq!(batch.propose_many(&payloads[2..], &ids[2..]), (0, Slot::Full));
-    assert_eq!(batch.propose_many(&[b"d"], &ids[2..]), (1, after(3)));
-    assert_eq!(batch.propose(&[], &[], id(9)), Slot::Full);
+    let mut ids = [id(2), id(3), id(4)];
+    assert_eq!(batch.propose_many(&payloads, &mut ids), (2, after(1)));
+    assert_eq!(batch.propose_many(&payloads[2..], &mut ids[2..]), (0, Slot::Full));
+    assert_eq!(batch.propose_many(&[b"d"], &mut ids[2..]), (1, after(3)));
+    assert_eq!(batch.propose(&[], &[], &mut id(9)), Slot::Full);
     assert_eq!(batch.waiting(), (4, body));
     assert!(batch.seal());
     let (sealed, table) = batch.poll_sealed().unwrap();
@@ -87,12 +87,12 @@ fn a_batch_is_bounded_by_entries() {
     let mut ring = ring();
     let batch = OpenBatch::new(HEADER, B - HEADER, 3, 1);
     batch.open(ring.reserve(B).unwrap()).unwrap();
-    assert_eq!(batch.propose_many::<&[u8]>(&[], &[]), (0, FIRST));
-    assert_eq!(batch.propose(&[], &[], id(1)), FIRST);
-    let (payloads, ids) = ([&[][..]; 3], [id(2), id(3), id(4)]);
-    assert_eq!(batch.propose_many(&payloads, &ids), (2, after(1)));
-    assert_eq!(batch.propose(&[], &[], id(4)), Slot::Full);
-    assert_eq!(batch.propose_many(&payloads, &ids), (0, Slot::Full));
+    assert_eq!(batch.propose_many::<&[u8], TicketId, TicketId>(&[], &mut []), (0, FIRST));
+    assert_eq!(batch.propose(&[], &[], &mut id(1)), FIRST);
+    let (payloads, mut ids) = ([&[][..]; 3], [id(2), id(3), id(4)]);
+    assert_eq!(batch.propose_many(&payloads, &mut ids), (2, after(1)));
+    assert_eq!(batch.propose(&[], &[], &mut id(4)), Slot::Full);
+    assert_eq!(batch.propose_many(&payloads, &mut ids), (0, Slot::Full));
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn closing_gives_entries_out_and_empty_memory_back() {
     let mut ring = ring();
     let batch = OpenBatch::new(HEADER, B - HEADER, 3, 2);
     assert!(batch.is_closed());
-    assert_eq!(batch.propose(&[], &[], id(1)), Slot::Closed);
+    assert_eq!(batch.propose(&[], &[], &mut id(1)), Slot::Closed);
     batch.open(ring.reserve(B).unwrap()).unwrap();
     assert!(!batch.is_closed());
     batch.close();
@@ -108,10 +108,10 @@ fn closing_gives_entries_out_and_empty_memory_back() {
     assert_eq!(ring.held(), 0);
 
     batch.open(ring.reserve(B).unwrap()).unwrap();
-    assert_eq!(batch.propose(&[], &[1], id(7)), FIRST);
+    assert_eq!(batch.propose(&[], &[1], &mut id(7)), FIRST);
     batch.close();
     batch.close();
-    assert_eq!(batch.propose_many(&[&[1]], &[id(8)]), (0, Slot::Closed));
+    assert_eq!(batch.propose_many(&[&[1]], &mut [id(8)]), (0, Slot::Closed));
     let (sealed, table) = batch.poll_sealed().unwrap();
     assert_eq!((sealed.count, table.tickets()), (1, &[id(7)][..]));
     assert!(batch.is_closed());
@@ -124,7 +124,7 @@ fn memory_is_given_back_while_there_is_no_lane_or_table() {
     let mut block = || ring.reserve(B).unwrap();
     for n in 1..=OPEN_BATCHES as u64 {
         batch.open(block()).unwrap();
-        assert_eq!(batch.propose(&[], &[], id(n)), FIRST);
+        assert_eq!(batch.propose(&[], &[], &mut id(n)), FIRST);
         assert!(batch.seal());
     }
     assert!(batch.open(block()).is_err(), "all lanes are sealed");
@@ -133,7 +133,7 @@ fn memory_is_given_back_while_there_is_no_lane_or_table() {
     assert!(batch.open(first.block).is_err(), "all side tables are out");
     drop(first_table);
     batch.open(block()).unwrap();
-    assert_eq!(batch.propose(&[], &[], id(9)), FIRST);
+    assert_eq!(batch.propose(&[], &[], &mut id(9)), FIRST);
     for n in 2..=OPEN_BATCHES as u64 {
         let (_, table) = batch.poll_sealed().unwrap();
         assert_eq!(table.tickets(), [id(n)]);
@@ -153,19 +153,19 @@ fn a_full_batch_is_sealed_by_whoever_rolls_over_to_a_spare() {
     }
     assert!(batch.open(ring.reserve(B).unwrap()).is_err(), "no lane is free");
     // By entries, then by bytes; then what fits nowhere, which rolls nothing over.
-    assert_eq!(batch.propose_many(&[&[][..]; 3], &[id(1), id(2), id(3)]), (3, FIRST));
+    assert_eq!(batch.propose_many(&[&[][..]; 3], &mut [id(1), id(2), id(3)]), (3, FIRST));
     assert!(batch.poll_sealed().is_none(), "nobody has sealed it");
-    assert_eq!(batch.propose(&[], &[7; 3000], id(4)), Slot::Written { before: 0, completed: true });
-    assert_eq!(batch.propose_many(&[&[8; 1000][..]; 2], &[id(5), id(6)]), (2, Slot::Written { before: 0, completed: true }));
+    assert_eq!(batch.propose(&[], &[7; 3000], &mut id(4)), Slot::Written { before: 0, completed: true });
+    assert_eq!(batch.propose_many(&[&[8; 1000][..]; 2], &mut [id(5), id(6)]), (2, Slot::Written { before: 0, completed: true }));
     assert_eq!((batch.spares(), batch.waiting()), (1, (2, 2008)));
-    assert_eq!(batch.propose(&[], &[9; B], id(9)), Slot::Full);
+    assert_eq!(batch.propose(&[], &[9; B], &mut id(9)), Slot::Full);
     assert_eq!((batch.spares(), batch.waiting()), (1, (2, 2008)));
     // The reactor's seal goes on to a spare too, and then there is none.
     assert!(batch.seal());
     assert_eq!((batch.spares(), batch.waiting()), (0, (0, 0)));
     assert!(batch.is_open() && !batch.seal(), "empty");
-    assert_eq!(batch.propose_many(&[&[][..]; 3], &[id(7), id(8), id(9)]), (3, FIRST));
-    assert_eq!(batch.propose(&[], &[], id(10)), Slot::Full);
+    assert_eq!(batch.propose_many(&[&[][..]; 3], &mut [id(7), id(8), id(9)]), (3, FIRST));
+    assert_eq!(batch.propose(&[], &[], &mut id(10)), Slot::Full);
     assert!(batch.seal() && !batch.is_open());
     for (tickets, bytes) in [(1..=3, 12), (4..=4, 3004), (5..=6, 2008), (7..=9, 12)] {
         let (sealed, table) = batch.poll_sealed().unwrap();
@@ -184,12 +184,12 @@ fn closing_drops_spares() {
                 batch.open(ring.reserve(B).unwrap()).unwrap();
             }
             if entries > 0 {
-                assert_eq!(batch.propose(&[], &[], id(round)), FIRST);
+                assert_eq!(batch.propose(&[], &[], &mut id(round)), FIRST);
             }
             batch.close();
             assert_eq!(ring.held(), entries * B);
             assert_eq!(batch.poll_sealed().map(|(_, table)| table.tickets().to_vec()), (entries > 0).then(|| vec![id(round)]));
-            assert_eq!(batch.propose(&[], &[], id(99)), Slot::Closed);
+            assert_eq!(batch.propose(&[], &[], &mut id(99)), Slot::Closed);
         }
     }
     assert_eq!(ring.held(), 0);
@@ -231,10 +231,10 @@ fn racing_callers_are_all_in_and_the_bell_is_never_lost() {
                             })
                             .collect();
                         let slices: Vec<&[u8]> = payloads.iter().map(Vec::as_slice).collect();
-                        let ids: Vec<TicketId> = (next..).take(slices.len()).map(|n| id(caller << 32 | n)).collect();
+                        let mut ids: Vec<TicketId> = (next..).take(slices.len()).map(|n| id(caller << 32 | n)).collect();
                         let (written, slot) = match slices.len() {
-                            1 => (1, batch.propose(&[], slices[0], ids[0])),
-                            _ => batch.propose_many(&slices, &ids),
+                            1 => (1, batch.propose(&[], slices[0], &mut ids[0])),
+                            _ => batch.propose_many(&slices, &mut ids),
                         };
                         match slot {
                             Slot::Written { before, completed } => {

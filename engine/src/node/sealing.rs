@@ -13,8 +13,8 @@ impl Replica {
     pub(super) fn discard_unsealed(&mut self) {
         while let Some((_, batch)) = self.shared.batch.poll_sealed() {
             let hint = self.shared.leader_id();
-            for &ticket in batch.tickets() {
-                self.resolver.resolve(ticket, Outcome::NotApplied { hint }, &[]);
+            for entry in 0..batch.len() {
+                self.resolver.resolve_one(&batch, entry, Outcome::NotApplied { hint }, &[]);
             }
         }
         self.resolver.flush();
