@@ -378,10 +378,8 @@ impl Replica {
                 }
             }
             Effect::AppendFrame { write, range } => self.append(write, range, now),
-            Effect::SealNoop { frame } => {
-                self.noop = Some(frame);
-                self.seal_noop(now, io);
-            }
+            // Sealed later in this turn, where effects are not under way.
+            Effect::SealNoop { frame } => self.noop = Some(frame),
             Effect::Send { to, session, message, after } => self.send(to, session, message, after, now),
             Effect::SendFrames { to, session, from, upto, max_bytes, max_frames } => {
                 let window = Window { from, upto, max_bytes, max_frames };

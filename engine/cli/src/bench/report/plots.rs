@@ -6,6 +6,8 @@ use std::path::Path;
 use plotters::prelude::*;
 
 use super::grid::Group;
+use super::recovery::Recovered;
+use super::spread::Spread;
 use super::{Drawn, Rounds, Whole};
 use crate::bench::result::Report;
 use crate::error::Error;
@@ -31,7 +33,7 @@ struct Line {
 /// A file cannot be written.
 pub(super) fn write(into: &Path, whole: &Whole) -> Result<Vec<Drawn>, Error> {
     let mut drawn = Vec::new();
-    let mut draw = |name: &str, caption: &str, x: &str, lines: Vec<Line>| {
+    let mut draw = |name: &str, caption: &str, (x, y): (&str, &str), lines: Vec<Line>| {
         let lines: Vec<Line> = lines.into_iter().filter(|line| !line.points.is_empty()).collect();
         if lines.is_empty() {
             return Ok(());
@@ -39,7 +41,7 @@ pub(super) fn write(into: &Path, whole: &Whole) -> Result<Vec<Drawn>, Error> {
         let path = into.join(name);
         let mut svg = String::new();
         // Drawing into memory fails only by a mistake of ours, or of the drawing library.
-        chart(&mut svg, caption, x, &lines).map_err(|e| Error::Finding(format!("cannot draw a plot: {e}")))?;
+        chart(&mut svg, caption, (x, y), &lines).map_err(|e| Error::Finding(format!("cannot draw a plot: {e}")))?;
         std::fs::write(&path, svg).map_err(Error::file("cannot write the plot", &path))?;
         drawn.push(Drawn { file: name.into(), caption: caption.into() });
         Ok::<(), Error>(())
@@ -49,12 +51,12 @@ pub(super) fn write(into: &Path, whole: &Whole) -> Result<Vec<Drawn>, Error> {
         [("throughput-p50.svg", "p50", (|r| r.latency.p50_us) as fn(&Report) -> f64), ("throughput-p99.svg", "p99", |r| r.latency.p99_us)]
     {
         let caption = format!("Throughput and latency ({which}), one point for each number in flight; the floor is faint");
-        draw(file, &caption, "entries per second", against_throughput(grid, of))?;
+        draw(file, &caption, ("entries per second", "latency"), against_throughput(grid, of))?;
     }
     for cell in grid.iter().filter(|cell| [1, 256].contains(&cell.setup.load.in_flight)) {
         let name = format!("percentiles-{}x{}.svg", cell.setup.load.entry_bytes, cell.setup.load.in_flight);
         let caption = format!("Latency by percentile, {}, all rounds; the floor is faint", cell.name);
-        draw(&name, &caption, "one answer in so many took longer", percentiles(cell))?;
+        draw(&name, &caption, ("one answer in so many took longer", "latency"), percentiles(cell))?;
     }
     for (group, file, x, of) in [
         (Group::Replicas, "replicas.svg", "replicas", (|c: &Rounds| f64::from(c.setup.replicas)) as fn(&Rounds) -> f64),
@@ -63,8 +65,10 @@ pub(super) fn write(into: &Path, whole: &Whole) -> Result<Vec<Drawn>, Error> {
     ] {
         let cells = whole.groups.iter().find(|measured| measured.group == group).map_or(&[][..], |measured| &measured.cells);
         let caption = format!("Latency (p50) by {x}; the floor is faint");
-        draw(file, &caption, x, against(cells, of))?;
+        draw(file, &caption, (x, "latency"), against(cells, of))?;
     }
+    let caption = "Opening a log again by its size; only reading it, with a checksum, is faint";
+    draw("recovery.svg", caption, ("MiB of log", "time"), recovery(&whole.recovery))?;
     for cell in grid.iter().filter(|cell| cell.setup.load.in_flight == 256) {
         for (who, rounds) in [("engine", &cell.engine), ("floor", &cell.floor)] {
             if let Some(round) = rounds.last() {
@@ -108,6 +112,16 @@ fn against(cells: &[Rounds], x: fn(&Rounds) -> f64) -> Vec<Line> {
     numbers.into_iter().zip(COLOURS.iter().cycle()).flat_map(line).collect()
 }
 
+/// Sizes of logs to the right, in MiB; the time they take upwards.
+fn recovery(logs: &[Recovered]) -> Vec<Line> {
+    let points = |of: fn(&Recovered) -> Option<Spread>| {
+        let micros = |log: &Recovered| Some(((log.bytes >> 20) as f64, of(log)?.median * 1e6));
+        logs.iter().filter_map(micros).collect()
+    };
+    let line = |label: &str, faint, points| Line { label: label.into(), colour: COLOURS[0], faint, points };
+    vec![line("recovery", false, points(Recovered::open)), line("reading", true, points(Recovered::read))]
+}
+
 /// The curve of each round's percentiles together.
 fn percentiles(cell: &Rounds) -> Vec<Line> {
     let curve = |rounds: &[Report]| {
@@ -128,8 +142,8 @@ fn pair(label: &str, colour: RGBColor, engine: Vec<(f64, f64)>, floor: Vec<(f64,
     ]
 }
 
-/// Latency upwards, in microseconds; both axes logarithmic.
-fn chart(svg: &mut String, caption: &str, x: &str, lines: &[Line]) -> Result<(), Box<dyn std::error::Error>> {
+/// Durations upwards, in microseconds; both axes logarithmic.
+fn chart(svg: &mut String, caption: &str, (x, y): (&str, &str), lines: &[Line]) -> Result<(), Box<dyn std::error::Error>> {
     let all = || lines.iter().flat_map(|line| &line.points);
     let range = |values: &dyn Fn() -> Vec<f64>| {
         let least = values().into_iter().fold(f64::MAX, f64::min).max(0.01);
@@ -148,7 +162,7 @@ fn chart(svg: &mut String, caption: &str, x: &str, lines: &[Line]) -> Result<(),
     chart
         .configure_mesh()
         .x_desc(x)
-        .y_desc("latency")
+        .y_desc(y)
         .x_label_formatter(&|v| crate::table::count(*v as u64))
         .y_label_formatter(&|us| crate::table::duration(std::time::Duration::from_micros(*us as u64)))
         .light_line_style(WHITE)
@@ -180,7 +194,7 @@ mod tests {
     fn a_chart_names_its_lines() {
         let mut svg = String::new();
         let [engine, floor] = pair("16 B", COLOURS[0], vec![(1000.0, 200.0), (1e6, 900.0)], vec![(2000.0, 150.0)]);
-        chart(&mut svg, "a caption", "entries per second", &[engine, floor]).unwrap();
+        chart(&mut svg, "a caption", ("entries per second", "latency"), &[engine, floor]).unwrap();
         for text in ["a caption", "16 B", "16 B, floor", "entries per second"] {
             assert!(svg.contains(text), "{text}");
         }
