@@ -1,7 +1,7 @@
 //! A follower that was away: how fast it is given the log from the disk, and what that costs commits meanwhile.
 //!
 //! ```sh
-//! cargo run --release -p kontiki-benches --example catch_up [MiB] [rounds]
+//! cargo run --release -p kontiki-benches --example catch_up [MiB] [rounds] [window in KiB]
 //! ```
 //!
 //! Three replicas in one process. One is stopped, the others commit so many MiB, and go on with a light load (16 in flight, 128 B) while it
@@ -29,11 +29,12 @@ fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1).map(|text| text.parse::<u64>());
     let mib = arguments.next().transpose()?.unwrap_or(1024);
     let rounds = arguments.next().transpose()?.unwrap_or(3);
+    let window = arguments.next().transpose()?.map(|kib| kib << 10);
     describe_machine();
     println!("round   caught up, s    MB/s   appended alone, MB/s   of that   p99 alone, us   p99 meanwhile, us   times");
     for round in 1..=rounds {
         let append = append_alone(mib << 20)?;
-        let seen = catch_up(mib << 20)?;
+        let seen = catch_up(mib << 20, window)?;
         let speed = seen.bytes as f64 / seen.took.as_secs_f64() / 1e6;
         println!(
             "{round:5} {:14.2} {speed:7.0} {append:22.0} {:9.2} {:15.0} {:19.0} {:7.2}",
@@ -64,13 +65,13 @@ struct Seen {
     meanwhile_us: f64,
 }
 
-fn catch_up(bytes: u64) -> Result<Seen> {
+fn catch_up(bytes: u64, window: Option<u64>) -> Result<Seen> {
     let dir = bench_dir();
     let listeners = (0..3).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<Vec<_>>>()?;
     let addrs = listeners.iter().map(TcpListener::local_addr).collect::<std::io::Result<Vec<_>>>()?;
     let members: Vec<Member> = addrs.into_iter().zip(1..).map(|(addr, id)| Member { id, addr }).collect();
     drop(listeners);
-    let mut nodes = members.iter().map(|m| start(m, &members, dir.path())).collect::<Result<Vec<_>>>()?;
+    let mut nodes = members.iter().map(|m| start(m, &members, dir.path(), window)).collect::<Result<Vec<_>>>()?;
     let leads = |n: &Node| n.status().is_some_and(|s| s.role == Role::Leader && s.commit.0 > 0);
     let leader = loop {
         match nodes.iter().position(leads) {
@@ -88,7 +89,7 @@ fn catch_up(bytes: u64) -> Result<Seen> {
     let alone = drive(&nodes[leader], &[7; LIGHT_ENTRY], LIGHT_IN_FLIGHT, |_, took| took >= ALONE)?;
 
     let target = nodes[leader].status().ok_or("no status")?.last;
-    let back = start(&member, &members, dir.path())?;
+    let back = start(&member, &members, dir.path(), window)?;
     let begun = Instant::now();
     let (mut looked, mut took) = (begun, None);
     let meanwhile = drive(&nodes[leader], &[7; LIGHT_ENTRY], LIGHT_IN_FLIGHT, |_, _| {
@@ -106,10 +107,11 @@ fn catch_up(bytes: u64) -> Result<Seen> {
     Ok(Seen { bytes, took, alone_us: p99_us(alone), meanwhile_us: p99_us(meanwhile) })
 }
 
-fn start(member: &Member, members: &[Member], dir: &Path) -> Result<Node> {
+fn start(member: &Member, members: &[Member], dir: &Path, window: Option<u64>) -> Result<Node> {
     let mut config = Config::new(0xCA7C, member.id, members.to_vec(), dir.join(member.id.to_string()));
     config.apply_on = ApplyOn::Reactor;
     config.retention_bytes = 4 << 30;
+    config.window_bytes = window.unwrap_or(config.window_bytes);
     (config.election_min_ms, config.election_max_ms) = (2_000, 4_000);
     Ok(Node::builder(config).start(Counter::default())?)
 }

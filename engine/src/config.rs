@@ -88,7 +88,7 @@ pub struct Config {
     pub max_in_flight: usize,
     /// Longest reply of the state machine, in bytes.
     pub reply_bytes: usize,
-    /// Memory for frames in flight, in bytes: a power of two, at least eight frames.
+    /// Memory for frames in flight, in bytes: a power of two, at least sixteen frames: with fewer, those being written leave no room for what followers are still to be sent.
     pub ring_bytes: usize,
     /// Sent to one follower and not acknowledged, in bytes.
     pub window_bytes: u64,
@@ -265,11 +265,11 @@ impl Config {
         range("max_entry_bytes", self.max_entry_bytes as u64, 1, room as u64)?;
         range("max_in_flight", self.max_in_flight as u64, 1, 1 << 20)?;
         range("reply_bytes", self.reply_bytes as u64, 0, limits::MAX_REPLY_BYTES as u64)?;
-        if !self.ring_bytes.is_power_of_two() || self.ring_bytes < 8 * self.max_frame_bytes || self.ring_bytes > 1 << 30 {
+        if !self.ring_bytes.is_power_of_two() || self.ring_bytes < 16 * self.max_frame_bytes || self.ring_bytes > 1 << 30 {
             return bad(
                 "ring_bytes",
                 self.ring_bytes.to_string(),
-                "must be a power of two, at least eight times max_frame_bytes, at most 1 GiB",
+                "must be a power of two, at least sixteen times max_frame_bytes, at most 1 GiB",
             );
         }
         range("window_bytes", self.window_bytes, self.max_frame_bytes as u64, self.ring_bytes as u64)?;

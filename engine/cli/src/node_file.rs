@@ -45,7 +45,7 @@ impl Settings {
         if entry_bytes > defaults.max_entry_bytes {
             // A frame holds a few entries, so that batches remain batches.
             let frame = (4 * entry_bytes + 4096).next_multiple_of(4096).min(kontiki::limits::MAX_FRAME_BYTES);
-            let ring = (8 * frame).next_power_of_two().max(defaults.ring_bytes);
+            let ring = (16 * frame).next_power_of_two().max(defaults.ring_bytes);
             self.set("max_entry_bytes", entry_bytes);
             self.set("max_frame_bytes", frame.max(defaults.max_frame_bytes));
             self.set("ring_bytes", ring);

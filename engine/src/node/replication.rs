@@ -9,6 +9,7 @@ use kontiki_wal::{Frames, ReadError};
 use super::{Replica, Window};
 use crate::catchup::Reader;
 use crate::error::Failure;
+use crate::limits::CATCH_UP_BYTES;
 
 impl Replica {
     /// Sends from memory what is there, else reads it back from the log.
@@ -50,6 +51,13 @@ impl Replica {
             return;
         }
         if self.catchup.reading(reader) {
+            return refused(self);
+        }
+        let inflight = |id: NodeId| self.raft.progress().find(|p| p.peer == id).map_or(0, |p| p.inflight_bytes);
+        if let Reader::Peer { peer, .. } = reader
+            && inflight(peer) >= CATCH_UP_BYTES
+        {
+            // Asked again with its next answer.
             return refused(self);
         }
         if let Reader::Peer { peer, .. } = reader

@@ -134,7 +134,7 @@ impl Script {
             max_frame_bytes: FRAME_BYTES,
             max_in_flight: 64,
             reply_bytes: 8,
-            ring_bytes: 8 * FRAME_BYTES,
+            ring_bytes: 16 * FRAME_BYTES,
             window_bytes: 4 * FRAME_BYTES as u64,
             window_frames: 8,
             max_clients: 0,
