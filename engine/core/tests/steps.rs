@@ -444,3 +444,20 @@ fn probes_are_repeated_ever_more_slowly() {
     }
     assert_eq!(gaps, [0, 40, 40, 80, 160, 320]);
 }
+
+/// A vote that comes without a pre-vote before it, or after things changed since: whoever has applied what its log lost gives it to no
+/// shorter log than that, recovering or not.
+#[test]
+fn no_vote_for_a_log_without_what_was_applied() {
+    for (recovering, last, granted) in [(false, 2, false), (false, 3, true), (true, 2, false), (true, 3, true)] {
+        let mut one = One::start(3, Restored { applied: LogIndex(3), recovering, ..log(1) });
+        one.now = Time(2 * ELECTION_MAX);
+        let vote = Message::Vote { term: Term(2), last_index: LogIndex(last), last_term: Term(1), all_answered: recovering };
+        let mut effects = one.hear(2, vote);
+        if granted {
+            effects.extend(one.save(&effects.clone()));
+        }
+        let voted = sends(&effects, |m| matches!(m, Message::VoteReply { granted: true, .. }));
+        assert_eq!(voted, granted, "recovering: {recovering}, a log of {last}");
+    }
+}
