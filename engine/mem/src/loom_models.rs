@@ -462,16 +462,12 @@ fn record_or_the_end_but_not_both() {
         let (mut ring, open, tickets) = (ring(2), OpenBatch::new(64, BLOCK_BYTES - 64, 2, 1), Tickets::new(2, 8));
         let (mut batch, one, two) = two_in_a_batch(&open, &mut ring, &tickets);
         drop(two);
-        let (records, slab) = (open.records(), tickets.clone());
-        let end = thread::spawn(move || {
-            records.close();
-            slab.abandon();
-        });
         let mut resolver = tickets.resolver();
-        resolver.complete(&mut batch, 7);
-        let before = one.poll_outcome();
-        end.join().unwrap();
-        let after = one.poll_outcome().unwrap();
-        assert!(before.is_none_or(|before| before == after), "{before:?}, then {after:?}");
+        let apply = thread::spawn(move || resolver.complete(&mut batch, 7));
+        open.records().close();
+        tickets.abandon();
+        let before = one.poll_outcome().unwrap();
+        apply.join().unwrap();
+        assert_eq!(before, one.poll_outcome().unwrap());
     });
 }
