@@ -76,6 +76,7 @@ fn catch_up(bytes: u64, window: Option<u64>) -> Result<Seen> {
     let leader = loop {
         match nodes.iter().position(leads) {
             Some(at) => break at,
+            // Nobody tells a program who leads: it looks.
             None => std::thread::sleep(Duration::from_millis(10)),
         }
     };
@@ -134,6 +135,7 @@ fn drive(node: &Node, payload: &[u8], in_flight: usize, mut enough: impl FnMut(u
                 ticket.wait()?;
                 latencies.push(since.elapsed());
             }
+            // Busy, and nothing to wait on: the node waits for its disk.
             None => std::thread::sleep(Duration::from_micros(50)),
         }
     }

@@ -214,7 +214,6 @@ impl Replica {
             self.step(now, Event::Tick, io);
         }
         self.retry_stalled(now, io);
-        self.await_followers(now);
         self.gather.answering = self.gather.lingers && self.pending.is_committed(self.commit);
         self.seal(now, io);
         let held_up = !self.may_seal();

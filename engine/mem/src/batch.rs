@@ -24,7 +24,7 @@
 use crate::copy::copy_payload;
 use crate::records::{Batch, Place, Records, Tables};
 use crate::sync::{Arc, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, PoisonError, Witness};
-use crate::tickets::Enlist;
+use crate::ticket::Enlist;
 use crate::{BlockMut, limits};
 
 /// Bytes of an entry's length field, little-endian: what it counts follows it.

@@ -31,6 +31,7 @@ mod references;
 mod ring;
 mod span;
 mod sync;
+mod ticket;
 mod tickets;
 
 pub use batch::{OpenBatch, Sealed, Slot};
@@ -40,7 +41,8 @@ pub use pool::{Pool, PoolBuf};
 pub use records::{Batch, Records};
 pub use ring::{Ring, RingError};
 pub use span::Span;
-pub use tickets::{Enlist, Holder, Outcome, Resolver, Ticket, TicketId, Tickets};
+pub use ticket::{Enlist, Holder, Ticket};
+pub use tickets::{Outcome, Resolver, TicketId, Tickets};
 
 /// Every block of memory and every write starts and ends on this boundary, in bytes: a constant of the format.
 pub const BLOCK_BYTES: usize = 4096;

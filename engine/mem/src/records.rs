@@ -19,7 +19,7 @@ use crate::copy::copy_payload;
 use crate::free_list::FreeList;
 use crate::memory::Memory;
 use crate::sync::{Arc, AtomicU32, AtomicU64, Ordering, Witness};
-use crate::tickets::Enlist;
+use crate::ticket::Enlist;
 
 /// Where the outcome of a proposal stands.
 #[derive(Debug, Clone, Copy)]

@@ -20,7 +20,7 @@ impl Replica {
     /// theirs, and callers get `Busy` once it is full: a leader that outruns a follower that is just a little slower loses
     /// it for good once the log no longer holds what it needs. One that made no progress for `hold_back_ms` is not waited for
     /// any more; nor is one that is already read to from the log.
-    pub(super) fn await_followers(&mut self, now: Time) {
+    fn await_followers(&mut self, now: Time) {
         let patience_ns = self.config.hold_back_ms * 1_000_000;
         let Some(oldest) = self.cache.first() else { return };
         self.awaited = LogIndex(u64::MAX);

@@ -1,0 +1,322 @@
+//! One ticket, as its caller holds it: waited for, polled or awaited; and how a batch comes to know it.
+//!
+//! It looks for its outcome in its own slot first ([`tickets`](crate::tickets)), then in the record of its batch ([`records`](crate::records)).
+
+use std::cell::Cell;
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+#[cfg(not(loom))]
+use std::time::{Duration, Instant};
+
+use crate::park;
+use crate::records::{Place, Records};
+use crate::sync::{AtomicU64, Ordering};
+use crate::tickets::{Outcome, Slab, TicketId, Tickets, flag};
+
+/// What a ticket holds on to: the slab itself, or something that keeps it. It gives the same slab and the same records for as long as it lives.
+pub trait Holder {
+    /// The slab.
+    fn tickets(&self) -> &Tickets;
+
+    /// Where the outcomes of batches stand, if tickets are put into batches.
+    fn records(&self) -> Option<&Records>;
+}
+
+impl Holder for Tickets {
+    fn tickets(&self) -> &Tickets {
+        self
+    }
+
+    fn records(&self) -> Option<&Records> {
+        None
+    }
+}
+
+/// The slab, and the records of the batches that its tickets are put into.
+impl Holder for (Tickets, Records) {
+    fn tickets(&self) -> &Tickets {
+        &self.0
+    }
+
+    fn records(&self) -> Option<&Records> {
+        Some(&self.1)
+    }
+}
+
+/// One proposal's outcome to come: wait for it, poll it, or await it. One thread at a time uses it (`Send`, not
+/// `Sync`), since it holds the waker of one. Dropping it unresolved gives the slot back once it is resolved.
+pub struct Ticket<H: Holder = Tickets> {
+    holder: H,
+    id: TicketId,
+    /// Once it was put into a batch.
+    place: Option<Place>,
+    not_sync: PhantomData<Cell<()>>,
+}
+
+impl<H: Holder> Ticket<H> {
+    /// As [`Tickets::take`], for a holder of its own.
+    #[inline]
+    pub fn take(holder: H) -> Option<Ticket<H>> {
+        let slot = holder.tickets().slab.free.pop()?;
+        Some(Ticket::at(holder, slot))
+    }
+
+    /// Takes up to `most` slots at once, and gives each ticket to `each`.
+    pub fn take_many(holder: &H, most: usize, mut each: impl FnMut(Ticket<H>))
+    where
+        H: Clone,
+    {
+        let slab = &holder.tickets().slab;
+        slab.free.pop_many(most, |slot| each(Ticket::at(holder.clone(), slot)));
+    }
+
+    #[inline]
+    fn at(holder: H, slot: u32) -> Ticket<H> {
+        // Relaxed: `pop` acquired what `free` stored before it pushed the slot.
+        let generation = (holder.tickets().slab.slots[slot as usize].state.load(Ordering::Relaxed) >> 32) as u32;
+        Ticket { id: TicketId::new(generation, slot), holder, place: None, not_sync: PhantomData }
+    }
+
+    /// Where its batch's outcome stands.
+    #[inline]
+    fn record(&self) -> Option<(&Records, Place)> {
+        self.holder.records().zip(self.place)
+    }
+
+    /// The log index, if the batch as a whole was applied, and this ticket was not resolved by itself.
+    #[inline]
+    fn index(&self) -> Option<u64> {
+        let (records, place) = self.record()?;
+        let index = records.index(place)?;
+        // If it was resolved by itself, its reference to the record was let go, and that may tell of another batch by now. Then
+        // what was acquired with the word there includes the outcome in the slot.
+        let state = self.state().load(Ordering::Relaxed);
+        (state & (flag::DONE | flag::ABANDONED) != flag::DONE).then_some(index)
+    }
+
+    /// What it holds on to.
+    pub fn holder(&self) -> &H {
+        &self.holder
+    }
+
+    fn slab(&self) -> &Slab {
+        &self.holder.tickets().slab
+    }
+
+    fn state(&self) -> &AtomicU64 {
+        &self.slab().slots[self.id.slot() as usize].state
+    }
+
+    /// The ticket's name, for the engine to resolve it by.
+    pub fn id(&self) -> TicketId {
+        self.id
+    }
+
+    /// Gives back a ticket whose proposal was never written (so that nobody will resolve it).
+    pub fn cancel(self) {
+        // The drop that follows frees the slot.
+        let slab = self.slab();
+        let _ = Slab::settle(&slab.slots[self.id.slot() as usize], self.id, 0, flag::DONE);
+    }
+
+    /// The outcome; `None` while unresolved.
+    #[inline]
+    pub fn poll_outcome(&self) -> Option<Outcome> {
+        if let Some((outcome, _)) = self.slab().outcome(self.id.slot()) {
+            return Some(outcome);
+        }
+        if let Some(index) = self.index() {
+            return Some(Outcome::Applied { index });
+        }
+        // Acquire, and looked at once more: it may have been resolved since, or the engine be gone.
+        let state = self.state().load(Ordering::Acquire);
+        match state & (flag::DONE | flag::ABANDONED) {
+            0 => None,
+            flag::DONE => self.slab().outcome(self.id.slot()).map(|(outcome, _)| outcome),
+            _ => Some(Outcome::Unknown),
+        }
+    }
+
+    /// The outcome, or else leaves `waker` to be woken by it.
+    fn poll_or_leave(&self, waker: &Waker) -> Option<Outcome> {
+        if let Some(outcome) = self.poll_outcome() {
+            return Some(outcome);
+        }
+        let mut place = self.slab().waker(self.id.slot());
+        let known = place.as_ref().is_some_and(|left| left.will_wake(waker));
+        let replaced = if known { None } else { place.replace(waker.clone()) };
+        drop(place);
+        // Outside the lock: a waker's drop is foreign code.
+        drop(replaced);
+        // Release: a resolver that sees the flag finds the waker. One that does not has set `DONE` before, which is
+        // seen below.
+        self.state().fetch_or(flag::WAITING, Ordering::Release);
+        if let Some((records, place)) = self.record() {
+            records.wait(place, self.id.slot());
+        }
+        self.poll_outcome()
+    }
+
+    /// Blocks the thread until resolved. Allocates on a thread's first wait, never after.
+    pub fn wait(&self) -> Outcome {
+        if let Some(outcome) = self.poll_outcome() {
+            return outcome;
+        }
+        park::with_waker(|waker| {
+            loop {
+                if let Some(outcome) = self.poll_or_leave(waker) {
+                    return outcome;
+                }
+                park::park();
+            }
+        })
+    }
+
+    /// Blocks the thread until resolved, but for `limit` at most; `None` if it is unresolved then.
+    #[cfg(not(loom))]
+    pub fn wait_timeout(&self, limit: Duration) -> Option<Outcome> {
+        if let Some(outcome) = self.poll_outcome() {
+            return Some(outcome);
+        }
+        let Some(deadline) = Instant::now().checked_add(limit) else { return Some(self.wait()) };
+        park::with_waker(|waker| {
+            loop {
+                if let Some(outcome) = self.poll_or_leave(waker) {
+                    return Some(outcome);
+                }
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return None;
+                }
+                std::thread::park_timeout(left);
+            }
+        })
+    }
+
+    /// The reply's bytes; empty until applied.
+    pub fn reply(&self) -> &[u8] {
+        let slab = self.slab();
+        if let Some((_, len)) = slab.outcome(self.id.slot()) {
+            if len == 0 {
+                return &[];
+            }
+            slab.witness[self.id.slot() as usize].shared();
+            // SAFETY: `DONE` is set, so the reply is written and will not be again before the slot is free, which this
+            // ticket prevents as long as it lives.
+            return unsafe { slab.replies.slice(self.id.slot() as usize * slab.reply_stride, len) };
+        }
+        if self.index().is_none() {
+            return &[];
+        }
+        let Some((records, place)) = self.record() else { return &[] };
+        // SAFETY: the batch has an outcome and this ticket none of its own: it has its reference, and lets go of it in its drop.
+        unsafe { records.reply(place) }
+    }
+}
+
+/// What is noted of a proposal in its batch: a ticket, which then finds its outcome with the batch's; or the id of one, to be
+/// resolved by itself. Nobody else implements it.
+pub trait Enlist: sealed::Enlist {}
+
+mod sealed {
+    use super::{Holder, Place, Ticket, TicketId};
+    use crate::records::Tables;
+    use crate::sync::Arc;
+
+    pub trait Enlist {
+        fn id(&self) -> TicketId;
+
+        /// It is noted at `place`. Whether it will look there, and let go of its reference.
+        fn placed(&mut self, tables: &Arc<Tables>, place: Place) -> bool;
+    }
+
+    impl Enlist for TicketId {
+        fn id(&self) -> TicketId {
+            *self
+        }
+
+        fn placed(&mut self, _: &Arc<Tables>, _: Place) -> bool {
+            false
+        }
+    }
+
+    impl<H: Holder> Enlist for Ticket<H> {
+        fn id(&self) -> TicketId {
+            self.id
+        }
+
+        fn placed(&mut self, tables: &Arc<Tables>, place: Place) -> bool {
+            let here = self.place.is_none() && self.holder.records().is_some_and(|records| records.are_of(tables));
+            if here {
+                self.place = Some(place);
+            }
+            here
+        }
+    }
+}
+
+impl Enlist for TicketId {}
+
+impl<H: Holder> Enlist for Ticket<H> {}
+
+impl AsMut<TicketId> for TicketId {
+    fn as_mut(&mut self) -> &mut TicketId {
+        self
+    }
+}
+
+impl<H: Holder> AsMut<Ticket<H>> for Ticket<H> {
+    fn as_mut(&mut self) -> &mut Ticket<H> {
+        self
+    }
+}
+
+impl<H: Holder + Unpin> Future for Ticket<H> {
+    type Output = Outcome;
+
+    /// Once ready, ready for ever.
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        match self.poll_or_leave(cx.waker()) {
+            Some(outcome) => Poll::Ready(outcome),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl<H: Holder> Drop for Ticket<H> {
+    #[inline]
+    fn drop(&mut self) {
+        // Acquire: the resolver's part comes before the slot's reuse. (A reply is read only once done, and then it is this thread
+        // that frees the slot.) Once `DONE` is set nobody else changes the state.
+        let mut before = self.state().load(Ordering::Acquire);
+        if before & flag::DONE == 0 {
+            if let Some((records, place)) = self.record()
+                && self.index().is_some()
+            {
+                records.release(place);
+                return self.slab().free(self.id, before);
+            }
+            before = self.state().fetch_or(flag::DROPPED, Ordering::AcqRel);
+            if before & flag::DONE == 0
+                && let Some((records, place)) = self.record()
+                && records.dropped(place)
+                && self.slab().resolve(self.id, Outcome::Unknown, &[]).0
+            {
+                // The batch's outcome came just now, and its resolver has not seen that this was dropped.
+                records.release(place);
+            }
+        }
+        if before & flag::DONE != 0 {
+            self.slab().free(self.id, before);
+        }
+    }
+}
+
+impl<H: Holder> fmt::Debug for Ticket<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket").field("id", &self.id).field("outcome", &self.poll_outcome()).finish()
+    }
+}
