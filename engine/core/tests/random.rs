@@ -106,10 +106,10 @@ fn crash(run: &mut Run, id: NodeId) {
     let allowed = (run.nodes as usize - 1) / 2;
     if run.dice.chance(run.faults.damage) && damaged_nodes(&run.cluster) < allowed {
         // The medium lost some of the tail; recovery saw it and durably marked the node.
-        let lost = run.dice.roll(6) as usize;
+        let some = run.dice.roll(6) as usize;
+        let back = run.dice.chance(50);
         let node = run.cluster.node_mut(id);
-        node.disk.truncate(node.disk.len().saturating_sub(lost));
-        node.record.recovering = true;
+        node.damage(if back { node.back_to_superseded().unwrap_or(some) } else { some });
         run.cluster.oracle.damaged = true;
     }
 }

@@ -49,6 +49,8 @@ pub(crate) struct Node {
     pub(crate) log: Vec<Entry>,
     /// What the disk holds durably.
     pub(crate) disk: Vec<Entry>,
+    /// The writes that made it so, in their order: a log is written on and on, and what is superseded stays where it is.
+    written: Vec<(LogIndex, Vec<Entry>)>,
     pub(crate) record: HardRecord,
     /// A frame that has its place and is not told to the core yet.
     pub(crate) sealing: Vec<Entry>,
@@ -84,6 +86,7 @@ impl Node {
             raft: None,
             log: Vec::new(),
             disk: Vec::new(),
+            written: Vec::new(),
             record: HardRecord::default(),
             sealing: Vec::new(),
             log_writes: VecDeque::new(),
@@ -148,6 +151,17 @@ impl Node {
         self.waiting.clear();
     }
 
+    /// How many writes have to be lost for something superseded to stand again, at least; `None`: nothing was superseded.
+    pub(crate) fn back_to_superseded(&self) -> Option<usize> {
+        let reached = self.written.iter().scan(0, |last, (from, entries)| {
+            let superseding = from.0 <= *last;
+            *last = from.0 - 1 + entries.len() as u64;
+            Some(superseding)
+        });
+        let newest = reached.enumerate().filter(|(_, superseding)| *superseding).last()?.0;
+        Some(self.written.len() - newest)
+    }
+
     /// The node in one line, its followers indented below.
     pub(crate) fn state(&self) -> String {
         let Some(raft) = &self.raft else {
@@ -207,10 +221,23 @@ impl Node {
             let LogWrite { write, from, entries } = self.log_writes.pop_front()?;
             self.disk.truncate(from.0 as usize - 1);
             assert_eq!(self.disk.len() as u64 + 1, from.0, "writes leave no gap on the disk");
-            self.disk.extend(entries);
+            self.disk.extend_from_slice(&entries);
+            self.written.push((from, entries));
             self.log_durable = write;
             Some(Event::LogDurable { write })
         }
+    }
+
+    /// The medium loses the last `writes` of a stopped node's log, and recovery marks the node. What those had
+    /// superseded stands in the log again.
+    pub(crate) fn damage(&mut self, writes: usize) {
+        self.written.truncate(self.written.len().saturating_sub(writes));
+        self.disk.clear();
+        for (from, entries) in &self.written {
+            self.disk.truncate(from.0 as usize - 1);
+            self.disk.extend_from_slice(entries);
+        }
+        self.record.recovering = true;
     }
 
     /// Sends what waited for a write that is durable by now.

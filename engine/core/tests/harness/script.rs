@@ -10,7 +10,7 @@
 //! | `rel` / `rel.back` / `dup` / `drop` + filter | captured packets go on their way / newest first / a copy of them does / are gone; `held` lists them |
 //! | `io.hold n1 log` / `io.ok n1 log [count]` | withholds completions of `log` or `hard` writes / completes them |
 //! | `kill n1 [kept]` / `start n1` | stops n1, `kept` writes under way still reach the disk / starts it |
-//! | `damage n1 k` | of a stopped node: the last k entries are lost, and recovery marked it |
+//! | `damage n1 k` | of a stopped node: the last k log writes are lost, and recovery marked it |
 //! | `compact n1 5` / `volatile n1` | n1's log now begins at 5 / its state machine starts empty |
 //! | `t+3` / `ms 20` / `pass n1 30` / `wait 150` | time passes: election timeouts; milliseconds; only n1 ticks; nobody does |
 //! | `stall n1 900` | time passes for all but n1, whose tick then comes before its mail |
@@ -143,9 +143,7 @@ fn command(cluster: &mut Cluster, line: &str) -> Result<String, String> {
         "start" => cluster.start(node(word(1)?)?),
         "damage" => {
             let (id, lost) = (node(word(1)?)?, number(word(2)?)? as usize);
-            let node = cluster.node_mut(id);
-            node.disk.truncate(node.disk.len().saturating_sub(lost));
-            node.record.recovering = true;
+            cluster.node_mut(id).damage(lost);
             cluster.oracle.damaged = true;
         }
         "volatile" => cluster.node_mut(node(word(1)?)?).volatile = true,
