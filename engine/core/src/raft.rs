@@ -329,12 +329,12 @@ impl Raft {
         credible
     }
 
-    /// How far this log itself is known to hold what is committed.
+    /// How far this log itself is known to hold what is committed; nothing past it may be released.
     ///
     /// A damaged log ends before frames that superseded earlier ones, and those stand in it again: an entry at or below
     /// the applied index need not be the one that was applied. So of a recovering node's log only that counts which a
     /// leader's frames have shown to be equal.
-    pub(crate) fn commit_here(&self) -> LogIndex {
+    pub fn commit_here(&self) -> LogIndex {
         let sound = if self.hard.recovering { self.following.verified.max(self.log.first().prev()) } else { self.log.last() };
         self.commit.min(sound)
     }

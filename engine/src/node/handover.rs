@@ -82,7 +82,8 @@ impl Replica {
     /// What the state machine has made durable need not stay in the log, beyond the retention limit.
     pub(super) fn release(&mut self) {
         // A leader may have applied what its own disk does not hold yet: that must stay.
-        let durable = self.queue.durable().min(self.queue.applied()).min(self.raft.durable());
+        // A damaged log may hold what was superseded where that has already been: not before a leader's frames have shown which.
+        let durable = self.queue.durable().min(self.queue.applied()).min(self.raft.durable()).min(self.raft.commit_here());
         if durable <= self.released {
             return;
         }
