@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use kontiki_benches::describe_machine;
-use kontiki_mem::{Outcome, Ticket, TicketId, Tickets};
+use kontiki_mem::{Hold, Outcome, Ticket, TicketId, Tickets};
 
 fn tickets(c: &mut Criterion) {
     describe_machine();
     let mut group = c.benchmark_group("tickets");
-    let slab = Tickets::new(8192, 8);
+    let slab = Hold::new(Tickets::new(8192, 8));
     let mut resolver = slab.resolver();
     for batch in [1, 64, 4096] {
         let mut held: Vec<Ticket> = Vec::with_capacity(batch);

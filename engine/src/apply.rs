@@ -263,7 +263,7 @@ mod tests {
     use super::*;
     use crate::state_machine::ApplyError;
     use kontiki_core::{ClusterId, FrameMeta, GroupId, Term};
-    use kontiki_mem::{OpenBatch, Outcome, Records, Ring, Tickets};
+    use kontiki_mem::{Hold, OpenBatch, Outcome, Records, Ring, Tickets};
 
     type Ticket = kontiki_mem::Ticket<(Tickets, Records)>;
 
@@ -316,9 +316,10 @@ mod tests {
         /// A frame of `count` entries from `first` on, of which `range` counts, and its callers' tickets.
         fn work(&mut self, first: u64, count: u32, (from, to): (u64, u64)) -> (Work, Vec<Ticket>) {
             self.batch.open(self.ring.reserve(4096).unwrap()).unwrap();
+            let holder = Hold::new((self.tickets.clone(), self.batch.records()));
             let mut tickets = Vec::new();
             for index in first..first + u64::from(count) {
-                let mut ticket = Ticket::take((self.tickets.clone(), self.batch.records())).unwrap();
+                let mut ticket = holder.take().unwrap();
                 self.batch.propose(&[], &index.to_le_bytes(), &mut ticket);
                 tickets.push(ticket);
             }

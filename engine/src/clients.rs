@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use kontiki_mem::Outcome;
 use kontiki_net::ClientId;
 
-use crate::ticket::Held;
+use crate::shared::Shared;
 
-type Ticket = kontiki_mem::Ticket<Held>;
+type Ticket = kontiki_mem::Ticket<Shared>;
 
 /// One proposal of a client.
 #[derive(Debug)]

@@ -1,7 +1,8 @@
 //! The handle of a running node: what a product keeps.
 
-use std::sync::Arc;
 use std::thread::JoinHandle;
+
+use kontiki_mem::Hold;
 
 use crate::error::{Failure, ProposeError};
 use crate::shared::{Life, Shared};
@@ -11,18 +12,18 @@ use crate::ticket::Ticket;
 /// One running replica. Dropping it stops the node, cleanly.
 #[derive(Debug)]
 pub struct Node {
-    shared: Arc<Shared>,
+    shared: Hold<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
 
 /// Proposes to a running node from any thread. Clones are cheap.
 #[derive(Clone, Debug)]
 pub struct Proposer {
-    shared: Arc<Shared>,
+    shared: Hold<Shared>,
 }
 
 impl Proposer {
-    pub(crate) fn new(shared: Arc<Shared>) -> Proposer {
+    pub(crate) fn new(shared: Hold<Shared>) -> Proposer {
         Proposer { shared }
     }
 
@@ -31,7 +32,7 @@ impl Proposer {
     /// # Errors
     /// [`ProposeError`]: nothing was taken, and it is safe to propose again.
     pub fn propose(&self, payload: &[u8]) -> Result<Ticket, ProposeError> {
-        self.shared.propose(payload)
+        Shared::propose(&self.shared, payload)
     }
 
     /// Proposes a run of entries, in order: as many as there is room for now. Appends a ticket for each
@@ -40,7 +41,7 @@ impl Proposer {
     /// # Errors
     /// [`ProposeError`] if not even the first was taken.
     pub fn propose_many<P: AsRef<[u8]>>(&self, payloads: &[P], tickets: &mut Vec<Ticket>) -> Result<usize, ProposeError> {
-        self.shared.propose_many(payloads, tickets)
+        Shared::propose_many(&self.shared, payloads, tickets)
     }
 
     /// What the node knows of itself and its cluster, fresh. `None` if it never came up.
@@ -76,13 +77,13 @@ impl Proposer {
 }
 
 impl Node {
-    pub(crate) fn new(shared: Arc<Shared>, threads: Vec<JoinHandle<()>>) -> Node {
+    pub(crate) fn new(shared: Hold<Shared>, threads: Vec<JoinHandle<()>>) -> Node {
         Node { shared, threads }
     }
 
     /// A handle for other threads.
     pub fn proposer(&self) -> Proposer {
-        Proposer::new(Arc::clone(&self.shared))
+        Proposer::new(self.shared.clone())
     }
 
     /// See [`Proposer::propose`].
@@ -90,7 +91,7 @@ impl Node {
     /// # Errors
     /// [`ProposeError`]: nothing was taken, and it is safe to propose again.
     pub fn propose(&self, payload: &[u8]) -> Result<Ticket, ProposeError> {
-        self.shared.propose(payload)
+        Shared::propose(&self.shared, payload)
     }
 
     /// See [`Proposer::propose_many`].
@@ -98,7 +99,7 @@ impl Node {
     /// # Errors
     /// [`ProposeError`] if not even the first was taken.
     pub fn propose_many<P: AsRef<[u8]>>(&self, payloads: &[P], tickets: &mut Vec<Ticket>) -> Result<usize, ProposeError> {
-        self.shared.propose_many(payloads, tickets)
+        Shared::propose_many(&self.shared, payloads, tickets)
     }
 
     /// See [`Proposer::status`].

@@ -2,7 +2,6 @@
 #![allow(clippy::disallowed_methods, reason = "the one file that launches threads")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -52,7 +51,7 @@ impl Builder {
         }
         let queue = reactor.queue();
         let (opened, is_open) = mpsc::sync_channel(1);
-        let life = Arc::clone(&shared);
+        let life = shared.clone();
         let body = move || {
             let outcome = catch_unwind(AssertUnwindSafe(|| run(&mut reactor, &opened)));
             // (The reactor's drop ends the apply thread, after this has said why.)

@@ -21,7 +21,7 @@ use kontiki_core::{
 };
 use kontiki_frame::{self as frame, Header};
 use kontiki_io::{Completion, Io, Wake};
-use kontiki_mem::{BlockMut, OpenBatch, Resolver, Ring, Tickets};
+use kontiki_mem::{BlockMut, Hold, OpenBatch, Resolver, Ring, Tickets};
 use kontiki_net::{Net, NetError, NetEvent};
 use kontiki_wal::{HardState, ReadError, Wal, WalEvent};
 
@@ -76,7 +76,7 @@ pub(crate) struct Parts {
     pub(crate) wal: Wal,
     pub(crate) net: Net,
     pub(crate) ring: Ring,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Hold<Shared>,
     pub(crate) queue: Arc<ApplyQueue>,
     pub(crate) recovery: String,
 }
@@ -92,7 +92,7 @@ pub(crate) struct Replica {
     pending: Pending,
     catchup: CatchUp,
     clients: Clients,
-    shared: Arc<Shared>,
+    shared: Hold<Shared>,
     queue: Arc<ApplyQueue>,
     resolver: Resolver,
     fx: Effects,

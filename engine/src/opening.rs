@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kontiki_core::{ClusterId, GroupId, NodeId, Raft, Restored, Time};
 use kontiki_io::{Completion, Io};
-use kontiki_mem::Ring;
+use kontiki_mem::{Hold, Ring};
 use kontiki_net::{Net, NetError};
 
 use crate::apply::ApplyQueue;
@@ -27,7 +27,7 @@ enum Step {
 /// A node on its way up.
 pub(crate) struct Opening {
     config: Config,
-    shared: Arc<Shared>,
+    shared: Hold<Shared>,
     queue: Arc<ApplyQueue>,
     ring: Option<Ring>,
     step: Step,
@@ -37,7 +37,7 @@ pub(crate) struct Opening {
 impl Opening {
     pub(crate) fn start(
         config: Config,
-        shared: Arc<Shared>,
+        shared: Hold<Shared>,
         queue: Arc<ApplyQueue>,
         ring: Ring,
         io: &mut dyn Io,
@@ -158,7 +158,7 @@ impl Opening {
         let mut net = Net::new(options).map_err(|e| StartError::Listen { addr: listen, reason: e.to_string() })?;
         net.start(io, now);
         let Some(ring) = self.ring.take() else { panic!("the log opens once") };
-        let (shared, queue) = (Arc::clone(&self.shared), Arc::clone(&self.queue));
+        let (shared, queue) = (self.shared.clone(), Arc::clone(&self.queue));
         Ok(Replica::new(Parts { config, incarnation, raft, wal, net, ring, shared, queue, recovery }))
     }
 }

@@ -73,18 +73,19 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use kontiki_core::Term;
-    use kontiki_mem::{OpenBatch, Records, Ring, Tickets};
+    use kontiki_mem::{Hold, OpenBatch, Records, Ring, Tickets};
 
     type Ticket = kontiki_mem::Ticket<(Tickets, Records)>;
 
     /// Batches of two entries each, from index 1 on, and all their callers' tickets.
     fn pending(batches: u64, tickets: &Tickets) -> (Pending, Vec<Ticket>) {
         let (batch, mut ring) = (OpenBatch::new(64, 4096 - 64, 4, MAX_PENDING_BATCHES), Ring::new(1 << 16, 16).unwrap());
+        let holder = Hold::new((tickets.clone(), batch.records()));
         let (mut pending, mut all) = (Pending::new(), Vec::new());
         for n in 0..batches {
             batch.open(ring.reserve(4096).unwrap()).unwrap();
             for _ in 0..2 {
-                let mut ticket = Ticket::take((tickets.clone(), batch.records())).unwrap();
+                let mut ticket = holder.take().unwrap();
                 batch.propose(&[], b"x", &mut ticket);
                 all.push(ticket);
             }

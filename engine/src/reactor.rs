@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kontiki_core::{LogIndex, Role, Term, Time};
 use kontiki_io::{Completion, Io};
-use kontiki_mem::Ring;
+use kontiki_mem::{Hold, Ring};
 
 use crate::apply::{ApplyQueue, ApplyStage};
 use crate::config::Config;
@@ -59,7 +59,7 @@ pub struct Reactor<I: Io, M: StateMachine> {
     done: Vec<Completion>,
     /// The last turn queued operations, which only the next hands over.
     queued: bool,
-    shared: Arc<Shared>,
+    shared: Hold<Shared>,
     queue: Arc<ApplyQueue>,
     /// The state machine, where the reactor drives it; `None` where a thread does.
     stage: Option<ApplyStage<M>>,
@@ -93,12 +93,12 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
 
     /// A reactor whose frames live in `ring`, which `io` may have registered with the kernel.
     pub(crate) fn with_ring(config: Config, io: I, ring: Ring, machine: M) -> Result<Reactor<I, M>, StartError> {
-        let shared = Arc::new(crate::node::shared(&config, io.bell()));
+        let shared = Hold::new(crate::node::shared(&config, io.bell()));
         let (stage, queue) = ApplyStage::new(machine, shared.tickets.resolver(), config.reply_bytes);
         // A turn yields no more than is outstanding.
         let done = Vec::with_capacity(io.capacity().max(IO_CAPACITY));
         let mut reactor = Reactor { io, phase: Phase::Ended, done, queued: true, shared, queue, stage: Some(stage) };
-        let opening = Opening::start(config, Arc::clone(&reactor.shared), Arc::clone(&reactor.queue), ring, &mut reactor.io)?;
+        let opening = Opening::start(config, reactor.shared.clone(), Arc::clone(&reactor.queue), ring, &mut reactor.io)?;
         reactor.phase = Phase::Opening(Box::new(opening));
         Ok(reactor)
     }
@@ -108,8 +108,8 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
         self.stage.take()
     }
 
-    pub(crate) fn shared(&self) -> Arc<Shared> {
-        Arc::clone(&self.shared)
+    pub(crate) fn shared(&self) -> Hold<Shared> {
+        self.shared.clone()
     }
 
     pub(crate) fn queue(&self) -> Arc<ApplyQueue> {

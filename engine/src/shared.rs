@@ -6,12 +6,12 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use kontiki_core::NodeId;
 use kontiki_io::Wake;
-use kontiki_mem::{OpenBatch, Outcome, Records, Slot, Tickets};
+use kontiki_mem::{Hold, Holder, OpenBatch, Outcome, Records, Slot, Tickets};
 
 use crate::error::{Failure, LeaderHint, Lost, ProposeError};
 use crate::limits::{AMPLE_ENTRIES, OPEN_SPINS};
 use crate::status::Status;
-use crate::ticket::{Applied, Held, Ticket};
+use crate::ticket::{Applied, Ticket};
 
 /// How a node ended, or that it has not.
 #[derive(Clone, Debug)]
@@ -53,6 +53,16 @@ impl std::fmt::Debug for Shared {
     }
 }
 
+impl Holder for Shared {
+    fn tickets(&self) -> &Tickets {
+        &self.tickets
+    }
+
+    fn records(&self) -> Option<&Records> {
+        Some(&self.records)
+    }
+}
+
 impl Shared {
     pub(crate) fn new(
         batch: OpenBatch,
@@ -83,38 +93,41 @@ impl Shared {
     }
 
     /// Takes one proposal: a ticket, a copy into the open batch, and the bell if the reactor should seal it.
-    pub(crate) fn propose(self: &Arc<Self>, payload: &[u8]) -> Result<Ticket, ProposeError> {
-        self.propose_raw(payload).map(Ticket::new)
+    pub(crate) fn propose(this: &Hold<Shared>, payload: &[u8]) -> Result<Ticket, ProposeError> {
+        Shared::propose_raw(this, payload).map(Ticket::from)
     }
 
     /// The same, for whoever looks at the outcome as it stands.
     #[inline]
-    pub(crate) fn propose_raw(self: &Arc<Self>, payload: &[u8]) -> Result<kontiki_mem::Ticket<Held>, ProposeError> {
-        self.check_size(payload)?;
-        let mut ticket = kontiki_mem::Ticket::take(Held(Arc::clone(self))).ok_or_else(|| self.refused())?;
-        match self.patiently(|| self.batch.propose(&[], payload, &mut ticket), |&slot| slot) {
+    pub(crate) fn propose_raw(this: &Hold<Shared>, payload: &[u8]) -> Result<kontiki_mem::Ticket<Shared>, ProposeError> {
+        this.check_size(payload)?;
+        let mut ticket = this.take().ok_or_else(|| this.refused())?;
+        match this.patiently(|| this.batch.propose(&[], payload, &mut ticket), |&slot| slot) {
             Slot::Written { before, completed } => {
-                self.ring_for(before, 1, completed);
+                this.ring_for(before, 1, completed);
                 Ok(ticket)
             }
             slot @ (Slot::Full | Slot::Closed) => {
                 ticket.cancel();
-                Err(self.not_written(slot))
+                Err(this.not_written(slot))
             }
         }
     }
 
     /// Takes as many of `payloads` as there is room for now, in order, and appends their tickets.
-    pub(crate) fn propose_many(self: &Arc<Self>, payloads: &[impl AsRef<[u8]>], tickets: &mut Vec<Ticket>) -> Result<usize, ProposeError> {
+    pub(crate) fn propose_many(
+        this: &Hold<Shared>,
+        payloads: &[impl AsRef<[u8]>],
+        tickets: &mut Vec<Ticket>,
+    ) -> Result<usize, ProposeError> {
         const RUN: usize = 64;
-        let (mut taken, holder) = (0, Held(Arc::clone(self)));
+        let mut taken = 0;
         for run in payloads.chunks(RUN) {
             let start = tickets.len();
-            let fit = run.iter().take_while(|payload| self.check_size(payload.as_ref()).is_ok()).count();
-            kontiki_mem::Ticket::take_many(&holder, fit, |ticket| tickets.push(Ticket::new(ticket)));
-            let ready = tickets.len() - start;
+            let fit = run.iter().take_while(|payload| this.check_size(payload.as_ref()).is_ok()).count();
+            let ready = this.take_many(fit, tickets);
             let (written, slot) = match (run.get(..ready), tickets.get_mut(start..)) {
-                (Some(run), Some(new)) if ready > 0 => self.patiently(|| self.batch.propose_many(run, new), |&(_, slot)| slot),
+                (Some(run), Some(new)) if ready > 0 => this.patiently(|| this.batch.propose_many(run, new), |&(_, slot)| slot),
                 _ => (0, Slot::Full),
             };
             for ticket in tickets.drain(start + written..) {
@@ -122,20 +135,20 @@ impl Shared {
             }
             taken += written;
             if let Slot::Written { before, completed } = slot {
-                self.ring_for(before, written as u32, completed);
+                this.ring_for(before, written as u32, completed);
             }
             if written < run.len() {
                 if taken > 0 {
                     if written == ready && ready < run.len() {
                         return Ok(taken);
                     }
-                    self.ring();
+                    this.ring();
                     return Ok(taken);
                 }
                 if let Some(payload) = run.first() {
-                    self.check_size(payload.as_ref())?;
+                    this.check_size(payload.as_ref())?;
                 }
-                return Err(if ready == 0 { self.refused() } else { self.not_written(slot) });
+                return Err(if ready == 0 { this.refused() } else { this.not_written(slot) });
             }
         }
         Ok(taken)

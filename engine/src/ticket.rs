@@ -1,8 +1,8 @@
 //! A proposal's outcome to come, as the caller holds it.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -26,36 +26,30 @@ pub struct Applied {
 #[derive(Debug)]
 #[must_use = "a dropped ticket says nothing about its proposal"]
 pub struct Ticket {
-    inner: kontiki_mem::Ticket<Held>,
+    inner: kontiki_mem::Ticket<Shared>,
 }
 
-/// What keeps a ticket's slab alive, and knows what its outcome means.
-#[derive(Clone, Debug)]
-pub(crate) struct Held(pub(crate) Arc<Shared>);
-
-impl kontiki_mem::Holder for Held {
-    fn tickets(&self) -> &kontiki_mem::Tickets {
-        &self.0.tickets
-    }
-
-    fn records(&self) -> Option<&kontiki_mem::Records> {
-        Some(&self.0.records)
-    }
-}
-
-impl AsMut<kontiki_mem::Ticket<Held>> for Ticket {
-    fn as_mut(&mut self) -> &mut kontiki_mem::Ticket<Held> {
+impl AsMut<kontiki_mem::Ticket<Shared>> for Ticket {
+    fn as_mut(&mut self) -> &mut kontiki_mem::Ticket<Shared> {
         &mut self.inner
     }
 }
 
-impl Ticket {
-    pub(crate) fn new(inner: kontiki_mem::Ticket<Held>) -> Ticket {
+impl From<kontiki_mem::Ticket<Shared>> for Ticket {
+    fn from(inner: kontiki_mem::Ticket<Shared>) -> Ticket {
         Ticket { inner }
     }
+}
 
+impl From<Ticket> for kontiki_mem::Ticket<Shared> {
+    fn from(ticket: Ticket) -> kontiki_mem::Ticket<Shared> {
+        ticket.inner
+    }
+}
+
+impl Ticket {
     fn shared(&self) -> &Shared {
-        &self.inner.holder().0
+        self.inner.holder()
     }
 
     pub(crate) fn cancel(self) {
@@ -78,6 +72,13 @@ impl Ticket {
     /// Blocks this thread until the outcome is known, at most for `limit`. `None`: not known yet.
     pub fn wait_timeout(&self, limit: Duration) -> Option<Result<Applied, Lost>> {
         self.inner.wait_timeout(limit).map(|o| self.shared().outcome(o))
+    }
+
+    /// Takes the tickets at the front of `queue` whose outcome is known, oldest first, up to one whose outcome is not: `each` is given
+    /// the outcome and the state machine's reply. How many those were. What belongs with [`Proposer::propose_many`](crate::Proposer::propose_many):
+    /// it costs less than to look at tickets, and drop them, one by one.
+    pub fn reap(queue: &mut VecDeque<Ticket>, mut each: impl FnMut(Result<Applied, Lost>, &[u8])) -> usize {
+        kontiki_mem::Ticket::reap(queue, |shared: &Shared, outcome, reply| each(shared.outcome(outcome), reply))
     }
 
     /// The state machine's reply, once applied; empty before, and if there was none.

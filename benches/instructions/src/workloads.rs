@@ -7,7 +7,7 @@ use kontiki_benches::{CoreLoad, Counter};
 use kontiki_core::{ClusterId, FrameMeta, GroupId, LogIndex, NodeId, Term, WriteId};
 use kontiki_frame::{BODY_OFFSET, Header, Kind, frame_bytes, put_entry, seal, verify};
 use kontiki_io::Io;
-use kontiki_mem::{Outcome, Ring, Ticket, Tickets};
+use kontiki_mem::{Hold, Outcome, Ring, Ticket, Tickets};
 use kontiki_sim::{Conditions, Delay, Host, MICROSECOND, Odds, SECOND, Sim, SimIo};
 use kontiki_wal::{Opening, Options, Wal};
 
@@ -86,7 +86,7 @@ fn frame(meter: &Meter, operations: u64, entries: u32) {
 }
 
 fn tickets(meter: &Meter, operations: u64) {
-    let slab = Tickets::new(64, 8);
+    let slab = Hold::new(Tickets::new(64, 8));
     let mut resolver = slab.resolver();
     let mut held: Vec<Ticket> = Vec::with_capacity(64);
     for _ in 0..operations / 64 {

@@ -85,15 +85,25 @@ impl FreeList {
 
     /// Puts a slot back. A slot must come from `pop` and come back once.
     pub(crate) fn push(&self, slot: u32) {
+        self.push_chain(slot, slot);
+    }
+
+    /// Chains two slots that are to be put back: `next` comes out after `slot`.
+    pub(crate) fn chain(&self, slot: u32, next: u32) {
+        self.next[slot as usize].store(next, Ordering::Relaxed);
+    }
+
+    /// Puts back the slots from `first` to `last`, [chained](FreeList::chain), by one step.
+    pub(crate) fn push_chain(&self, first: u32, last: u32) {
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
             let (tag, top) = parts(head);
             if top == CLOSED {
                 return;
             }
-            self.next[slot as usize].store(top, Ordering::Relaxed);
-            let new = word(tag.wrapping_add(1), slot);
-            // Release: all that was done with the slot, and its `next`, come before it is found again.
+            self.next[last as usize].store(top, Ordering::Relaxed);
+            let new = word(tag.wrapping_add(1), first);
+            // Release: all that was done with the slots, and their `next`, come before they are found again.
             match self.head.compare_exchange_weak(head, new, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(now) => head = now,

@@ -2,11 +2,15 @@
 //! `RUSTFLAGS="--cfg loom" cargo test -p kontiki-mem --release --lib loom`.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::VecDeque;
+
 use loom::sync::{Arc, Notify};
 use loom::thread;
 
 use crate::free_list::FreeList;
-use crate::{BLOCK_BYTES, Batch, OpenBatch, Outcome, Pool, Records, Ring, Slot, Ticket, TicketId, Tickets, limits};
+use crate::hold::Holds;
+use crate::sync::Witness;
+use crate::{BLOCK_BYTES, Batch, Hold, OpenBatch, Outcome, Pool, Records, Ring, Slot, Ticket, TicketId, Tickets, limits};
 
 fn ring(blocks: usize) -> Ring {
     Ring::new(limits::MIN_RING_BYTES, blocks).unwrap()
@@ -247,7 +251,7 @@ fn batch_close_loses_nobody() {
 #[test]
 fn ticket_wait_sees_outcome_and_reply() {
     model(|| {
-        let tickets = Tickets::new(1, 8);
+        let tickets = Hold::new(Tickets::new(1, 8));
         let ticket = tickets.take().unwrap();
         let id = ticket.id();
         let waiter = thread::spawn(move || {
@@ -265,7 +269,7 @@ fn ticket_wait_sees_outcome_and_reply() {
 #[test]
 fn ticket_drop_beside_resolve_frees_the_slot_once() {
     model(|| {
-        let tickets = Tickets::new(1, 8);
+        let tickets = Hold::new(Tickets::new(1, 8));
         let ticket = tickets.take().unwrap();
         let id = ticket.id();
         let owner = thread::spawn(move || {
@@ -294,7 +298,7 @@ fn ticket_drop_beside_resolve_frees_the_slot_once() {
 #[test]
 fn ticket_replies_of_two_generations_do_not_race() {
     model(|| {
-        let tickets = Tickets::new(1, 8);
+        let tickets = Hold::new(Tickets::new(1, 8));
         let ticket = tickets.take().unwrap();
         let id = ticket.id();
         let shared = tickets.clone();
@@ -315,7 +319,7 @@ fn ticket_replies_of_two_generations_do_not_race() {
 #[test]
 fn ticket_resolved_ahead_of_its_time_races_with_nobody() {
     model(|| {
-        let tickets = Tickets::new(1, 8);
+        let tickets = Hold::new(Tickets::new(1, 8));
         let ticket = tickets.take().unwrap();
         let id = ticket.id();
         let mut resolver = tickets.resolver();
@@ -334,7 +338,7 @@ fn ticket_resolved_ahead_of_its_time_races_with_nobody() {
 #[test]
 fn ticket_is_resolved_once() {
     model(|| {
-        let tickets = Tickets::new(1, 8);
+        let tickets = Hold::new(Tickets::new(1, 8));
         let ticket = tickets.take().unwrap();
         let id = ticket.id();
         let mut other = tickets.resolver();
@@ -352,7 +356,7 @@ fn ticket_is_resolved_once() {
 #[test]
 fn ticket_waiter_of_a_reused_slot_is_woken() {
     model(|| {
-        let tickets = Tickets::new(1, 0);
+        let tickets = Hold::new(Tickets::new(1, 0));
         let first = tickets.take().unwrap();
         let first_id = first.id();
         let shared = tickets.clone();
@@ -374,7 +378,7 @@ fn ticket_waiter_of_a_reused_slot_is_woken() {
 #[test]
 fn abandon_leaves_nobody_waiting() {
     model(|| {
-        let tickets = Tickets::new(2, 0);
+        let tickets = Hold::new(Tickets::new(2, 0));
         let early = tickets.take().unwrap();
         let shared = tickets.clone();
         let caller = thread::spawn(move || {
@@ -392,7 +396,7 @@ fn abandon_leaves_nobody_waiting() {
 #[test]
 fn cancel_beside_abandon_frees_once() {
     model(|| {
-        let tickets = Tickets::new(1, 0);
+        let tickets = Hold::new(Tickets::new(1, 0));
         let ticket = tickets.take().unwrap();
         let caller = thread::spawn(move || ticket.cancel());
         tickets.abandon();
@@ -404,7 +408,8 @@ fn cancel_beside_abandon_frees_once() {
 /// A batch of two tickets, sealed.
 fn two_in_a_batch(open: &OpenBatch, ring: &mut Ring, tickets: &Tickets) -> (Batch, Ticket<(Tickets, Records)>, Ticket<(Tickets, Records)>) {
     open.open(ring.reserve(BLOCK_BYTES).unwrap()).unwrap();
-    let take = || Ticket::take((tickets.clone(), open.records())).unwrap();
+    let holder = Hold::new((tickets.clone(), open.records()));
+    let take = || holder.take().unwrap();
     let (mut one, mut two) = (take(), take());
     assert!(matches!(open.propose(&[], &[1], &mut one), Slot::Written { .. }));
     assert!(matches!(open.propose(&[], &[2], &mut two), Slot::Written { .. }));
@@ -469,5 +474,80 @@ fn record_or_the_end_but_not_both() {
         let before = one.poll_outcome().unwrap();
         apply.join().unwrap();
         assert_eq!(before, one.poll_outcome().unwrap());
+    });
+}
+
+/// A run of answered tickets goes back by one step each to slab and table, beside others who take and give back.
+#[test]
+fn reaped_tickets_are_taken_again() {
+    model(|| {
+        let (mut ring, open, tickets) = (ring(2), OpenBatch::new(64, BLOCK_BYTES - 64, 2, 1), Tickets::new(3, 8));
+        let (mut batch, one, two) = two_in_a_batch(&open, &mut ring, &tickets);
+        let mut resolver = tickets.resolver();
+        let hold = Hold::new(tickets.clone());
+        let other = thread::spawn(move || {
+            let mut taken: Vec<Ticket> = Vec::with_capacity(2);
+            assert!(hold.take_many(2, &mut taken) > 0);
+            assert!(taken.len() < 2 || taken[0].id().slot() != taken[1].id().slot(), "each slot is given to one");
+            taken.into_iter().for_each(Ticket::cancel);
+        });
+        let caller = thread::spawn(move || {
+            let (mut queue, mut seen) = (VecDeque::from([one, two]), 0);
+            while !queue.is_empty() {
+                queue[0].wait();
+                seen += Ticket::reap(&mut queue, |_, outcome, _| assert!(matches!(outcome, Outcome::Applied { .. })));
+            }
+            assert_eq!(seen, 2);
+        });
+        resolver.complete(&mut batch, 7);
+        drop((resolver, batch));
+        caller.join().unwrap();
+        other.join().unwrap();
+        assert_eq!(tickets.in_flight(), 0);
+        assert!(open.open(ring.reserve(BLOCK_BYTES).unwrap()).is_ok(), "the table is free");
+    });
+}
+
+/// The engine ends while answered tickets are reaped.
+#[test]
+fn reap_beside_the_end() {
+    model(|| {
+        let (mut ring, open, tickets) = (ring(2), OpenBatch::new(64, BLOCK_BYTES - 64, 2, 1), Tickets::new(2, 8));
+        let (mut batch, one, two) = two_in_a_batch(&open, &mut ring, &tickets);
+        let mut resolver = tickets.resolver();
+        resolver.complete(&mut batch, 7);
+        drop((resolver, batch));
+        let caller = thread::spawn(move || {
+            let mut seen = Vec::new();
+            Ticket::reap(&mut VecDeque::from([one, two]), |_, outcome, _| seen.push(outcome));
+            assert_eq!(seen, [Outcome::Applied { index: 7 }, Outcome::Applied { index: 8 }]);
+        });
+        open.records().close();
+        tickets.abandon();
+        caller.join().unwrap();
+    });
+}
+
+/// References that are taken and let go of in runs: the value goes once, after all uses, with the last.
+#[test]
+fn hold_drops_its_value_after_all_uses() {
+    struct Seen(Witness);
+    impl Drop for Seen {
+        fn drop(&mut self) {
+            self.0.exclusive();
+        }
+    }
+    model(|| {
+        let hold = Hold::new(Seen(Witness::default()));
+        let mut more = hold.more(2);
+        let (one, two) = (more.one().unwrap(), more.one().unwrap());
+        let other = thread::spawn(move || {
+            one.0.shared();
+            let mut back = Holds::from(one);
+            assert!(back.put(two).is_ok());
+        });
+        hold.0.shared();
+        drop((hold, more));
+        other.join().unwrap();
     });
 }

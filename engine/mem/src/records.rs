@@ -28,6 +28,28 @@ pub struct Place {
     pub(crate) ordinal: u32,
 }
 
+/// A place, or none yet, in one word.
+#[derive(Clone, Copy)]
+pub(crate) struct Placed(u64);
+
+impl Placed {
+    pub(crate) const NOWHERE: Placed = Placed(u64::MAX);
+
+    #[inline]
+    pub(crate) fn get(self) -> Option<Place> {
+        let place = Place { table: (self.0 >> 32) as u32, ordinal: self.0 as u32 };
+        (self.0 != u64::MAX).then_some(place)
+    }
+}
+
+impl From<Place> for Placed {
+    #[inline]
+    fn from(place: Place) -> Placed {
+        // Never `NOWHERE`: a batch has less than 2^32 entries.
+        Placed(u64::from(place.table) << 32 | u64::from(place.ordinal))
+    }
+}
+
 /// Longest reply that stands in a table, in bytes: a count, or a position.
 pub(crate) const SMALL_REPLY: usize = 8;
 
@@ -350,10 +372,10 @@ impl Records {
         self.record(place).flags.fetch_or(flag::DROPPED, Ordering::AcqRel) & flag::DONE != 0
     }
 
-    /// A ticket that found its outcome here needs it no more.
+    /// So many tickets that found their outcome in a table need it no more.
     #[inline]
-    pub(crate) fn release(&self, place: Place) {
-        self.tables.release(place.table, 1);
+    pub(crate) fn release(&self, table: u32, tickets: u32) {
+        self.tables.release(table, tickets);
     }
 
     /// The engine is gone: no batch's outcome will come any more. To be followed by [`Tickets::abandon`](crate::Tickets::abandon).

@@ -11,12 +11,13 @@ use std::task::{Context, Poll, Waker};
 #[cfg(not(loom))]
 use std::time::{Duration, Instant};
 
+use crate::hold::Hold;
 use crate::park;
-use crate::records::{Place, Records};
+use crate::records::{Place, Placed, Records};
 use crate::sync::{AtomicU64, Ordering};
 use crate::tickets::{Outcome, Slab, TicketId, Tickets, flag};
 
-/// What a ticket holds on to: the slab itself, or something that keeps it. It gives the same slab and the same records for as long as it lives.
+/// What tickets rest on: the slab, or something that has it. It gives the same slab and the same records for as long as it lives.
 pub trait Holder {
     /// The slab.
     fn tickets(&self) -> &Tickets;
@@ -49,41 +50,45 @@ impl Holder for (Tickets, Records) {
 /// One proposal's outcome to come: wait for it, poll it, or await it. One thread at a time uses it (`Send`, not
 /// `Sync`), since it holds the waker of one. Dropping it unresolved gives the slot back once it is resolved.
 pub struct Ticket<H: Holder = Tickets> {
-    holder: H,
+    holder: Hold<H>,
     id: TicketId,
-    /// Once it was put into a batch.
-    place: Option<Place>,
+    /// Where, once it was put into a batch.
+    placed: Placed,
     not_sync: PhantomData<Cell<()>>,
 }
 
+impl<H: Holder> Hold<H> {
+    /// Takes a slot; `None` at the bound (Busy), or after [`Tickets::abandon`]. Never allocates, never blocks.
+    #[inline]
+    pub fn take(&self) -> Option<Ticket<H>> {
+        let slot = self.tickets().slab.free.pop()?;
+        Some(Ticket::at(self.clone(), slot))
+    }
+
+    /// Takes up to `most` slots at once, and appends their tickets; how many there were. Allocates only if `tickets` must grow.
+    pub fn take_many<T: From<Ticket<H>>>(&self, most: usize, tickets: &mut Vec<T>) -> usize {
+        tickets.reserve(most);
+        let mut holds = self.more(most);
+        self.tickets().slab.free.pop_many(most, |slot| {
+            if let Some(hold) = holds.one() {
+                tickets.push(Ticket::at(hold, slot).into());
+            }
+        })
+    }
+}
+
 impl<H: Holder> Ticket<H> {
-    /// As [`Tickets::take`], for a holder of its own.
     #[inline]
-    pub fn take(holder: H) -> Option<Ticket<H>> {
-        let slot = holder.tickets().slab.free.pop()?;
-        Some(Ticket::at(holder, slot))
-    }
-
-    /// Takes up to `most` slots at once, and gives each ticket to `each`.
-    pub fn take_many(holder: &H, most: usize, mut each: impl FnMut(Ticket<H>))
-    where
-        H: Clone,
-    {
-        let slab = &holder.tickets().slab;
-        slab.free.pop_many(most, |slot| each(Ticket::at(holder.clone(), slot)));
-    }
-
-    #[inline]
-    fn at(holder: H, slot: u32) -> Ticket<H> {
+    fn at(holder: Hold<H>, slot: u32) -> Ticket<H> {
         // Relaxed: `pop` acquired what `free` stored before it pushed the slot.
         let generation = (holder.tickets().slab.slots[slot as usize].state.load(Ordering::Relaxed) >> 32) as u32;
-        Ticket { id: TicketId::new(generation, slot), holder, place: None, not_sync: PhantomData }
+        Ticket { id: TicketId::new(generation, slot), holder, placed: Placed::NOWHERE, not_sync: PhantomData }
     }
 
     /// Where its batch's outcome stands.
     #[inline]
     fn record(&self) -> Option<(&Records, Place)> {
-        self.holder.records().zip(self.place)
+        self.holder.records().zip(self.placed.get())
     }
 
     /// The log index, if the batch as a whole was applied, and this ticket was not resolved by itself.
@@ -97,9 +102,22 @@ impl<H: Holder> Ticket<H> {
         (state & (flag::DONE | flag::ABANDONED) != flag::DONE).then_some(index)
     }
 
-    /// What it holds on to.
+    /// What it rests on.
     pub fn holder(&self) -> &H {
         &self.holder
+    }
+
+    pub(crate) fn hold(&self) -> &Hold<H> {
+        &self.holder
+    }
+
+    /// Its place and its log index, if its outcome stands there, and nowhere else, and no waker was left in its slot.
+    #[inline]
+    pub(crate) fn found(&self) -> Option<(Place, u64)> {
+        // Relaxed: its own thread is the one that sets it.
+        let waited = self.state().load(Ordering::Relaxed) & flag::WAITING != 0;
+        let place = self.placed.get().filter(|_| !waited)?;
+        self.index().map(|index| (place, index))
     }
 
     fn slab(&self) -> &Slab {
@@ -249,9 +267,9 @@ mod sealed {
         }
 
         fn placed(&mut self, tables: &Arc<Tables>, place: Place) -> bool {
-            let here = self.place.is_none() && self.holder.records().is_some_and(|records| records.are_of(tables));
+            let here = self.placed.get().is_none() && self.holder.records().is_some_and(|records| records.are_of(tables));
             if here {
-                self.place = Some(place);
+                self.placed = place.into();
             }
             here
         }
@@ -274,7 +292,7 @@ impl<H: Holder> AsMut<Ticket<H>> for Ticket<H> {
     }
 }
 
-impl<H: Holder + Unpin> Future for Ticket<H> {
+impl<H: Holder> Future for Ticket<H> {
     type Output = Outcome;
 
     /// Once ready, ready for ever.
@@ -296,7 +314,7 @@ impl<H: Holder> Drop for Ticket<H> {
             if let Some((records, place)) = self.record()
                 && self.index().is_some()
             {
-                records.release(place);
+                records.release(place.table, 1);
                 return self.slab().free(self.id, before);
             }
             before = self.state().fetch_or(flag::DROPPED, Ordering::AcqRel);
@@ -306,7 +324,7 @@ impl<H: Holder> Drop for Ticket<H> {
                 && self.slab().resolve(self.id, Outcome::Unknown, &[]).0
             {
                 // The batch's outcome came just now, and its resolver has not seen that this was dropped.
-                records.release(place);
+                records.release(place.table, 1);
             }
         }
         if before & flag::DONE != 0 {

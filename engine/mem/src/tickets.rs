@@ -25,7 +25,6 @@ use crate::free_list::FreeList;
 use crate::memory::Memory;
 use crate::records::Batch;
 use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering, PoisonError, Witness};
-use crate::ticket::Ticket;
 
 /// The bit of a slot's number, in the id that a batch notes, that says: this ticket finds its outcome with the batch's.
 const MARK: u32 = 1 << 31;
@@ -184,6 +183,12 @@ impl Slab {
 
     /// Puts a slot back that is both done and dropped.
     pub(crate) fn free(&self, id: TicketId, flags: u64) {
+        self.renew(id, flags);
+        self.free.push(id.slot());
+    }
+
+    /// Makes a slot ready for whoever takes it next.
+    pub(crate) fn renew(&self, id: TicketId, flags: u64) {
         if flags & flag::WAITING != 0 {
             let left = self.waker(id.slot()).take();
             drop(left);
@@ -192,7 +197,6 @@ impl Slab {
         let generation = id.generation().wrapping_add(1).max(1);
         // Release: pairs with the next `settle`. A plain store: nobody else has a right to this slot.
         self.slots[id.slot() as usize].state.store(u64::from(generation) << 32, Ordering::Release);
-        self.free.push(id.slot());
     }
 
     /// The outcome that stands in a slot, and the length of the reply.
@@ -220,7 +224,7 @@ impl fmt::Debug for Slab {
     }
 }
 
-/// Handle to the slab; clone freely.
+/// Handle to the slab; clone freely. Tickets are taken through a [`Hold`](crate::Hold) of it, or of something that has it.
 #[derive(Debug, Clone)]
 pub struct Tickets {
     pub(crate) slab: Arc<Slab>,
@@ -250,11 +254,6 @@ impl Tickets {
             free: FreeList::full(slots),
         };
         Tickets { slab: Arc::new(slab) }
-    }
-
-    /// Takes a slot; `None` at the bound (Busy), or after [`Tickets::abandon`]. Never allocates, never blocks.
-    pub fn take(&self) -> Option<Ticket> {
-        Ticket::take(self.clone())
     }
 
     /// Tickets taken whose slot is not free again; out of date at once. Counts them one by one. Means nothing after

@@ -9,7 +9,7 @@ use std::sync::{Arc, Barrier, mpsc};
 use std::task::{Context, Wake, Waker};
 use std::thread;
 
-use kontiki_mem::{BLOCK_BYTES as B, OpenBatch, Outcome, Pool, Ring, Slot, Span, TicketId, Tickets};
+use kontiki_mem::{BLOCK_BYTES as B, Hold, OpenBatch, Outcome, Pool, Ring, Slot, Span, TicketId, Tickets};
 
 /// The system's allocator, counting this thread's calls.
 struct Counting;
@@ -86,7 +86,7 @@ fn ring_and_pool_do_not_allocate() {
 fn proposals_and_tickets_do_not_allocate() {
     let mut ring = Ring::new(1 << 16, 8).unwrap();
     let batch = OpenBatch::new(192, B - 192, 16, 2);
-    let tickets = Tickets::new(16, 64);
+    let tickets = Hold::new(Tickets::new(16, 64));
     let mut resolver = tickets.resolver();
     let waker = Waker::from(Arc::new(Nobody));
     let mut round = || {
@@ -120,7 +120,7 @@ fn proposals_and_tickets_do_not_allocate() {
 #[test]
 fn more_wakers_than_a_resolver_holds_do_not_allocate() {
     const CALLERS: usize = 100;
-    let tickets = Tickets::new(CALLERS, 0);
+    let tickets = Hold::new(Tickets::new(CALLERS, 0));
     let mut resolver = tickets.resolver();
     let wakers: Vec<_> = (0..CALLERS).map(|_| Waker::from(Arc::new(Nobody))).collect();
     let mut taken: Vec<_> = (0..CALLERS).map(|_| tickets.take().unwrap()).collect();
@@ -138,7 +138,7 @@ fn more_wakers_than_a_resolver_holds_do_not_allocate() {
 
 #[test]
 fn waiting_and_waking_threads_do_not_allocate() {
-    let tickets = Tickets::new(4, 0);
+    let tickets = Hold::new(Tickets::new(4, 0));
     let engine = tickets.clone();
     let (send, receive) = mpsc::sync_channel::<TicketId>(1);
     let start = Arc::new(Barrier::new(2));

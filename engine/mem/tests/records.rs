@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Wake, Waker};
 use std::thread;
 
-use kontiki_mem::{BLOCK_BYTES, Batch, OpenBatch, Outcome, Records, Ring, Ticket, Tickets};
+use kontiki_mem::{BLOCK_BYTES, Batch, Hold, OpenBatch, Outcome, Records, Ring, Ticket, Tickets};
 
 type Mine = Ticket<(Tickets, Records)>;
 
@@ -30,7 +30,7 @@ impl Fixture {
     fn batch(&mut self, entries: usize) -> (Batch, Vec<Mine>) {
         self.open.open(self.ring.reserve(BLOCK_BYTES).unwrap()).unwrap();
         let mut mine = Vec::new();
-        Ticket::take_many(&(self.tickets.clone(), self.open.records()), entries, |ticket| mine.push(ticket));
+        Hold::new((self.tickets.clone(), self.open.records())).take_many(entries, &mut mine);
         assert_eq!(self.open.propose_many(&vec![b"x"; entries], &mut mine).0, entries);
         assert!(self.open.seal());
         (self.open.poll_sealed().unwrap().1, mine)

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
-use kontiki_mem::{Outcome, TicketId, Tickets};
+use kontiki_mem::{Hold, Outcome, TicketId, Tickets};
 
 const APPLIED: Outcome = Outcome::Applied { index: 42 };
 
@@ -37,7 +37,7 @@ impl Counter {
 
 #[test]
 fn a_ticket_is_resolved_exactly_once() {
-    let tickets = Tickets::new(4, 16);
+    let tickets = Hold::new(Tickets::new(4, 16));
     assert_eq!(tickets.reply_bytes(), 16);
     let mut resolver = tickets.resolver();
     let ticket = tickets.take().unwrap();
@@ -57,7 +57,7 @@ fn a_ticket_is_resolved_exactly_once() {
 
 #[test]
 fn slots_are_bounded_and_come_back() {
-    let tickets = Tickets::new(3, 0);
+    let tickets = Hold::new(Tickets::new(3, 0));
     let mut resolver = tickets.resolver();
     let mut taken: Vec<_> = (0..3).map(|_| tickets.take().unwrap()).collect();
     assert_eq!(taken.iter().map(|t| t.id()).collect::<HashSet<_>>().len(), 3);
@@ -93,7 +93,7 @@ fn slots_are_bounded_and_come_back() {
 
 #[test]
 fn made_up_ids_resolve_nobody() {
-    let tickets = Tickets::new(1, 0);
+    let tickets = Hold::new(Tickets::new(1, 0));
     let ticket = tickets.take().unwrap();
     let mut resolver = tickets.resolver();
     for id in [0, 1, u64::MAX, ticket.id().0 + 1, ticket.id().0 + (1 << 32)] {
@@ -106,14 +106,14 @@ fn made_up_ids_resolve_nobody() {
 #[test]
 #[should_panic(expected = "room for 4")]
 fn a_reply_too_long_is_a_bug() {
-    let tickets = Tickets::new(1, 4);
+    let tickets = Hold::new(Tickets::new(1, 4));
     let ticket = tickets.take().unwrap();
     tickets.resolver().resolve(ticket.id(), APPLIED, &[0; 5]);
 }
 
 #[test]
 fn a_waiting_thread_is_woken() {
-    let tickets = Tickets::new(1, 8);
+    let tickets = Hold::new(Tickets::new(1, 8));
     let ticket = tickets.take().unwrap();
     let id = ticket.id();
     let (waiting, started) = mpsc::channel();
@@ -133,7 +133,7 @@ fn a_waiting_thread_is_woken() {
 
 #[test]
 fn a_long_timeout_ends_with_the_outcome() {
-    let tickets = Tickets::new(1, 0);
+    let tickets = Hold::new(Tickets::new(1, 0));
     let ticket = tickets.take().unwrap();
     let id = ticket.id();
     let waiter = thread::spawn(move || ticket.wait_timeout(Duration::MAX));
@@ -143,7 +143,7 @@ fn a_long_timeout_ends_with_the_outcome() {
 
 #[test]
 fn a_future_is_woken_by_its_last_waker() {
-    let tickets = Tickets::new(1, 0);
+    let tickets = Hold::new(Tickets::new(1, 0));
     let mut ticket = pin!(tickets.take().unwrap());
     let ((first, first_waker), (last, last_waker)) = (Counter::new(), Counter::new());
     for waker in [&first_waker, &first_waker, &last_waker] {
@@ -162,7 +162,7 @@ fn a_future_is_woken_by_its_last_waker() {
 
 #[test]
 fn a_caller_of_many_tickets_is_woken_once_a_batch() {
-    let tickets = Tickets::new(200, 0);
+    let tickets = Hold::new(Tickets::new(200, 0));
     let (counter, waker) = Counter::new();
     let mut mine: Vec<_> = (0..50).map(|_| Box::pin(tickets.take().unwrap())).collect();
     for ticket in &mut mine {
@@ -191,7 +191,7 @@ fn a_caller_of_many_tickets_is_woken_once_a_batch() {
 
 #[test]
 fn a_dropped_ticket_takes_its_waker_along() {
-    let tickets = Tickets::new(1, 0);
+    let tickets = Hold::new(Tickets::new(1, 0));
     let (counter, waker) = Counter::new();
     let mut ticket = Box::pin(tickets.take().unwrap());
     assert!(ticket.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
@@ -203,7 +203,7 @@ fn a_dropped_ticket_takes_its_waker_along() {
 
 #[test]
 fn abandoning_ends_everything_as_unknown() {
-    let tickets = Tickets::new(4, 8);
+    let tickets = Hold::new(Tickets::new(4, 8));
     let mut resolver = tickets.resolver();
     let waiting = tickets.take().unwrap();
     let resolved = tickets.take().unwrap();
@@ -229,7 +229,7 @@ fn abandoning_ends_everything_as_unknown() {
 fn racing_callers_get_their_own_outcome() {
     const CALLERS: u64 = 3;
     let rounds: u64 = if cfg!(miri) { 40 } else { 30_000 };
-    let tickets = Tickets::new(8, 32);
+    let tickets = Hold::new(Tickets::new(8, 32));
     let (send, receive) = mpsc::channel::<(TicketId, u64)>();
     let engine = tickets.clone();
     let engine = thread::spawn(move || {

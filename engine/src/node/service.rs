@@ -6,6 +6,7 @@ use kontiki_net::{ClientEvent, Response};
 
 use super::Replica;
 use crate::error::ProposeError;
+use crate::shared::Shared;
 
 impl Replica {
     pub(super) fn client(&mut self, event: ClientEvent, io: &mut dyn Io) {
@@ -17,7 +18,7 @@ impl Replica {
             }
             ClientEvent::Propose { client, request, session: None, payload } => {
                 let Some(bytes) = self.net.payload(&payload) else { return };
-                let outcome = self.shared.propose_raw(bytes);
+                let outcome = Shared::propose_raw(&self.shared, bytes);
                 match outcome {
                     Ok(ticket) => self.clients.push(client, request, ticket),
                     Err(error) => {

@@ -15,8 +15,10 @@ use super::recorder::{Measured, Recorder};
 /// What one caller has in flight.
 pub(super) struct Window {
     proposer: Proposer,
-    /// Tickets, and since when their entries count.
-    ring: VecDeque<(Ticket, Instant)>,
+    /// In flight, oldest first.
+    ring: VecDeque<Ticket>,
+    /// Since when their entries count, and how many in a row since then.
+    runs: VecDeque<(Instant, usize)>,
     share: usize,
     /// The payloads of one run, when each counts from, and the tickets it gave.
     payloads: Vec<Vec<u8>>,
@@ -34,6 +36,7 @@ impl Window {
         Window {
             proposer,
             ring: VecDeque::with_capacity(load.in_flight as usize),
+            runs: VecDeque::with_capacity(load.in_flight as usize),
             share: load.in_flight as usize,
             payloads: vec![vec![0x5a; load.entry_bytes as usize]; run],
             since: Vec::with_capacity(run),
@@ -74,13 +77,19 @@ impl Window {
                 Err(error) => return Err(error.to_string()),
             }
             self.proposed += self.tickets.len() as u64;
-            self.ring.extend(self.tickets.drain(..).zip(self.since.iter().copied()));
+            for since in self.since.iter().take(self.tickets.len()) {
+                match self.runs.back_mut() {
+                    Some((same, count)) if same == since => *count += 1,
+                    _ => self.runs.push_back((*since, 1)),
+                }
+            }
+            self.ring.extend(self.tickets.drain(..));
         }
     }
 
     /// The oldest in flight.
     pub(super) fn oldest(&self) -> Option<&Ticket> {
-        self.ring.front().map(|(ticket, _)| ticket)
+        self.ring.front()
     }
 
     /// When to propose next although nothing is answered.
@@ -90,27 +99,20 @@ impl Window {
 
     /// Takes all that are answered from the front, and records them.
     pub(super) fn take(&mut self) -> Result<(), String> {
-        let Some(mut since) = self.ring.front().map(|(_, since)| *since) else { return Ok(()) };
-        let now = Instant::now();
+        let (now, mut lost) = (Instant::now(), None);
+        let mut taken = Ticket::reap(&mut self.ring, |outcome, _| lost = lost.take().or(outcome.err()));
         // Most of a run count from one reading of the clock: they are recorded together.
-        let mut equal = 0;
-        while let Some((ticket, from)) = self.ring.front() {
-            let from = *from;
-            match ticket.poll() {
-                None => break,
-                Some(outcome) => outcome.map_err(|e| e.to_string())?,
-            };
-            if from != since {
-                self.recorder.answered(now, since, equal);
-                (since, equal) = (from, 0);
+        while taken > 0
+            && let Some((since, count)) = self.runs.front_mut()
+        {
+            let of_these = taken.min(*count);
+            self.recorder.answered(now, *since, of_these as u64);
+            (taken, *count) = (taken - of_these, *count - of_these);
+            if *count == 0 {
+                self.runs.pop_front();
             }
-            equal += 1;
-            self.ring.pop_front();
         }
-        if equal > 0 {
-            self.recorder.answered(now, since, equal);
-        }
-        Ok(())
+        lost.map_or(Ok(()), |lost| Err(lost.to_string()))
     }
 
     /// Whether to stop proposing.

@@ -1,0 +1,102 @@
+//! Tickets that are answered are taken, and let go of, in runs: what each would pay for itself (its slot on the free list, its
+//! reference to the record, its hold on both) is paid once for all that lie together.
+
+use std::collections::VecDeque;
+use std::mem::ManuallyDrop;
+use std::ptr;
+
+use crate::hold::Holds;
+use crate::records::Place;
+use crate::ticket::{Holder, Ticket};
+use crate::tickets::{Outcome, TicketId};
+
+impl<H: Holder> Ticket<H> {
+    /// Takes the tickets at the front of `queue` that have their outcome, oldest first, up to one that has none: each is given to
+    /// `each`, with its outcome and its reply, and then dropped. How many those were. Cheaper than to poll and drop them one by one.
+    pub fn reap<T>(queue: &mut VecDeque<T>, mut each: impl FnMut(&H, Outcome, &[u8])) -> usize
+    where
+        T: AsMut<Ticket<H>> + Into<Ticket<H>>,
+    {
+        let (mut gone, mut count) = (Gone { run: None }, 0);
+        while let Some(front) = queue.front_mut() {
+            let ticket = &*front.as_mut();
+            let found = ticket.found();
+            let Some(outcome) = found.map(|(_, index)| Outcome::Applied { index }).or_else(|| ticket.poll_outcome()) else { break };
+            each(ticket.holder(), outcome, ticket.reply());
+            if let Some(front) = queue.pop_front() {
+                match found {
+                    // Its slot is untouched, and nobody else has anything to do with it any more: what is left of its drop can be
+                    // put together with others'.
+                    Some((place, _)) => gone.add(front.into(), place),
+                    None => drop(front),
+                }
+            }
+            count += 1;
+        }
+        count
+    }
+}
+
+/// Tickets that are done with and not given back yet: of one table, by one holder.
+struct Run<H: Holder> {
+    holds: Holds<H>,
+    table: u32,
+    tickets: u32,
+    /// Their slots, chained.
+    first: u32,
+    last: u32,
+}
+
+/// Gives back what it has when it goes, however that is.
+struct Gone<H: Holder> {
+    run: Option<Run<H>>,
+}
+
+impl<H: Holder> Gone<H> {
+    /// A ticket that found its outcome in its batch's record, at `place`, and that nobody needs any more.
+    fn add(&mut self, ticket: Ticket<H>, place: Place) {
+        let id = ticket.id();
+        ticket.holder().tickets().slab.renew(id, 0);
+        let hold = {
+            let ticket = ManuallyDrop::new(ticket);
+            // SAFETY: read once, and the ticket is not dropped: the reference moves.
+            unsafe { ptr::read(ticket.hold()) }
+        };
+        self.put(hold, place, id);
+    }
+
+    fn put(&mut self, hold: crate::Hold<H>, place: Place, id: TicketId) {
+        let hold = match &mut self.run {
+            Some(run) if run.table == place.table => match run.holds.put(hold) {
+                Ok(()) => {
+                    if let Some(kept) = run.holds.value() {
+                        kept.tickets().slab.free.chain(run.last, id.slot());
+                    }
+                    run.last = id.slot();
+                    run.tickets += 1;
+                    return;
+                }
+                Err(hold) => hold,
+            },
+            _ => hold,
+        };
+        self.give_back();
+        self.run = Some(Run { holds: hold.into(), table: place.table, tickets: 1, first: id.slot(), last: id.slot() });
+    }
+
+    fn give_back(&mut self) {
+        let Some(run) = self.run.take() else { return };
+        if let Some(kept) = run.holds.value() {
+            if let Some(records) = kept.records() {
+                records.release(run.table, run.tickets);
+            }
+            kept.tickets().slab.free.push_chain(run.first, run.last);
+        }
+    }
+}
+
+impl<H: Holder> Drop for Gone<H> {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
