@@ -36,7 +36,7 @@ pub const READ_BUFFERS: usize = 4;
 pub const READ_BYTES: usize = 512 << 10;
 /// Sent from the log to one follower and not acknowledged, in bytes, before more is read for it: what keeps its disk busy, and leaves the
 /// others' small writes their turn.
-pub const CATCH_UP_BYTES: u64 = 512 << 10;
+pub const CATCH_UP_BYTES: u64 = 256 << 10;
 /// Frames handed to the apply stage and not applied yet.
 pub const MAX_APPLY_QUEUE: usize = 64;
 /// Operations outstanding at once, at least: writes, reads, segment preparation, two connections a peer each way, clients.

@@ -325,6 +325,7 @@ impl Replica {
                     tracing::info!(%peer, %session, %reason, "session closed");
                     self.deferred.retain(|d| d.session != session || d.to != peer);
                     self.stalled.retain(|s| s.session != session || s.from != peer);
+                    self.catchup.forget(peer);
                     self.step(now, Event::SessionDown { peer, session }, io);
                 }
                 NetEvent::Client(event) => self.client(event, io),

@@ -22,9 +22,9 @@ impl Replica {
             }
             let Some(cached) = self.cache.get(self.next_apply) else {
                 if self.queue.is_empty() {
-                    self.read_for(Reader::Apply, self.next_apply, self.commit, now, io);
+                    self.begin_read(Reader::Apply, self.next_apply, self.commit, io);
                 }
-                waits = !self.catchup.reading(Reader::Apply);
+                waits = self.catchup.reading(Reader::Apply).is_none();
                 break;
             };
             let range = IndexRange { from: self.next_apply, to: cached.range.to.min(self.commit) };

@@ -7,7 +7,7 @@ use kontiki_net::FrameStamp;
 use kontiki_wal::{Frames, ReadError};
 
 use super::{Replica, Window};
-use crate::catchup::Reader;
+use crate::catchup::{Ask, Piece, Reader};
 use crate::error::Failure;
 use crate::limits::CATCH_UP_BYTES;
 
@@ -27,8 +27,7 @@ impl Replica {
             next = cached.range.to.next();
         }
         if frames == 0 && next <= upto && self.cache.get(next).is_none() {
-            self.read_for(Reader::Peer { peer, session, from, max_frames }, from, upto, now, io);
-            return;
+            return self.send_from_log(Ask { peer, session, from, upto, max_bytes, max_frames }, now, io);
         }
         self.raft.step(now, Event::FramesSent { peer, session, to: next.prev(), bytes, frames }, &mut self.fx);
     }
@@ -37,40 +36,88 @@ impl Replica {
         FrameStamp { leader_term: self.raft.term(), commit: self.raft.commit(), range }
     }
 
-    pub(super) fn read_for(&mut self, reader: Reader, from: LogIndex, upto: LogIndex, now: Time, io: &mut dyn Io) {
-        let refused = |this: &mut Self| {
-            if let Reader::Peer { peer, session, from, .. } = reader {
-                this.raft.step(now, Event::FramesSent { peer, session, to: from.prev(), bytes: 0, frames: 0 }, &mut this.fx);
-            }
-        };
-        if from < self.wal.first_index() {
-            if let Reader::Peer { peer, session, .. } = reader {
-                let first = self.wal.first_index();
-                self.raft.step(now, Event::FramesGone { peer, session, first }, &mut self.fx);
+    /// The core asks again with the follower's next answer.
+    fn send_nothing(&mut self, ask: Ask, now: Time) {
+        let Ask { peer, session, from, .. } = ask;
+        self.raft.step(now, Event::FramesSent { peer, session, to: from.prev(), bytes: 0, frames: 0 }, &mut self.fx);
+    }
+
+    fn send_from_log(&mut self, ask: Ask, now: Time, io: &mut dyn Io) {
+        let Ask { peer, session, from, upto, .. } = ask;
+        let first = self.wal.first_index();
+        if from < first {
+            self.raft.step(now, Event::FramesGone { peer, session, first }, &mut self.fx);
+            return;
+        }
+        if let Some(piece) = self.catchup.piece(peer, self.raft.term(), from) {
+            return self.send_piece(piece, ask, now, io);
+        }
+        if let Some(reading) = self.catchup.reading(Reader::Peer { peer, from }) {
+            match reading == (Reader::Peer { peer, from }) {
+                true => self.catchup.ask(ask),
+                false => self.send_nothing(ask, now),
             }
             return;
         }
-        if self.catchup.reading(reader) {
-            return refused(self);
+        let may = self.room_under_way(peer) > 0 && self.catchup.has_buffer(self.net.pinning(peer).is_some());
+        if may && self.begin_read(Reader::Peer { peer, from }, from, upto, io) {
+            self.catchup.ask(ask);
+        } else {
+            self.send_nothing(ask, now);
         }
-        let inflight = |id: NodeId| self.raft.progress().find(|p| p.peer == id).map_or(0, |p| p.inflight_bytes);
-        if let Reader::Peer { peer, .. } = reader
-            && inflight(peer) >= CATCH_UP_BYTES
-        {
-            // Asked again with its next answer.
-            return refused(self);
+    }
+
+    /// What more may be under way to a follower that is served from the log, in bytes.
+    fn room_under_way(&self, peer: NodeId) -> u64 {
+        let inflight = self.raft.progress().find(|p| p.peer == peer).map_or(0, |p| p.inflight_bytes);
+        CATCH_UP_BYTES.saturating_sub(inflight)
+    }
+
+    fn send_piece(&mut self, mut piece: Piece, ask: Ask, now: Time, io: &mut dyn Io) {
+        let Ask { peer, session, from, upto, max_bytes, max_frames } = ask;
+        let room = self.room_under_way(peer).min(max_bytes);
+        let (mut next, mut bytes, mut frames) = (from, 0u64, 0u32);
+        let done = loop {
+            let Some((frame, block)) = piece.next() else { break true };
+            if bytes >= room || frames >= max_frames || frame.range.to > upto {
+                break false;
+            }
+            if self.net.send_frame(now, peer, session, self.stamp(frame.range), block).is_err() {
+                break false;
+            }
+            piece.advance();
+            bytes += frame.bytes as u64;
+            frames += 1;
+            next = frame.range.to.next();
+        };
+        if done {
+            self.read_ahead(peer, next, upto, io);
+        } else {
+            self.catchup.keep(piece);
         }
-        if let Reader::Peer { peer, .. } = reader
-            && !self.catchup.has_buffer(self.net.pinning(peer).is_some())
-        {
-            return refused(self);
+        self.raft.step(now, Event::FramesSent { peer, session, to: next.prev(), bytes, frames }, &mut self.fx);
+    }
+
+    /// Reads what a follower will be in need of while it writes what it has got. Not what is in memory, and not with a buffer that somebody
+    /// else may need.
+    fn read_ahead(&mut self, peer: NodeId, from: LogIndex, upto: LogIndex, io: &mut dyn Io) {
+        if from <= upto && self.cache.get(from).is_none() && self.catchup.has_buffer(true) {
+            self.begin_read(Reader::Peer { peer, from }, from, upto, io);
         }
-        let Some(buf) = self.catchup.pool.take() else { return refused(self) };
-        let Some(tag) = self.catchup.begin(reader) else { return refused(self) };
+    }
+
+    /// Begins a read for `reader`. False if one is in progress, or there is no memory or place for it now.
+    pub(super) fn begin_read(&mut self, reader: Reader, from: LogIndex, upto: LogIndex, io: &mut dyn Io) -> bool {
+        if self.catchup.reading(reader).is_some() {
+            return false;
+        }
+        let Some(buf) = self.catchup.pool.take() else { return false };
+        let Some(tag) = self.catchup.begin(reader) else { return false };
         if self.wal.read(tag, from, upto, buf, io).is_err() {
             self.catchup.end(tag);
-            refused(self);
+            return false;
         }
+        true
     }
 
     pub(super) fn read_done(
@@ -82,40 +129,37 @@ impl Replica {
         io: &mut dyn Io,
     ) -> Result<(), Failure> {
         let Some(reader) = self.catchup.end(tag) else { return Ok(()) };
-        let frames = match (result, reader) {
-            (Ok(frames), _) => frames,
-            (Err(ReadError::Gone { first }), Reader::Peer { peer, session, .. }) => {
-                self.step(now, Event::FramesGone { peer, session, first }, io);
-                return Ok(());
+        let Reader::Peer { peer, from } = reader else {
+            match result {
+                Ok(frames) => self.apply_read(&buf.freeze(), &frames, now),
+                Err(ReadError::NotDurable) => {}
+                Err(error) => return Err(Failure::Log(error.to_string())),
             }
-            (Err(ReadError::NotDurable), Reader::Peer { peer, session, from, .. }) => {
-                self.step(now, Event::FramesSent { peer, session, to: from.prev(), bytes: 0, frames: 0 }, io);
-                return Ok(());
+            return Ok(());
+        };
+        let ask = self.catchup.asked(peer);
+        match (result, ask) {
+            // Leadership may be gone since the read began, and a stamp names the sender's present term as one it
+            // leads: the receiver would take this node for the leader of somebody else's term.
+            (Ok(frames), ask) if self.raft.role() == Role::Leader => {
+                let piece = Piece::new(peer, self.raft.term(), buf.freeze(), frames);
+                match ask {
+                    Some(ask) if ask.from == from => self.send_piece(piece, ask, now, io),
+                    ask => {
+                        self.catchup.keep(piece);
+                        ask.into_iter().for_each(|ask| self.send_nothing(ask, now));
+                    }
+                }
             }
-            (Err(ReadError::NotDurable), Reader::Apply) => return Ok(()),
+            (Ok(_) | Err(ReadError::NotDurable), ask) => ask.into_iter().for_each(|ask| self.send_nothing(ask, now)),
+            (Err(ReadError::Gone { first }), Some(Ask { peer, session, .. })) => {
+                self.raft.step(now, Event::FramesGone { peer, session, first }, &mut self.fx);
+            }
+            (Err(ReadError::Gone { .. }), None) => {}
             // What this node once held whole is damaged: it cannot serve it, and must not hide it.
             (Err(error), _) => return Err(Failure::Log(error.to_string())),
-        };
-        let block = buf.freeze();
-        match reader {
-            Reader::Apply => self.apply_read(&block, &frames, now),
-            Reader::Peer { peer, session, from, max_frames } => {
-                let (mut next, mut bytes, mut count) = (from, 0u64, 0u32);
-                // Leadership may be gone since the read began, and a stamp names the sender's present term as one it
-                // leads: the receiver would take this node for the leader of somebody else's term.
-                let leads = self.raft.role() == Role::Leader;
-                for f in frames.iter().take(if leads { max_frames as usize } else { 0 }) {
-                    let stamp = self.stamp(f.range);
-                    if self.net.send_frame(now, peer, session, stamp, block.slice(f.offset, f.bytes)).is_err() {
-                        break;
-                    }
-                    bytes += f.bytes as u64;
-                    count += 1;
-                    next = f.range.to.next();
-                }
-                self.step(now, Event::FramesSent { peer, session, to: next.prev(), bytes, frames: count }, io);
-            }
         }
+        self.carry_out(now, io);
         Ok(())
     }
 
