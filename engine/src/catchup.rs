@@ -146,6 +146,11 @@ impl CatchUp {
     pub(crate) fn forget(&mut self, peer: NodeId) {
         self.pieces.retain(|piece| piece.peer != peer);
     }
+
+    /// This node leads no more.
+    pub(crate) fn forget_all(&mut self) {
+        self.pieces.clear();
+    }
 }
 
 #[cfg(test)]

@@ -342,6 +342,11 @@ impl Replica {
     fn retry_stalled(&mut self, now: Time, io: &mut dyn Io) {
         while let Some(front) = self.stalled.front() {
             if !self.wal.can_append(front.hand.block.len()) || !self.raft.can_append() {
+                if self.raft.commit_here() < self.raft.commit() {
+                    // It cannot be written, and nothing can be released for it before it has shown what the log holds.
+                    let (from, session, append) = (front.from, front.session, front.append);
+                    self.step(now, Event::Offered { from, session, append }, io);
+                }
                 return;
             }
             let Some(Stalled { from, session, append, hand }) = self.stalled.pop_front() else { return };
@@ -453,6 +458,7 @@ impl Replica {
             self.shared.batch.close();
             self.noop = None;
             self.discard_unsealed();
+            self.catchup.forget_all();
             self.pending.lose(self.commit, &mut self.resolver);
         }
         if role == Role::Leader && !led {

@@ -76,7 +76,8 @@ impl Ticket {
 
     /// Takes the tickets at the front of `queue` whose outcome is known, oldest first, up to one whose outcome is not: `each` is given
     /// the outcome and the state machine's reply. How many those were. What belongs with [`Proposer::propose_many`](crate::Proposer::propose_many):
-    /// it costs less than to look at tickets, and drop them, one by one.
+    /// it costs less than to look at tickets, and drop them, one by one. They count against `max_in_flight` until it returns: propose after it, not
+    /// within `each`.
     pub fn reap(queue: &mut VecDeque<Ticket>, mut each: impl FnMut(Result<Applied, Lost>, &[u8])) -> usize {
         kontiki_mem::Ticket::reap(queue, |shared: &Shared, outcome, reply| each(shared.outcome(outcome), reply))
     }

@@ -2,7 +2,7 @@
 
 use crate::limits::{MAX_INDEX, MAX_TERM};
 use crate::log::EntryTerm;
-use crate::raft::Raft;
+use crate::raft::{Raft, Role};
 use crate::{Append, Effect, Effects, FrameMeta, IndexRange, LogIndex, Term};
 
 /// What is to become of a frame.
@@ -46,6 +46,18 @@ impl Raft {
         let following = &mut self.following;
         following.verified = following.verified.max(range.to.min(self.log.last()));
         following.leader_commit = following.leader_commit.max(commit);
+    }
+
+    /// A frame of the present leader waits for room. It is no sign of life: it may have waited for long.
+    pub(crate) fn offered(&mut self, peer: usize, append: Append, fx: &mut Effects) {
+        let led = self.role == Role::Follower && self.leader.is_some() && self.leader == self.peers.get(peer).map(|peer| peer.id);
+        if !led || append.leader_term != self.hard.term || !is_well_formed(&append) {
+            return;
+        }
+        if let Verdict::Fits(new) = self.judge(&append.frame, append.range, fx) {
+            // What it fits behind, and what of it is there already.
+            self.following.verified = self.following.verified.max(new.prev().min(append.range.to));
+        }
     }
 
     /// Writes `range`, superseding what stands there.

@@ -52,6 +52,16 @@ pub enum Event {
         /// Header and stamp.
         append: Append,
     },
+    /// A frame waits for room in the log. That alone may show that what the log holds already equals the leader's, so that some of it
+    /// can be released. To be stepped as [`Event::Append`] all the same, once there is room.
+    Offered {
+        /// The sender.
+        from: NodeId,
+        /// The session it came over.
+        session: SessionId,
+        /// Header and stamp.
+        append: Append,
+    },
     /// Leader: the node sealed a batch exactly as [`crate::Raft::next_frame`] (or [`crate::Effect::SealNoop`])
     /// said. The core answers with [`crate::Effect::AppendFrame`] over the whole frame: the write it is to become.
     /// A batch that is answered without it is void: the node no longer leads in that term, nothing of it was proposed.

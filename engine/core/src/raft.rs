@@ -145,6 +145,11 @@ impl Raft {
                     self.append(peer, append, effects);
                 }
             }
+            Event::Offered { from, session, append } => {
+                if let Some(peer) = self.peer_in_session(from, session) {
+                    self.offered(peer, append, effects);
+                }
+            }
             Event::Sealed { frame, bytes: _ } => self.sealed(frame, effects),
             Event::LogDurable { write } => self.log_durable(write),
             Event::HardStateDurable { write } => self.hard_state_durable(write, effects),
@@ -331,11 +336,12 @@ impl Raft {
 
     /// How far this log itself is known to hold what is committed; nothing past it may be released.
     ///
-    /// A damaged log ends before frames that superseded earlier ones, and those stand in it again: an entry at or below
-    /// the applied index need not be the one that was applied. So of a recovering node's log only that counts which a
-    /// leader's frames have shown to be equal.
+    /// After a restart an entry at or below the applied index need not be the one that was applied. Damage, or a power cut before the
+    /// disk had what others committed, ends a log before frames that superseded earlier ones, and those stand in it again. So only
+    /// that counts which a leader's frames have shown to be equal. (A leader's own log is what its followers' are measured by.)
     pub fn commit_here(&self) -> LogIndex {
-        let sound = if self.hard.recovering { self.following.verified.max(self.log.first().prev()) } else { self.log.last() };
+        let leads = self.role == Role::Leader && !self.hard.recovering;
+        let sound = if leads { self.log.last() } else { self.following.verified.max(self.log.first().prev()) };
         self.commit.min(sound)
     }
 

@@ -21,7 +21,8 @@ impl Raft {
             }
             Role::Follower => {
                 let (start, named) = (self.following.term_start, self.following.session_commit);
-                start.0 > 0 && start.max(named) <= self.acceptable()
+                // What it has applied lies below the leader's first entry; but a leader of a term that is over might be the one.
+                start.0 > 0 && start.max(named).max(self.commit) <= self.acceptable()
             }
             Role::PreCandidate | Role::Candidate => false,
         };

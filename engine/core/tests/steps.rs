@@ -461,3 +461,31 @@ fn no_vote_for_a_log_without_what_was_applied() {
         assert_eq!(voted, granted, "recovering: {recovering}, a log of {last}");
     }
 }
+
+/// A frame that waits for room shows what the log before it is worth: so that some of it can be released, or there never would be room.
+#[test]
+fn a_waiting_frame_vouches_for_what_is_before_it() {
+    let offered = |from, term, index, prev_term| match frame_of(from, term, index, prev_term) {
+        Event::Append { from, session, append } => Event::Offered { from, session, append },
+        other => panic!("{other:?}"),
+    };
+    let mut one = One::start(3, Restored { applied: LogIndex(9), ..log(10) });
+    assert_eq!(one.raft.commit_here(), LogIndex(0), "a log that was just opened is not vouched for");
+    let effects = one.step(offered(2, 1, 11, 1));
+    assert!(effects.is_empty() && one.raft.commit_here() == LogIndex(0), "whose frame it is is not known");
+    let effects = one.hear(2, heartbeat(1));
+    assert!(writes(&effects).is_none());
+    let (deadline, term) = (one.raft.deadline(), one.raft.term());
+    one.now = one.now.plus_ns(MS);
+    for (stranger, of_term) in [(3, 1), (2, 2)] {
+        let effects = one.step(offered(stranger, of_term, 11, 1));
+        assert!(effects.is_empty() && one.raft.commit_here() == LogIndex(0));
+    }
+    let effects = one.step(offered(2, 1, 11, 1));
+    assert!(effects.is_empty(), "nothing is written, and nothing said: {effects:?}");
+    assert_eq!(one.raft.commit_here(), LogIndex(9));
+    assert_eq!((one.raft.deadline(), one.raft.term(), one.raft.last_index()), (deadline, term, LogIndex(10)), "it is no sign of life");
+    assert_eq!(one.raft.refusals(), 0);
+    // Then there is room.
+    assert!(writes(&one.step(frame_of(2, 1, 11, 1))).is_some());
+}

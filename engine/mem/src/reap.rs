@@ -12,7 +12,8 @@ use crate::tickets::{Outcome, TicketId};
 
 impl<H: Holder> Ticket<H> {
     /// Takes the tickets at the front of `queue` that have their outcome, oldest first, up to one that has none: each is given to
-    /// `each`, with its outcome and its reply, and then dropped. How many those were. Cheaper than to poll and drop them one by one.
+    /// `each`, with its outcome and its reply, and then dropped. How many those were. Cheaper than to poll and drop them one by one; but
+    /// their slots come back only at the end of a run: `each` may find none to propose with.
     pub fn reap<T>(queue: &mut VecDeque<T>, mut each: impl FnMut(&H, Outcome, &[u8])) -> usize
     where
         T: AsMut<Ticket<H>> + Into<Ticket<H>>,
@@ -20,16 +21,11 @@ impl<H: Holder> Ticket<H> {
         let (mut gone, mut count) = (Gone { run: None }, 0);
         while let Some(front) = queue.front_mut() {
             let ticket = &*front.as_mut();
-            let found = ticket.found();
-            let Some(outcome) = found.map(|(_, index)| Outcome::Applied { index }).or_else(|| ticket.poll_outcome()) else { break };
+            let found = ticket.found().map(|(_, index)| Outcome::Applied { index });
+            let Some(outcome) = found.or_else(|| ticket.poll_outcome()) else { break };
             each(ticket.holder(), outcome, ticket.reply());
             if let Some(front) = queue.pop_front() {
-                match found {
-                    // Its slot is untouched, and nobody else has anything to do with it any more: what is left of its drop can be
-                    // put together with others'.
-                    Some((place, _)) => gone.add(front.into(), place),
-                    None => drop(front),
-                }
+                gone.add(front.into());
             }
             count += 1;
         }
@@ -53,8 +49,12 @@ struct Gone<H: Holder> {
 }
 
 impl<H: Holder> Gone<H> {
-    /// A ticket that found its outcome in its batch's record, at `place`, and that nobody needs any more.
-    fn add(&mut self, ticket: Ticket<H>, place: Place) {
+    /// A ticket that nobody needs any more.
+    fn add(&mut self, ticket: Ticket<H>) {
+        // Looked at once more: what is given here is whatever `Into` made of what was looked at.
+        let Some((place, _)) = ticket.found() else { return drop(ticket) };
+        // Its slot is untouched, and nobody else has anything to do with it any more: what is left of its drop can be put together
+        // with others'.
         let id = ticket.id();
         ticket.holder().tickets().slab.renew(id, 0);
         let hold = {

@@ -67,6 +67,7 @@ impl<H: Holder> Hold<H> {
 
     /// Takes up to `most` slots at once, and appends their tickets; how many there were. Allocates only if `tickets` must grow.
     pub fn take_many<T: From<Ticket<H>>>(&self, most: usize, tickets: &mut Vec<T>) -> usize {
+        let most = most.min(self.tickets().slab.slots.len());
         tickets.reserve(most);
         let mut holds = self.more(most);
         self.tickets().slab.free.pop_many(most, |slot| {

@@ -29,6 +29,10 @@ impl Replica {
         if frames == 0 && next <= upto && self.cache.get(next).is_none() {
             return self.send_from_log(Ask { peer, session, from, upto, max_bytes, max_frames }, now, io);
         }
+        if frames > 0 {
+            // From memory again: what was read ahead is of no use.
+            self.catchup.forget(peer);
+        }
         self.raft.step(now, Event::FramesSent { peer, session, to: next.prev(), bytes, frames }, &mut self.fx);
     }
 
@@ -146,7 +150,10 @@ impl Replica {
                 match ask {
                     Some(ask) if ask.from == from => self.send_piece(piece, ask, now, io),
                     ask => {
-                        self.catchup.keep(piece);
+                        // Nobody would come for it otherwise.
+                        if self.net.bulk_room(peer).frames > 0 {
+                            self.catchup.keep(piece);
+                        }
                         ask.into_iter().for_each(|ask| self.send_nothing(ask, now));
                     }
                 }
