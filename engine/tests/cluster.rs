@@ -3,9 +3,10 @@
 
 mod support;
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use kontiki::{ApplyError, ApplyOn, Backend, Config, Entries, Lost, Member, Node, ProposeError, Replies, StateMachine};
+use kontiki::{ApplyError, ApplyOn, Backend, Config, Entries, Lost, Member, Node, ProposeError, Replies, StateMachine, Ticket};
 use support::{Cluster, LONG};
 
 /// For tests of something else than elections: the machine of a test run is small and shared, and only a real
@@ -137,6 +138,29 @@ fn batches_keep_their_order() {
         cluster.applied(0).iter().map(|(_, p)| p.clone()).collect::<Vec<_>>(),
         payloads.iter().map(|p| p.to_vec()).collect::<Vec<_>>()
     );
+}
+
+/// As many in flight as there may be, and every answer makes room for another.
+#[test]
+fn answers_are_reaped_in_the_order_of_the_log() {
+    let cluster = Cluster::start(3, inline);
+    let node = cluster.node(cluster.leader());
+    let payloads = vec![[7u8; 16]; 64];
+    let (mut queue, mut indexes, mut run) = (VecDeque::new(), Vec::new(), Vec::new());
+    while indexes.len() < 20_000 {
+        match node.propose_many(&payloads, &mut run) {
+            Ok(_) => queue.extend(run.drain(..)),
+            Err(ProposeError::Busy) => {
+                let oldest: &Ticket = queue.front().unwrap();
+                oldest.wait_timeout(LONG).unwrap().unwrap();
+            }
+            Err(error) => panic!("{error}"),
+        }
+        let before = indexes.len();
+        let taken = Ticket::reap(&mut queue, |outcome, _| indexes.push(outcome.unwrap().index));
+        assert_eq!(indexes.len() - before, taken);
+    }
+    assert!(indexes.windows(2).all(|pair| pair[0].0 + 1 == pair[1].0), "one after the other, none left out");
 }
 
 #[test]
