@@ -63,7 +63,7 @@ fn faults_can_be_left_out() {
 #[test]
 fn damage_that_leaves_evidence_is_survived_and_made_good() {
     let (mut healed, mut struck) = (0, [0; 3]);
-    for seed in 0..12 {
+    for seed in 0..30 {
         let report = run(seed, Extent { bad_disks: true, chaos_ns: 15 * SECOND, ..SHORT });
         assert!(report.is_good(), "seed {seed}: {:?} {:?} {:#?}", report.violations, report.panic, report.standings);
         healed += report.marks.get("healed damages");
