@@ -58,11 +58,6 @@ impl<T> Hold<T> {
         self.add(references);
         Holds { kept: self.kept, references, owns: PhantomData }
     }
-
-    /// Whether both are of the same value.
-    pub fn is(&self, other: &Hold<T>) -> bool {
-        self.kept == other.kept
-    }
 }
 
 impl<T> Clone for Hold<T> {
@@ -185,7 +180,6 @@ mod tests {
         let hold = Hold::new(Told(Rc::clone(&dropped)));
         let mut more = hold.more(3);
         let (one, two) = (more.one().unwrap(), more.one().unwrap());
-        assert!(one.is(&two) && !one.is(&Hold::new(Told(Rc::default()))));
         let copy = one.clone();
         drop((hold, more));
         let mut back = Holds::from(one);

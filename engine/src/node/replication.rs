@@ -112,16 +112,12 @@ impl Replica {
 
     /// Begins a read for `reader`. False if one is in progress, or there is no memory or place for it now.
     pub(super) fn begin_read(&mut self, reader: Reader, from: LogIndex, upto: LogIndex, io: &mut dyn Io) -> bool {
-        if self.catchup.reading(reader).is_some() {
-            return false;
-        }
-        let Some(buf) = self.catchup.pool.take() else { return false };
         let Some(tag) = self.catchup.begin(reader) else { return false };
-        if self.wal.read(tag, from, upto, buf, io).is_err() {
+        let begun = self.catchup.pool.take().is_some_and(|buf| self.wal.read(tag, from, upto, buf, io).is_ok());
+        if !begun {
             self.catchup.end(tag);
-            return false;
         }
-        true
+        begun
     }
 
     pub(super) fn read_done(
