@@ -59,7 +59,7 @@ pub(crate) const fn connections(members: usize, clients: usize) -> usize {
 /// Operations that a node may have outstanding at once: per connection a receive, a send and a shutdown; the listener's;
 /// and the log's.
 pub(crate) const fn io_capacity(members: usize, clients: usize) -> usize {
-    let operations = 3 * connections(members, clients) + 3 + wal::MAX_WRITES_IN_FLIGHT + 2 + wal::MAX_READS;
+    let operations = 3 * connections(members, clients) + 3 + wal::MAX_WRITES_IN_FLIGHT + wal::OTHER_OPERATIONS;
     if operations > IO_CAPACITY { operations } else { IO_CAPACITY }
 }
 
@@ -94,4 +94,6 @@ const _: () = assert!(frame::BLOCK_BYTES == BLOCK_BYTES);
 const _: () = assert!(MAX_PENDING_BATCHES <= MAX_CACHED_FRAMES);
 const _: () = assert!(MAX_RING_BLOCKS > MAX_CACHED_FRAMES + MAX_APPLY_QUEUE);
 const _: () = assert!(io_capacity(MAX_VOTERS, MAX_CLIENTS) <= io::MAX_CAPACITY && io_handles(MAX_VOTERS, MAX_CLIENTS) <= io::MAX_HANDLES);
+// Apply and each follower read without waiting for one another.
+const _: () = assert!(MAX_VOTERS <= wal::MAX_FRAME_READS);
 const _: () = assert!(MAX_CLIENTS <= net::MAX_CLIENTS && MAX_VOTERS <= net::MAX_PEERS && MIN_FREE_SEGMENTS < wal::MAX_SEGMENTS as u64);

@@ -16,14 +16,24 @@ pub const EXTENTS_BY_STRIDE: u64 = 32;
 pub const MAX_TERM_RUNS: usize = 128;
 /// Frames (and segment headers) that wait to be written or are being written.
 pub const MAX_QUEUED: usize = 1024;
-/// Hard-state writes that wait for one completion.
+/// Hard-state writes that wait for a completion, or whose end the caller has not taken yet.
 pub const MAX_HARD_STATE_WAITERS: usize = 64;
+/// Blocks that the hard state is read and written with, and nothing else is: at a start both copies are kept until one is repaired, and an
+/// update writes one copy after the other.
+pub const HARD_STATE_BLOCKS: usize = 3;
+/// Segment headers that may wait or be written at once beyond one for each spare segment. Where there are no more, the frame that needs the
+/// next segment waits.
+pub const HEADERS_AHEAD: usize = 1;
 /// Most log writes in flight at once.
 pub const MAX_WRITES_IN_FLIGHT: usize = 32;
 /// Most spare segments prepared ahead.
 pub const MAX_SPARE_SEGMENTS: usize = 16;
 /// Reads of frames and lookups of terms in progress at once.
 pub const MAX_READS: usize = 16;
+/// Reads of frames among them: what is left is for lookups alone.
+pub const MAX_FRAME_READS: usize = MAX_READS - LOOKUP_BUFFERS;
+/// Operations outstanding at once beside log writes: an update of the hard state, a step of preparing a segment, reads and lookups.
+pub const OTHER_OPERATIONS: usize = 2 + MAX_READS;
 /// Frames that one read yields at most.
 pub const MAX_FRAMES_PER_READ: usize = 32;
 /// Places remembered for the next read of a sequential reader.
@@ -57,3 +67,7 @@ const _: () = assert!(LOOKUP_BYTES.is_multiple_of(BLOCK_BYTES) && MAX_FRAME_BYTE
 // A queue always holds what one full set of writes in flight carries, and one header for each spare segment.
 const _: () = assert!(MAX_QUEUED > MAX_WRITES_IN_FLIGHT + MAX_SPARE_SEGMENTS);
 const _: () = assert!(MAX_SEGMENTS > MAX_SPARE_SEGMENTS + 2);
+// Whatever else goes on: a change of term can be written, a segment opened, an old term looked up.
+const _: () = assert!(HARD_STATE_BLOCKS >= 3 && HEADERS_AHEAD >= 1 && LOOKUP_BUFFERS >= 1 && MAX_FRAME_READS >= 1);
+// Opening reads with fewer.
+const _: () = assert!(RECOVERY_READS < OTHER_OPERATIONS);

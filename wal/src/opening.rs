@@ -10,7 +10,7 @@ use kontiki_mem::{Pool, PoolBuf};
 
 use crate::hard_state::{Copy, Record, judge};
 use crate::layout::whole_blocks;
-use crate::limits::{HARD_STATE_FILE_BYTES, MAX_SEGMENTS, READ_ATTEMPTS};
+use crate::limits::{HARD_STATE_BLOCKS, HARD_STATE_FILE_BYTES, MAX_SEGMENTS, READ_ATTEMPTS};
 use crate::prepare::{Outcome, Preparer};
 use crate::recovery::{Flow, Recovered, Recovery, SegmentFile};
 use crate::saver::{self, Saver};
@@ -18,7 +18,7 @@ use crate::segment_header::{Found, Identity, SegmentHeader};
 use crate::segments::{Segment, Segments};
 use crate::stream::{Next, Stream};
 use crate::token::Purpose;
-use crate::wal::{Parts, block_buffers};
+use crate::wal::Parts;
 use crate::{HardState, Medium, Options, RecoveryReport, Wal, WalError, names};
 
 /// Segment and hard-state numbers stay far below the end of their range, so that no sum with them overflows.
@@ -86,6 +86,7 @@ pub struct Opening {
     end: Option<Result<Opened, WalError>>,
     /// Why it failed, while everything is closed again.
     failure: Option<WalError>,
+    /// The hard state's; read with until there is one.
     blocks: Pool,
     dir: Handle,
     hard_state: Handle,
@@ -128,7 +129,7 @@ impl Opening {
         };
         io.submit(Purpose::Open.token(), Op::OpenDir { path: options.dir.clone(), create: true });
         Ok(Opening {
-            blocks: Pool::new(block_buffers(&options), BLOCK_BYTES),
+            blocks: Pool::new(HARD_STATE_BLOCKS, BLOCK_BYTES),
             options,
             identity,
             step: Step::OpenDir,
@@ -556,7 +557,6 @@ impl Opening {
             log,
             segments,
             preparer,
-            blocks: self.blocks.clone(),
             boot: self.record.incarnation,
             end,
             fresh,

@@ -98,7 +98,6 @@ impl Options {
 
     /// Most operations that the log has outstanding at once, opening and running: what to count with in `Io::capacity`.
     pub fn max_operations(&self) -> usize {
-        // Log writes, one hard-state write, one step of preparation, reads and lookups.
-        self.writes_in_flight + 2 + crate::limits::MAX_READS
+        self.writes_in_flight + crate::limits::OTHER_OPERATIONS
     }
 }

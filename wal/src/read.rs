@@ -11,7 +11,7 @@ use kontiki_io::{Io, IoBuf, IoError, Op, Output};
 use kontiki_mem::{Pool, PoolBuf};
 
 use crate::index::{KnownTerm, LiveLog, Place};
-use crate::limits::{LOOKUP_BUFFERS, LOOKUP_BYTES, MAX_FRAMES_PER_READ, MAX_PLACES, MAX_READS};
+use crate::limits::{LOOKUP_BUFFERS, LOOKUP_BYTES, MAX_FRAME_READS, MAX_FRAMES_PER_READ, MAX_PLACES, MAX_READS};
 use crate::segment_header::Identity;
 use crate::segments::Segments;
 use crate::token::Purpose;
@@ -135,7 +135,7 @@ impl Reads {
             lookups: VecDeque::with_capacity(MAX_READS),
             buffers: Pool::new(LOOKUP_BUFFERS, LOOKUP_BYTES),
             places: VecDeque::with_capacity(MAX_PLACES),
-            finished: VecDeque::with_capacity(2 * MAX_READS),
+            finished: VecDeque::with_capacity(3 * MAX_READS),
         }
     }
 
@@ -155,7 +155,9 @@ impl Reads {
         buf: PoolBuf,
         context: &mut Context<'_>,
     ) -> Result<(), PoolBuf> {
-        if self.slots.iter().all(Option::is_some) || self.finished.len() >= MAX_READS {
+        // The other slots are for lookups, which nobody who reads without a pause is to starve.
+        let frames = self.slots.iter().flatten().filter(|reading| matches!(reading.sought, Sought::Frames { .. })).count();
+        if frames >= MAX_FRAME_READS || self.finished.len() >= MAX_READS {
             return Err(buf);
         }
         self.start(Sought::Frames { tag, from, upto }, buf, context);

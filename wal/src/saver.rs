@@ -46,8 +46,12 @@ impl Saver {
         self.step.is_none() && self.waiting.is_none()
     }
 
+    /// Writes not answered yet.
+    pub(crate) fn waiters(&self) -> usize {
+        self.waiters.len()
+    }
+
     pub(crate) fn save(&mut self, write: WriteId, state: HardState) {
-        assert!(self.waiters.len() < MAX_HARD_STATE_WAITERS, "more hard-state writes than the core may have pending");
         assert!(state.term >= self.waiting.unwrap_or(self.record.state).term, "terms never fall");
         self.waiters.push_back(write);
         self.waiting = Some(state);

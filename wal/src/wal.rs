@@ -9,7 +9,7 @@ use kontiki_mem::{Block, BlockMut, Pool, PoolBuf};
 
 use crate::append::Appender;
 use crate::index::LiveLog;
-use crate::limits::{MAX_HARD_STATE_WAITERS, MAX_RETRY_NS, MAX_SEGMENTS, MIN_RETRY_NS};
+use crate::limits::{HEADERS_AHEAD, MAX_HARD_STATE_WAITERS, MAX_RETRY_NS, MAX_SEGMENTS, MIN_RETRY_NS};
 use crate::prepare::{Outcome, Preparer};
 use crate::read::{Context, Finished, Frames, ReadError, Reads};
 use crate::saver::Saver;
@@ -72,7 +72,6 @@ pub(crate) struct Parts {
     pub(crate) log: LiveLog,
     pub(crate) segments: Segments,
     pub(crate) preparer: Preparer,
-    pub(crate) blocks: Pool,
     pub(crate) boot: Incarnation,
     pub(crate) end: u64,
     pub(crate) fresh: bool,
@@ -93,8 +92,9 @@ pub struct Wal {
     appender: Appender,
     reads: Reads,
     preparer: Preparer,
-    /// Buffers for segment headers and hard state.
-    blocks: Pool,
+    /// Buffers for segment headers. The hard state has its own: however many segments are opened while the disk hangs, a change of term
+    /// can be written.
+    headers: Pool,
     boot: Incarnation,
     /// Position where the log ends.
     end: u64,
@@ -107,18 +107,14 @@ pub struct Wal {
     closing: Option<Vec<Handle>>,
 }
 
-/// Buffers of one block: both copies of the hard state and a header for every segment that may be opened at once.
-pub(crate) fn block_buffers(options: &Options) -> usize {
-    options.spare_segments + 4
-}
-
 impl Wal {
     pub(crate) fn new(parts: Parts) -> Wal {
-        let Parts { options, identity, dir, lock, saver, log, segments, preparer, blocks, boot, end, fresh } = parts;
+        let Parts { options, identity, dir, lock, saver, log, segments, preparer, boot, end, fresh } = parts;
         Wal {
             appender: Appender::new(end, options.writes_in_flight, options.max_write_bytes),
             saved: VecDeque::with_capacity(MAX_HARD_STATE_WAITERS),
             reads: Reads::new(),
+            headers: Pool::new(options.spare_segments + HEADERS_AHEAD, BLOCK_BYTES),
             options,
             identity,
             dir,
@@ -127,7 +123,6 @@ impl Wal {
             log,
             segments,
             preparer,
-            blocks,
             boot,
             end,
             fresh,
@@ -193,7 +188,7 @@ impl Wal {
         let here = !self.fresh
             && self.log.has_extent()
             && matches!((self.log.end(), self.log.limit()), (Some(end), Some(limit)) if limit - end >= bytes as u64);
-        let next = !self.segments.prepared.is_empty() && self.blocks.available() > 0;
+        let next = !self.segments.prepared.is_empty() && self.headers.available() > 0;
         self.poison.is_none() && self.appender.has_room() && bytes <= self.options.max_frame_bytes && (here || next)
     }
 
@@ -231,7 +226,7 @@ impl Wal {
 
     /// The log goes on in the next prepared segment. Its header is written before the frame that needs it.
     fn open_segment(&mut self) {
-        let (Some(segment), Some(mut block)) = (self.segments.prepared.pop_front(), self.blocks.take()) else {
+        let (Some(segment), Some(mut block)) = (self.segments.prepared.pop_front(), self.headers.take()) else {
             panic!("can_append is asked first")
         };
         let header = SegmentHeader {
@@ -255,8 +250,9 @@ impl Wal {
     /// Makes term, vote and the *recovering* mark durable. Several calls before an update begins become one; each is answered.
     ///
     /// # Panics
-    /// If the term falls, or more than 64 calls wait: bugs of the caller.
+    /// If the term falls, or more than 64 calls wait for their event: bugs of the caller.
     pub fn save_hard_state(&mut self, write: WriteId, state: HardState) {
+        assert!(self.saved.len() + self.saver.waiters() < MAX_HARD_STATE_WAITERS, "more hard-state writes than the core may have pending");
         self.saver.save(write, state);
     }
 
