@@ -31,8 +31,8 @@ pub enum Cause {
         /// Last index of the log before it.
         last: LogIndex,
     },
-    /// An intact frame of another cluster or group.
-    #[error("a frame of another cluster or group")]
+    /// An intact frame of another cluster, group or node.
+    #[error("a frame of another cluster, group or node")]
     Foreign,
     /// The frame is longer than the rest of its segment, or the file ends inside it.
     #[error("a frame longer than the rest of its segment")]
@@ -159,6 +159,19 @@ pub enum WalError {
         /// Version found.
         found: u16,
         /// Newest version known.
+        known: u16,
+    },
+    /// Written by an older program, in a format that this one does not read.
+    #[error(
+        "{name} has format version {found}, this program reads version {known} alone: nothing was changed, and the release that wrote it still \
+         reads it"
+    )]
+    OlderFormat {
+        /// The file.
+        name: Name,
+        /// Version found.
+        found: u16,
+        /// The version known.
         known: u16,
     },
     /// The log was made with segments of another size.

@@ -9,13 +9,15 @@
 
 use kontiki_core::{ClusterId, GroupId, Incarnation, NodeId, Term};
 use kontiki_frame::BLOCK_BYTES;
+use kontiki_io::Name;
 
 use crate::layout::{AT_CHECKSUM, AT_VERSION, all_zero, checksum, field, put, u16_at, u32_at, u64_at};
 use crate::segment_header::Identity;
 use crate::{WalError, names};
 
 const MAGIC: [u8; 4] = *b"KtkH";
-pub(crate) const VERSION: u16 = 1;
+/// Format version of a data directory: of the hard state, of segment headers and of all that hangs on them.
+pub(crate) const VERSION: u16 = 2;
 
 const AT_FLAGS: usize = 10;
 const AT_SEQUENCE: usize = 16;
@@ -27,7 +29,13 @@ const AT_NODE: usize = 56;
 const AT_GROUP: usize = 64;
 const AT_CLUSTER: usize = 72;
 const AT_CLEAN_END: usize = 88;
-const AT_RESERVED: usize = 96;
+const AT_OLDEST: usize = 96;
+const AT_NEWEST: usize = 104;
+const AT_NEWEST_GENERATION: usize = 112;
+const AT_WATERMARK: usize = 120;
+const AT_BOOT_ID: usize = 128;
+const AT_DEVICE: usize = 144;
+const AT_RESERVED: usize = 160;
 
 const FLAG_RECOVERING: u16 = 1;
 const FLAG_INITIALISED: u16 = 2;
@@ -43,6 +51,27 @@ pub struct HardState {
     pub recovering: bool,
 }
 
+/// Which segment files the log may lie in. What the files themselves cannot vouch for, since the file that would say so may be the one that
+/// is gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SegmentSpan {
+    /// Number of the segment that the log begins in. Files below it are let go of.
+    pub(crate) oldest: u64,
+    /// Number of the newest segment that frames may be in; zero before there is one.
+    pub(crate) newest: u64,
+    /// How often that segment's file was recycled.
+    pub(crate) generation: u64,
+}
+
+/// Where the last start took place. Zeros are unknown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct BootIdentity {
+    /// The kernel's boot.
+    pub(crate) boot: u128,
+    /// The mount and the device behind the data directory.
+    pub(crate) device: u128,
+}
+
 /// One copy of the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
@@ -54,6 +83,10 @@ pub(crate) struct Record {
     pub(crate) initialised: bool,
     /// Where the log ended when it was closed in order; zero while it is open.
     pub(crate) clean_end: u64,
+    pub(crate) span: SegmentSpan,
+    /// Position up to which the log was durable when this was written.
+    pub(crate) watermark: u64,
+    pub(crate) boot: BootIdentity,
 }
 
 /// Why a copy cannot be read as ours.
@@ -83,6 +116,12 @@ impl Record {
         put(block, AT_GROUP, &identity.group.0.to_le_bytes());
         put(block, AT_CLUSTER, &identity.cluster.0.to_le_bytes());
         put(block, AT_CLEAN_END, &self.clean_end.to_le_bytes());
+        put(block, AT_OLDEST, &self.span.oldest.to_le_bytes());
+        put(block, AT_NEWEST, &self.span.newest.to_le_bytes());
+        put(block, AT_NEWEST_GENERATION, &self.span.generation.to_le_bytes());
+        put(block, AT_WATERMARK, &self.watermark.to_le_bytes());
+        put(block, AT_BOOT_ID, &self.boot.boot.to_le_bytes());
+        put(block, AT_DEVICE, &self.boot.device.to_le_bytes());
         let crc = checksum(block);
         put(block, AT_CHECKSUM, &crc.to_le_bytes());
     }
@@ -93,9 +132,7 @@ impl Record {
             return Err(Unfit::Damaged);
         }
         let version = u16_at(block, AT_VERSION);
-        if version > VERSION {
-            return Err(Unfit::Stop(WalError::NewerFormat { name: names::plain(names::HARD_STATE), found: version, known: VERSION }));
-        }
+        check_version(version, names::plain(names::HARD_STATE)).map_err(Unfit::Stop)?;
         let flags = u16_at(block, AT_FLAGS);
         let known = FLAG_RECOVERING | FLAG_INITIALISED;
         let reserved = block.get(AT_RESERVED..).unwrap_or_default();
@@ -114,6 +151,16 @@ impl Record {
             segment_bytes: u64_at(block, AT_SEGMENT_BYTES),
             initialised: flags & FLAG_INITIALISED != 0,
             clean_end: u64_at(block, AT_CLEAN_END),
+            span: SegmentSpan {
+                oldest: u64_at(block, AT_OLDEST),
+                newest: u64_at(block, AT_NEWEST),
+                generation: u64_at(block, AT_NEWEST_GENERATION),
+            },
+            watermark: u64_at(block, AT_WATERMARK),
+            boot: BootIdentity {
+                boot: u128::from_le_bytes(field(block, AT_BOOT_ID)),
+                device: u128::from_le_bytes(field(block, AT_DEVICE)),
+            },
         };
         let identity = Identity {
             node: NodeId(u64_at(block, AT_NODE)),
@@ -127,6 +174,15 @@ impl Record {
         let (record, found) = Record::parse(block)?;
         identity.check(&found, names::plain(names::HARD_STATE)).map_err(Unfit::Stop)?;
         Ok(record)
+    }
+}
+
+/// Whether an intact block of this version is ours to read. Zero is no version: such a block is damaged, and not refused here.
+pub(crate) fn check_version(found: u16, name: Name) -> Result<(), WalError> {
+    match found {
+        0 | VERSION => Ok(()),
+        1..VERSION => Err(WalError::OlderFormat { name, found, known: VERSION }),
+        _ => Err(WalError::NewerFormat { name, found, known: VERSION }),
     }
 }
 
@@ -175,7 +231,17 @@ mod tests {
 
     fn record(sequence: u64) -> Record {
         let state = HardState { term: Term(sequence + 3), vote: Some(NodeId(9)), recovering: true };
-        Record { sequence, incarnation: Incarnation(4), state, segment_bytes: 1 << 20, initialised: true, clean_end: 12288 }
+        Record {
+            sequence,
+            incarnation: Incarnation(4),
+            state,
+            segment_bytes: 1 << 20,
+            initialised: true,
+            clean_end: 12288,
+            span: SegmentSpan { oldest: 2, newest: 7, generation: 3 },
+            watermark: 8192,
+            boot: BootIdentity { boot: 1 << 100, device: 5 },
+        }
     }
 
     fn block(sequence: u64) -> Vec<u8> {
@@ -225,7 +291,8 @@ mod tests {
             // The other copy is fine; the verdict must stand all the same.
             super::judge(Some(&changed), Some(&block(3)), &identity()).unwrap_err()
         };
-        assert!(matches!(stop(&|b| put(b, AT_VERSION, &2u16.to_le_bytes())), WalError::NewerFormat { found: 2, known: 1, .. }));
+        assert!(matches!(stop(&|b| put(b, AT_VERSION, &3u16.to_le_bytes())), WalError::NewerFormat { found: 3, known: 2, .. }));
+        assert!(matches!(stop(&|b| put(b, AT_VERSION, &1u16.to_le_bytes())), WalError::OlderFormat { found: 1, known: 2, .. }));
         assert!(matches!(stop(&|b| put(b, AT_NODE, &[3])), WalError::WrongNode { found: NodeId(3), .. }));
         assert!(matches!(stop(&|b| put(b, AT_CLUSTER, &[1])), WalError::WrongCluster { .. }));
         assert!(matches!(stop(&|b| put(b, AT_GROUP, &[1])), WalError::WrongGroup { .. }));

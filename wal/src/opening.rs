@@ -8,7 +8,7 @@ use kontiki_frame::BLOCK_BYTES;
 use kontiki_io::{Completion, Handle, Io, IoBuf, IoError, IoErrorKind, Name, Op, Output};
 use kontiki_mem::{Pool, PoolBuf};
 
-use crate::hard_state::{Copy, Record, judge};
+use crate::hard_state::{BootIdentity, Copy, Record, SegmentSpan, judge};
 use crate::layout::whole_blocks;
 use crate::limits::{HARD_STATE_BLOCKS, HARD_STATE_FILE_BYTES, MAX_SEGMENTS, READ_ATTEMPTS};
 use crate::prepare::{Outcome, Preparer};
@@ -126,6 +126,9 @@ impl Opening {
             segment_bytes: options.segment_bytes,
             initialised: false,
             clean_end: 0,
+            span: SegmentSpan { oldest: 1, newest: 0, generation: 0 },
+            watermark: 0,
+            boot: BootIdentity::default(),
         };
         io.submit(Purpose::Open.token(), Op::OpenDir { path: options.dir.clone(), create: true });
         Ok(Opening {

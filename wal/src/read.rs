@@ -294,7 +294,7 @@ fn first_block(block: &[u8], position: u64, stop: u64, generation: u64, identity
         return Err(Cause::Stale);
     }
     let header = parse_header(block)?;
-    if header.cluster != identity.cluster || header.group != identity.group {
+    if header.cluster != identity.cluster || header.group != identity.group || stamp.node != identity.node {
         return Err(Cause::Foreign);
     }
     header.check_range(stamp.range)?;

@@ -318,7 +318,7 @@ impl Recovery {
             return Err(Cause::Watermark);
         }
         let header = parse_header(block)?;
-        if header.cluster != self.identity.cluster || header.group != self.identity.group {
+        if header.cluster != self.identity.cluster || header.group != self.identity.group || stamp.node != self.identity.node {
             return Err(Cause::Foreign);
         }
         header.check_range(stamp.range)?;

@@ -4,12 +4,11 @@ use kontiki_core::{ClusterId, GroupId, Incarnation, LogIndex, NodeId, Term};
 use kontiki_frame::BLOCK_BYTES;
 use kontiki_io::Name;
 
+use crate::hard_state::{VERSION, check_version};
 use crate::layout::{AT_CHECKSUM, AT_VERSION, all_zero, checksum, field, put, u16_at, u32_at, u64_at};
 use crate::{WalError, names};
 
 const MAGIC: [u8; 4] = *b"KtkS";
-/// Version of the log's format: segment headers and all that hangs on them.
-pub(crate) const VERSION: u16 = 1;
 
 const AT_NUMBER: usize = 16;
 const AT_GENERATION: usize = 24;
@@ -102,9 +101,7 @@ impl SegmentHeader {
             return Ok(None);
         }
         let version = u16_at(block, AT_VERSION);
-        if version > VERSION {
-            return Err(WalError::NewerFormat { name: name.clone(), found: version, known: VERSION });
-        }
+        check_version(version, name.clone())?;
         let reserved = block.get(AT_RESERVED..).unwrap_or_default();
         if version == 0 || !all_zero(reserved) {
             return Ok(None);
@@ -186,7 +183,8 @@ mod tests {
     fn whose_it_is() {
         assert_eq!(changed(0, b"KtkS"), Ok(Found::Own(header())));
         assert_eq!(changed(AT_NUMBER, &[4]), Ok(Found::Unused { generation: 4 }), "a recycled file's former life");
-        assert!(matches!(changed(AT_VERSION, &[2]), Err(WalError::NewerFormat { found: 2, known: 1, .. })));
+        assert!(matches!(changed(AT_VERSION, &[3]), Err(WalError::NewerFormat { found: 3, known: 2, .. })));
+        assert!(matches!(changed(AT_VERSION, &[1]), Err(WalError::OlderFormat { found: 1, known: 2, .. })));
         assert!(matches!(changed(AT_NODE, &[3]), Err(WalError::WrongNode { .. })));
         assert!(matches!(changed(AT_SEGMENT_BYTES, &[1]), Err(WalError::SegmentBytes { .. })));
     }

@@ -216,7 +216,14 @@ impl Wal {
         self.log.push(position, bytes as u64, &meta, range);
         self.end = position + bytes as u64;
         let Some(segment) = self.segments.current() else { panic!("a segment was opened") };
-        let stamp = DiskStamp { position, generation: segment.generation, boot: self.boot, range, watermark: self.appender.durable() };
+        let stamp = DiskStamp {
+            position,
+            generation: segment.generation,
+            boot: self.boot,
+            range,
+            watermark: self.appender.durable(),
+            node: self.identity.node,
+        };
         stamp.write(frame.bytes_mut());
         let frame = frame.freeze();
         let offset = position - segment.number * self.options.segment_bytes;

@@ -357,12 +357,14 @@ fn old_frames_do_not_come_back() {
         boot: Incarnation(1),
         range: kontiki_core::IndexRange { from: LogIndex(1), to: LogIndex(1) },
         watermark: position,
+        node: options().node,
     };
     assert_eq!(old(right, last + 1), last + 1, "the frame that would continue the log does");
     assert_eq!(old(DiskStamp { position: position - 4096, watermark: 0, ..right }, last + 1), last, "another place");
     assert_eq!(old(DiskStamp { generation: 1, ..right }, last + 1), last, "another use of the file");
     assert_eq!(old(DiskStamp { boot: Incarnation(0), ..right }, last + 1), last, "an earlier boot");
     assert_eq!(old(DiskStamp { watermark: position + 4096, ..right }, last + 1), last, "a watermark from the future");
+    assert_eq!(old(DiskStamp { node: kontiki_core::NodeId(3), ..right }, last + 1), last, "another node's log");
     assert_eq!(old(right, last + 2), last, "a hole");
     assert_eq!(sealed_after(right, last + 1, 2, |_| ()), last, "another log's next entry");
     assert_eq!(sealed_after(right, last + 1, 3, |header| header.cluster.0 += 1), last, "another cluster's");

@@ -180,3 +180,37 @@ fn a_segment_continues_one_end_only() {
     assert_eq!(node.last(), last);
     check_payloads(&node.read_all(1, last).unwrap());
 }
+
+/// A directory of an earlier format is named for what it is, and not touched.
+#[test]
+fn a_directory_of_version_1_is_refused() {
+    // What every version keeps in its place: magic, checksum, version.
+    let of_version_1 = |disk: &mut Disk, name: &str, at: u64| {
+        disk.patch(name, at, |bytes| {
+            bytes[8..10].copy_from_slice(&1u16.to_le_bytes());
+            let mut crc = crc32fast::Hasher::new();
+            crc.update(&bytes[..4]);
+            crc.update(&bytes[8..4096]);
+            bytes[4..8].copy_from_slice(&crc.finalize().to_le_bytes());
+        });
+    };
+    let mut node = Node::open(Disk::default());
+    node.append(1, 1, 100).unwrap();
+    let whole = node.close();
+    let refused = |disk: Disk| {
+        let mut world = support::World::new(disk);
+        let error = support::open(&mut world, options()).unwrap().unwrap_err();
+        assert!(world.log.iter().all(|op| !op.starts_with("write") && !op.starts_with("rename") && !op.starts_with("unlink")), "{world:?}");
+        error
+    };
+    let mut disk = whole.clone();
+    of_version_1(&mut disk, "hard-state", 0);
+    of_version_1(&mut disk, "hard-state", HARD_STATE_COPY_OFFSET);
+    let name = Name::new("hard-state").unwrap();
+    assert_eq!(refused(disk), WalError::OlderFormat { name, found: 1, known: 2 });
+    let mut disk = whole;
+    of_version_1(&mut disk, &segment(1), 0);
+    let error = refused(disk);
+    assert_eq!(error, WalError::OlderFormat { name: Name::new(&segment(1)).unwrap(), found: 1, known: 2 });
+    assert!(error.to_string().contains("format version 1"), "{error}");
+}

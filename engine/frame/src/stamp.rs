@@ -1,6 +1,6 @@
 //! The stamps: what each holder of a frame says of it, in the 64 bytes before the sealed part.
 
-use kontiki_core::{Incarnation, IndexRange, LogIndex, SessionId, Term};
+use kontiki_core::{Incarnation, IndexRange, LogIndex, NodeId, SessionId, Term};
 
 use crate::header::stored_checksum;
 use crate::layout::{field, put, u32_at, u64_at};
@@ -9,7 +9,7 @@ use crate::{FrameError, STAMP_BYTES};
 const DISK_MAGIC: [u8; 4] = *b"KtkD";
 const WIRE_MAGIC: [u8; 4] = *b"KtkW";
 
-// Both stamps: magic, checksum, then seven 8-byte fields of which the last is reserved for the disk's.
+// Both stamps: magic, checksum, then seven 8-byte fields, the last of which the wire's does not use.
 const AT_MAGIC: usize = 0;
 const AT_CHECKSUM: usize = 4;
 const AT_FIELDS: usize = 8;
@@ -28,6 +28,8 @@ pub struct DiskStamp {
     pub range: IndexRange,
     /// Position up to which this node's log was known durable when the frame was stamped, in bytes.
     pub watermark: u64,
+    /// The node whose log it is.
+    pub node: NodeId,
 }
 
 /// The sender's stamp on a frame that travels.
@@ -93,7 +95,7 @@ impl DiskStamp {
     pub fn write(&self, frame: &mut [u8]) {
         assert!(frame.len() >= crate::BODY_OFFSET, "a stamp goes before a sealed frame");
         let sealed = stored_checksum(frame);
-        let fields = [self.position, self.generation, self.boot.0, self.range.from.0, self.range.to.0, self.watermark, 0];
+        let fields = [self.position, self.generation, self.boot.0, self.range.from.0, self.range.to.0, self.watermark, self.node.0];
         write(frame, DISK_MAGIC, fields, sealed);
     }
 
@@ -101,14 +103,10 @@ impl DiskStamp {
     /// or [`crate::verify`].
     ///
     /// # Errors
-    /// [`FrameError::Length`], [`FrameError::StampMagic`], [`FrameError::StampChecksum`], [`FrameError::Reserved`]
-    /// or [`FrameError::Range`].
+    /// [`FrameError::Length`], [`FrameError::StampMagic`], [`FrameError::StampChecksum`] or [`FrameError::Range`].
     pub fn parse(frame: &[u8]) -> Result<DiskStamp, FrameError> {
-        let [position, generation, boot, from, to, watermark, reserved] = parse(frame, DISK_MAGIC)?;
-        if reserved != 0 {
-            return Err(FrameError::Reserved);
-        }
-        Ok(DiskStamp { position, generation, boot: Incarnation(boot), range: range(from, to)?, watermark })
+        let [position, generation, boot, from, to, watermark, node] = parse(frame, DISK_MAGIC)?;
+        Ok(DiskStamp { position, generation, boot: Incarnation(boot), range: range(from, to)?, watermark, node: NodeId(node) })
     }
 }
 
@@ -126,7 +124,7 @@ impl WireStamp {
     /// Reads the stamp of a frame as received: wire stamp, then sealed part. Checks the stamp alone.
     ///
     /// # Errors
-    /// As [`DiskStamp::parse`].
+    /// As [`DiskStamp::parse`], and [`FrameError::Reserved`].
     pub fn parse(frame: &[u8]) -> Result<WireStamp, FrameError> {
         let [session, sequence, leader_term, commit, from, to, reserved] = parse(frame, WIRE_MAGIC)?;
         if reserved != 0 {

@@ -2,7 +2,7 @@
 //! format changed, and needs a new version and a way to read the old one.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
-use kontiki_core::{ClusterId, FrameMeta, GroupId, Incarnation, IndexRange, LogIndex, SessionId, Term};
+use kontiki_core::{ClusterId, FrameMeta, GroupId, Incarnation, IndexRange, LogIndex, NodeId, SessionId, Term};
 use kontiki_frame::{BLOCK_BYTES, BODY_OFFSET, DiskStamp, Header, Kind, STAMP_BYTES, WireStamp, put_entry, seal, seal_noop};
 
 fn hex(bytes: &[u8]) -> String {
@@ -35,15 +35,16 @@ fn a_sealed_frame_on_disk() {
         boot: Incarnation(4),
         range: IndexRange { from: LogIndex(1000), to: LogIndex(1001) },
         watermark: 0xf_0000,
+        node: NodeId(2),
     }
     .write(&mut frame);
     assert_eq!(
         hex(&frame[..BODY_OFFSET + 47]),
         "\
-4b746b448055c9d70000100000000000\n\
+4b746b441fcbf23b0000100000000000\n\
 03000000000000000400000000000000\n\
 e803000000000000e903000000000000\n\
-00000f00000000000000000000000000\n\
+00000f00000000000200000000000000\n\
 4b746b46afcd588a0100010102356f8d\n\
 2f000000020000000900000000000000\n\
 e8030000000000000800000000000000\n\

@@ -1,7 +1,7 @@
 //! What holds for every frame.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
-use kontiki_core::{ClusterId, FrameMeta, GroupId, Incarnation, IndexRange, LogIndex, SessionId, Term};
+use kontiki_core::{ClusterId, FrameMeta, GroupId, Incarnation, IndexRange, LogIndex, NodeId, SessionId, Term};
 use kontiki_frame::{
     BODY_OFFSET, DiskStamp, ENTRY_LENGTH_BYTES, FrameError, Header, Kind, MAX_BODY_BYTES, STAMP_BYTES, WireStamp, entries, frame_bytes,
     parse_header, put_entry, seal, verify,
@@ -32,7 +32,7 @@ fn build(payloads: &Payloads, sessions: bool, first: u64, term: u64) -> (Vec<u8>
 }
 
 fn stamps(frame: &[u8], range: IndexRange) -> (DiskStamp, WireStamp, [u8; STAMP_BYTES]) {
-    let disk = DiskStamp { position: 8192, generation: 2, boot: Incarnation(3), range, watermark: 4096 };
+    let disk = DiskStamp { position: 8192, generation: 2, boot: Incarnation(3), range, watermark: 4096, node: NodeId(1) };
     let wire = WireStamp { session: SessionId(1), sequence: 2, leader_term: Term(900), commit: LogIndex(4), range };
     let mut out = [0; STAMP_BYTES];
     wire.write(&mut out, frame);

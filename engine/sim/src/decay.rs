@@ -212,7 +212,7 @@ mod tests {
         let mut block = vec![0x55; BLOCK_BYTES];
         let range = kontiki_core::IndexRange { from: kontiki_core::LogIndex(1), to: kontiki_core::LogIndex(1) };
         let boot = kontiki_core::Incarnation(1);
-        DiskStamp { position, generation: 0, boot, range, watermark }.write(&mut block);
+        DiskStamp { position, generation: 0, boot, range, watermark, node: kontiki_core::NodeId(1) }.write(&mut block);
         block
     }
 
