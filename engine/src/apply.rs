@@ -144,7 +144,7 @@ impl ApplyQueue {
         fence(Ordering::SeqCst);
     }
 
-    fn bell_is_wanted(&self) -> bool {
+    pub(crate) fn bell_is_wanted(&self) -> bool {
         fence(Ordering::SeqCst);
         self.bell_wanted.load(Ordering::Relaxed)
     }

@@ -6,6 +6,8 @@
 
 mod gather;
 mod handover;
+#[cfg(test)]
+mod harness;
 mod replication;
 mod room;
 mod sealing;

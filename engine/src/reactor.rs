@@ -147,6 +147,15 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
         }
     }
 
+    /// The replica, once it takes part.
+    #[cfg(test)]
+    pub(crate) fn replica(&self) -> Option<&Replica> {
+        match &self.phase {
+            Phase::Running(replica) | Phase::Closing(replica, _) => Some(replica),
+            Phase::Opening(_) | Phase::Ended => None,
+        }
+    }
+
     /// The world this reactor turns in.
     pub fn io(&self) -> &I {
         &self.io
@@ -164,7 +173,7 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
     }
 
     /// When a turn is due; what is queued is handed over by the turn itself, before it waits.
-    fn due(&self) -> Time {
+    pub(crate) fn due(&self) -> Time {
         match &self.phase {
             Phase::Opening(opening) => opening.deadline(),
             // Frames wait for inline apply.

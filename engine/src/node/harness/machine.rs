@@ -1,0 +1,64 @@
+//! The state machine of the node under test: it says what it is given, and is as durable as the script says.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kontiki_core::LogIndex;
+
+use super::words;
+use crate::state_machine::{ApplyError, Entries, Replies, StateMachine};
+
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    pub(super) applied: LogIndex,
+    /// What it calls durable: `None`, whatever it has applied.
+    pub(super) durable: Option<LogIndex>,
+    /// What it did, for the script.
+    pub(super) trace: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Machine(Arc<Mutex<Memory>>);
+
+impl Machine {
+    pub(super) fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl StateMachine for Machine {
+    /// Replies to `a` with `re:a`. The entry `fail` fails it, the entry `panic` does what it says.
+    fn apply(&mut self, entries: Entries<'_>, replies: &mut Replies<'_>) -> Result<(), ApplyError> {
+        let mut memory = self.memory();
+        let mut names = Vec::new();
+        let mut first = None;
+        for entry in entries {
+            first.get_or_insert(entry.index);
+            let name = words::name_of(entry.payload);
+            assert!(entry.index >= memory.applied.next(), "{} is applied twice", entry.index);
+            if name == "fail" {
+                return Err(ApplyError("it was told to".into()));
+            }
+            if name == "panic" {
+                drop(memory);
+                panic!("it was told to");
+            }
+            memory.applied = entry.index;
+            replies.push(format!("re:{name}").as_bytes());
+            names.push(name);
+        }
+        if let Some(first) = first {
+            let line = format!("apply {first}..{}: {}", memory.applied, words::brief(&names));
+            memory.trace.push(line);
+        }
+        Ok(())
+    }
+
+    fn applied(&self) -> LogIndex {
+        self.memory().applied
+    }
+
+    fn durable(&self) -> LogIndex {
+        let memory = self.memory();
+        memory.durable.unwrap_or(memory.applied)
+    }
+}

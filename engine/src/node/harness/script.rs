@@ -1,0 +1,318 @@
+//! The script language: one command a line. What happened stands indented below it.
+//!
+//! A script begins with `node`, which starts n1 and its peers n2, n3, ...: `n=3` says how many there are, `apply=thread` that the state
+//! machine has a thread of its own, `alone` that no peer is up, and every other `key=value` is a value of the configuration. After
+//! that come `run` blocks.
+//!
+//! | command | what it does |
+//! |---|---|
+//! | `elect` | time passes, peers grant votes and take the no-op, until n1 leads |
+//! | `prop a b*3 c:900` | proposes entries, in one turn: a, b1, b2, b3, and c of 900 bytes |
+//! | `linger a@5 b@9` | n1 waits awake, while these are proposed so many microseconds later |
+//! | `hold log` / `unhold log` | operations of this kind wait, from now on / no more: `log`, `hard` (state), `read`, `prep` (segments), `>n2` (sends to n2), `n2>` (receives from it), `apply` |
+//! | `ok log` / `ok log 2` | all that wait are done, in one turn / the second oldest is; `ok hard log` both kinds in that order; `ok apply 1` one frame |
+//! | `fail log device` | the oldest that waits fails, else the next one does; also `full` |
+//! | `disk full` / `disk free` | nothing more can be allocated / it can again |
+//! | `msg n2 vote t=5 last=9@3` | n2 says so, in the session that it has |
+//! | `frame n2 t=5 commit=0 prev=4@3 a@5 b@5` | n2 sends a frame, its entries after `prev`; `range=6..6`: only that counts; `noop@5` alone is a no-op |
+//! | `both` + such a command + `/` + another | both happen before anything else does |
+//! | `follow n2` / `unfollow n2` | n2 takes frames and answers heartbeats / does not any more |
+//! | `votes n2` | n2 grants every vote |
+//! | `has n2 5` | a peer that follows holds the log up to 5 |
+//! | `down n2` / `up n2` | n2 is gone, its sessions with it / starts |
+//! | `client c connect` / `propose a` / `session a` / `query a` / `status` / `close` | a program at n1's port |
+//! | `durable 5` | the state machine calls so much durable, and no more |
+//! | `kill` / `kill late` / `start` | n1's process dies; its last writes are lost, or not / starts again; `volatile` before it: with an empty machine |
+//! | `rot 5` | the frame that holds index 5 is damaged on n1's disk |
+//! | `stop` | n1 is asked to stop |
+//! | `ms 20` | time passes |
+//! | `state` / `held log` / `turns` | prints n1's state / how many of the kind wait / turns so far |
+//! | `heartbeats on` / `prep on` | prints heartbeats sent / the preparation of segments too |
+
+use std::sync::atomic::Ordering;
+
+use kontiki_core::{LogIndex, Role};
+use kontiki_net::Request;
+
+use super::wire::{Host, addr};
+use super::words::{class, compact, failure, frame, message, node, number, payloads};
+use super::{Bench, Client, MS, Running};
+use crate::config::Config;
+
+#[test]
+fn scripts() {
+    let mut ran = 0;
+    datadriven::walk(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/node"), |file| {
+        ran += 1;
+        let mut bench: Option<Bench> = None;
+        file.run(|case| -> Result<String, String> {
+            match case.directive.as_str() {
+                "node" => {
+                    bench = Some(node_of(case.args.clone())?);
+                    Ok(String::new())
+                }
+                "run" => run(bench.as_mut().ok_or("no node yet")?, &case.input),
+                other => Err(format!("{other}: unknown directive")),
+            }
+        });
+    });
+    assert!(ran > 0, "no scripts were found");
+}
+
+/// A node with small limits, as the arguments say.
+fn node_of(mut args: std::collections::HashMap<String, Vec<String>>) -> Result<Bench, String> {
+    let mut take = |key: &str| args.remove(key).map(|values| values.concat());
+    let members: u64 = take("n").map_or(Ok(3), |n| number(&n))?;
+    let (threaded, alone) = (take("apply").as_deref() == Some("thread"), take("alone").is_some());
+    let defaults = [
+        ("id", "1"),
+        ("cluster", "'00000000000000000000000000000a11'"),
+        ("dir", "'/data'"),
+        ("election_min_ms", "100"),
+        ("election_max_ms", "200"),
+        ("heartbeat_ms", "20"),
+        ("max_entry_bytes", "4096"),
+        ("max_frame_bytes", "16384"),
+        ("max_in_flight", "64"),
+        ("ring_bytes", "262144"),
+        ("window_bytes", "65536"),
+        ("segment_bytes", "81920"),
+        ("retention_bytes", "0"),
+        ("max_clients", "4"),
+        ("seed", "1"),
+    ];
+    let mut text = String::new();
+    for (key, value) in defaults.iter().filter(|(key, _)| !args.contains_key(*key)) {
+        text += &format!("{key} = {value}\n");
+    }
+    for (key, value) in &args {
+        let value = value.concat();
+        let quote = if value.starts_with(|c: char| c.is_ascii_digit()) || value == "true" || value == "false" { "" } else { "'" };
+        text += &format!("{key} = {quote}{value}{quote}\n");
+    }
+    let entries: Vec<String> = (1..=members).map(|id| format!("{{ id = {id}, addr = '{}' }}", addr(id))).collect();
+    text += &format!("members = [{}]\n", entries.join(", "));
+    let config = Config::from_toml(&text).map_err(|error| error.to_string())?;
+    Ok(Bench::new(config, threaded, !alone))
+}
+
+/// Runs a script's lines; returns what happened.
+fn run(bench: &mut Bench, input: &str) -> Result<String, String> {
+    let mut out = String::new();
+    for line in input.lines().filter(|line| !line.trim().is_empty()) {
+        let mut printed = String::new();
+        let commands = line.strip_prefix("both ").map_or(vec![line], |both| both.split(" / ").collect());
+        for one in commands {
+            printed += &command(bench, one).map_err(|error| format!("{line}: {error}"))?;
+        }
+        bench.settle();
+        out += &format!("{line}\n");
+        let trace = std::mem::take(&mut bench.world.borrow_mut().trace);
+        for text in trace.iter().map(String::as_str).chain(printed.lines()) {
+            out += &format!("  {text}\n");
+        }
+    }
+    Ok(out)
+}
+
+fn command(bench: &mut Bench, line: &str) -> Result<String, String> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let word = |at: usize| words.get(at).copied().ok_or("too few words".to_string());
+    let rest = &words[1..];
+    match word(0)? {
+        "elect" => {
+            let before: Vec<(Host, bool, bool)> = bench.peers.iter().map(|peer| (peer.id, peer.votes, peer.follows)).collect();
+            bench.peers.iter_mut().for_each(|peer| (peer.votes, peer.follows) = (true, true));
+            let won = bench.pass(2_000 * MS, |bench| bench.replica().is_some_and(|replica| replica.role == Role::Leader));
+            for (peer, (_, votes, follows)) in bench.peers.iter_mut().zip(before) {
+                (peer.votes, peer.follows) = (votes, follows);
+            }
+            if !won {
+                return Ok("not elected".into());
+            }
+        }
+        "prop" => bench.propose(rest.iter().flat_map(|word| payloads(word))),
+        "linger" => return linger(bench, rest),
+        "hold" if word(1)? == "apply" => bench.apply_held = true,
+        "unhold" if word(1)? == "apply" => bench.apply_held = false,
+        "hold" => {
+            let class = class(word(1)?)?;
+            bench.world.borrow_mut().holds.push(class);
+        }
+        "unhold" => {
+            let class = class(word(1)?)?;
+            bench.world.borrow_mut().holds.retain(|held| *held != class);
+        }
+        "ok" if word(1)? == "apply" => {
+            let count = words.get(2).map_or(Ok(u64::MAX), |count| number(count))?;
+            (0..count).all(|_| bench.apply());
+        }
+        "ok" => {
+            for (at, name) in rest.iter().enumerate().filter(|(_, word)| number(word).is_err()) {
+                let mut world = bench.world.borrow_mut();
+                let held = world.held(class(name)?);
+                match rest.get(at + 1).and_then(|word| number(word).ok()) {
+                    Some(nth) if nth as usize > held.len() => return Ok(format!("{} wait", held.len())),
+                    Some(nth) => world.let_go(held[nth as usize - 1], None),
+                    None if held.is_empty() => return Ok("none waits".into()),
+                    None => held.iter().for_each(|&number| world.let_go(number, None)),
+                }
+            }
+        }
+        "fail" => {
+            let (class, kind) = (class(word(1)?)?, failure(word(2)?)?);
+            let mut world = bench.world.borrow_mut();
+            match world.held(class).first() {
+                Some(&number) => world.let_go(number, Some(kind)),
+                None => world.failing.push((class, kind)),
+            }
+        }
+        "disk" => bench.world.borrow_mut().disk.full = word(1)? == "full",
+        "msg" => bench.peer(node(word(1)?)?)?.say(&message(&words[2..])?)?,
+        "frame" => {
+            let cluster = bench.config.cluster;
+            bench.peer(node(word(1)?)?)?.send(cluster, &frame(&words[2..])?)?;
+        }
+        "follow" | "unfollow" => bench.peer(node(word(1)?)?)?.follows = word(0)? == "follow",
+        "votes" => bench.peer(node(word(1)?)?)?.votes = true,
+        "has" => bench.peer(node(word(1)?)?)?.last = LogIndex(number(word(2)?)?),
+        "down" => bench.down(node(word(1)?)?),
+        "up" => bench.up(node(word(1)?)?),
+        "client" => return client(bench, word(1)?, word(2)?, words.get(3)),
+        "durable" => bench.machine.memory().durable = Some(LogIndex(number(word(1)?)?)),
+        "volatile" => bench.machine.memory().applied = LogIndex(0),
+        "kill" => bench.kill(words.len() > 1),
+        "start" => {
+            bench.start();
+            let up = |bench: &Bench| bench.running.is_none() || bench.replica().is_some() && bench.connected() == bench.peers.len();
+            bench.world.borrow_mut().told.0 = false;
+            bench.pass(1_500 * MS, up);
+            bench.world.borrow_mut().told.0 = true;
+            return Ok(state(bench));
+        }
+        "rot" => {
+            let index = LogIndex(number(word(1)?)?);
+            let holds = |block: &[u8]| {
+                kontiki_frame::parse_header(block).is_ok_and(|header| header.meta.first <= index && index <= header.meta.last())
+            };
+            return Ok(format!("{} frames", bench.world.borrow_mut().disk.rot(holds)));
+        }
+        "stop" => bench.running.as_ref().ok_or("it is down")?.proposer.stop(),
+        "ms" => {
+            let ns = number(word(1)?)? * MS;
+            bench.pass(ns, |_| false);
+        }
+        "state" => return Ok(state(bench)),
+        "held" => {
+            let held = bench.world.borrow().held(class(word(1)?)?);
+            return Ok(held.len().to_string());
+        }
+        "turns" => return Ok(bench.running.as_ref().ok_or("it is down")?.turns.to_string()),
+        "heartbeats" => bench.heartbeats = word(1)? == "on",
+        "prep" => bench.world.borrow_mut().told.1 = word(1)? == "on",
+        other => return Err(format!("{other}: unknown command")),
+    }
+    Ok(String::new())
+}
+
+fn client(bench: &mut Bench, name: &str, what: &str, payload: Option<&&str>) -> Result<String, String> {
+    let world = std::rc::Rc::clone(&bench.world);
+    if what == "connect" {
+        bench.started += 1;
+        bench.clients.push(Client::connect(&world, name, bench.started));
+        return Ok(String::new());
+    }
+    let client = bench.clients.iter_mut().find(|client| client.name == name).ok_or(format!("{name} is not connected"))?;
+    let payload = payload.map(|word| payloads(word).concat()).unwrap_or_default();
+    let payload = payload.as_slice();
+    let request = match what {
+        "propose" => Request::Propose { session: None, payload },
+        "session" => Request::Propose { session: Some((1, 1)), payload },
+        "query" => Request::Query { payload },
+        "status" => Request::Status,
+        "close" => {
+            client.close(&world);
+            bench.clients.retain(|client| client.name != name);
+            return Ok(String::new());
+        }
+        other => return Err(format!("{other}: connect, propose, session, query, status or close")),
+    };
+    client.ask(&world, &request);
+    Ok(String::new())
+}
+
+/// The node waits awake for callers that come meanwhile.
+fn linger(bench: &mut Bench, words: &[&str]) -> Result<String, String> {
+    let begun = bench.world.borrow().now;
+    let mut coming = Vec::new();
+    for word in words {
+        let (what, after) = word.split_once('@').ok_or(format!("{word}: entry@microseconds"))?;
+        coming.push((begun.plus_ns(number(after)? * 1_000), payloads(what)));
+    }
+    let Running { reactor, proposer, meanwhile, rung, .. } = bench.running.as_mut().ok_or("it is down")?;
+    let (proposer, tickets) = (proposer.clone(), std::rc::Rc::clone(&bench.tickets));
+    meanwhile.set(Some(Box::new(move |now| {
+        while coming.first().is_some_and(|(at, _)| *at <= now) {
+            for payload in coming.remove(0).1 {
+                if let Ok(ticket) = proposer.propose(&payload) {
+                    tickets.borrow_mut().push((super::words::name_of(&payload), ticket));
+                }
+            }
+        }
+    })));
+    let outcome = reactor.linger();
+    meanwhile.set(None);
+    // The next turn is under way whatever rang meanwhile.
+    rung.store(false, Ordering::SeqCst);
+    bench.look();
+    if let Err(error) = outcome {
+        bench.ended(format!("the node stops: {error}"));
+    }
+    let took = bench.world.borrow().now.since(begun) / 1_000;
+    Ok(format!("waited {took} us"))
+}
+
+/// The node in a line, and what it knows of its followers.
+fn state(bench: &Bench) -> String {
+    let Some(replica) = bench.replica() else { return if bench.running.is_some() { "not up yet" } else { "down" }.into() };
+    let (role, term) = replica.standing();
+    let raft = &replica.raft;
+    let mut out = format!(
+        "{role:?} t{term}{} log {}..{} durable {} commit {} here {} applied {} handed {}",
+        if raft.recovering() { " recovering" } else { "" },
+        replica.wal.first_index(),
+        raft.last_index(),
+        raft.durable(),
+        replica.commit,
+        raft.commit_here(),
+        replica.queue.applied(),
+        replica.next_apply.prev(),
+    );
+    let cached = replica.cache.first().map_or("-".into(), |first| format!("{first}.."));
+    out += &format!(
+        "\nin memory {cached} stalled {} deferred {} writes {} clients {} unanswered {}\n",
+        replica.stalled.len(),
+        replica.deferred.len(),
+        replica.writes.len(),
+        !replica.clients.is_empty(),
+        bench.tickets.borrow().len(),
+    );
+    if role == Role::Leader {
+        for p in raft.progress() {
+            let mode = if p.probing { "probe" } else { "replicate" };
+            out += &format!("n{} matched {} next {} {mode}\n", p.peer, p.matched, p.next);
+        }
+    }
+    out
+}
+
+#[test]
+fn messages_are_written_in_short() {
+    let message = kontiki_core::Message::Vote {
+        term: kontiki_core::Term(3),
+        last_index: LogIndex(4),
+        last_term: kontiki_core::Term(2),
+        all_answered: true,
+    };
+    assert_eq!(compact(&message), "Vote term=3 last_index=4 last_term=2 all_answered=true");
+}
