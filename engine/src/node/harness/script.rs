@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `elect` | time passes, peers grant votes and take the no-op, until n1 leads |
 //! | `prop a b*3 c:900` | proposes entries, in one turn: a, b1, b2, b3, and c of 900 bytes |
+//! | `each a*30` | the same, each entry in a turn of its own: so many frames |
 //! | `linger a@5 b@9` | n1 waits awake, while these are proposed so many microseconds later |
 //! | `hold log` / `unhold log` | operations of this kind wait, from now on / no more: `log`, `hard` (state), `read`, `prep` (segments), `>n2` (sends to n2), `n2>` (receives from it), `apply` |
 //! | `ok log` / `ok log 2` | all that wait are done, in one turn / the second oldest is; `ok hard log` both kinds in that order; `ok apply 1` one frame |
@@ -15,6 +16,7 @@
 //! | `disk full` / `disk free` | nothing more can be allocated / it can again |
 //! | `msg n2 vote t=5 last=9@3` | n2 says so, in the session that it has |
 //! | `frame n2 t=5 commit=0 prev=4@3 a@5 b@5` | n2 sends a frame, its entries after `prev`; `range=6..6`: only that counts; `noop@5` alone is a no-op |
+//! | `ladder n2 3..9` | n2 leads in term 9 and sends frames of one entry, of term 3 at 3 and so on |
 //! | `both` + such a command + `/` + another | both happen before anything else does |
 //! | `follow n2` / `unfollow n2` | n2 takes frames and answers heartbeats / does not any more |
 //! | `votes n2` | n2 grants every vote |
@@ -22,10 +24,12 @@
 //! | `down n2` / `up n2` | n2 is gone, its sessions with it / starts |
 //! | `client c connect` / `propose a` / `session a` / `query a` / `status` / `close` | a program at n1's port |
 //! | `durable 5` | the state machine calls so much durable, and no more |
-//! | `kill` / `kill late` / `start` | n1's process dies; its last writes are lost, or not / starts again; `volatile` before it: with an empty machine |
+//! | `kill` / `kill late` / `start` | n1's process dies; its last writes are lost, or not / starts again, held up by nothing; `volatile` before it: with an empty machine |
 //! | `rot 5` | the frame that holds index 5 is damaged on n1's disk |
 //! | `stop` | n1 is asked to stop |
 //! | `ms 20` | time passes |
+//! | `status` | prints what its operator is told, but for what depends on sizes and times |
+//! | `quiet` + any command | the same, and nothing is printed |
 //! | `state` / `held log` / `turns` | prints n1's state / how many of the kind wait / turns so far |
 //! | `heartbeats on` / `prep on` | prints heartbeats sent / the preparation of segments too |
 
@@ -101,14 +105,15 @@ fn run(bench: &mut Bench, input: &str) -> Result<String, String> {
     let mut out = String::new();
     for line in input.lines().filter(|line| !line.trim().is_empty()) {
         let mut printed = String::new();
-        let commands = line.strip_prefix("both ").map_or(vec![line], |both| both.split(" / ").collect());
+        let (quiet, words) = line.strip_prefix("quiet ").map_or((false, line), |words| (true, words));
+        let commands = words.strip_prefix("both ").map_or(vec![words], |both| both.split(" / ").collect());
         for one in commands {
             printed += &command(bench, one).map_err(|error| format!("{line}: {error}"))?;
         }
         bench.settle();
         out += &format!("{line}\n");
         let trace = std::mem::take(&mut bench.world.borrow_mut().trace);
-        for text in trace.iter().map(String::as_str).chain(printed.lines()) {
+        for text in trace.iter().map(String::as_str).chain(printed.lines()).filter(|_| !quiet) {
             out += &format!("  {text}\n");
         }
     }
@@ -132,6 +137,12 @@ fn command(bench: &mut Bench, line: &str) -> Result<String, String> {
             }
         }
         "prop" => bench.propose(rest.iter().flat_map(|word| payloads(word))),
+        "each" => {
+            for payload in rest.iter().flat_map(|word| payloads(word)) {
+                bench.propose(std::iter::once(payload));
+                bench.settle();
+            }
+        }
         "linger" => return linger(bench, rest),
         "hold" if word(1)? == "apply" => bench.apply_held = true,
         "unhold" if word(1)? == "apply" => bench.apply_held = false,
@@ -168,10 +179,23 @@ fn command(bench: &mut Bench, line: &str) -> Result<String, String> {
             }
         }
         "disk" => bench.world.borrow_mut().disk.full = word(1)? == "full",
-        "msg" => bench.peer(node(word(1)?)?)?.say(&message(&words[2..])?)?,
+        "msg" => {
+            let message = message(&words[2..])?;
+            return Ok(bench.peer(node(word(1)?)?)?.say(&message).err().unwrap_or_default());
+        }
         "frame" => {
             let cluster = bench.config.cluster;
-            bench.peer(node(word(1)?)?)?.send(cluster, &frame(&words[2..])?)?;
+            let frame = frame(&words[2..])?;
+            return Ok(bench.peer(node(word(1)?)?)?.send(cluster, &frame).err().unwrap_or_default());
+        }
+        "ladder" => {
+            let (from, to) = word(2)?.split_once("..").ok_or("from..to")?;
+            for at in number(from)?..=number(to)? {
+                let line = format!("t={to} prev={}@{} s{at}@{at}", at - 1, at - 1);
+                let (cluster, words) = (bench.config.cluster, line.split_whitespace().collect::<Vec<_>>());
+                bench.peer(node(word(1)?)?)?.send(cluster, &frame(&words)?)?;
+                bench.settle();
+            }
         }
         "follow" | "unfollow" => bench.peer(node(word(1)?)?)?.follows = word(0)? == "follow",
         "votes" => bench.peer(node(word(1)?)?)?.votes = true,
@@ -185,9 +209,15 @@ fn command(bench: &mut Bench, line: &str) -> Result<String, String> {
         "start" => {
             bench.start();
             let up = |bench: &Bench| bench.running.is_none() || bench.replica().is_some() && bench.connected() == bench.peers.len();
-            bench.world.borrow_mut().told.0 = false;
+            let holds = {
+                let mut world = bench.world.borrow_mut();
+                world.told.0 = false;
+                std::mem::take(&mut world.holds)
+            };
             bench.pass(1_500 * MS, up);
-            bench.world.borrow_mut().told.0 = true;
+            let mut world = bench.world.borrow_mut();
+            (world.told.0, world.holds) = (true, holds);
+            drop(world);
             return Ok(state(bench));
         }
         "rot" => {
@@ -203,6 +233,7 @@ fn command(bench: &mut Bench, line: &str) -> Result<String, String> {
             bench.pass(ns, |_| false);
         }
         "state" => return Ok(state(bench)),
+        "status" => return Ok(status(bench)),
         "held" => {
             let held = bench.world.borrow().held(class(word(1)?)?);
             return Ok(held.len().to_string());
@@ -302,6 +333,41 @@ fn state(bench: &Bench) -> String {
             let mode = if p.probing { "probe" } else { "replicate" };
             out += &format!("n{} matched {} next {} {mode}\n", p.peer, p.matched, p.next);
         }
+    }
+    out
+}
+
+/// What an operator is told, as far as it depends on no size and no time.
+fn status(bench: &Bench) -> String {
+    let Some(running) = &bench.running else { return "down".into() };
+    let Some(replica) = running.reactor.replica() else { return "not up yet".into() };
+    let status = replica.status(running.reactor.io());
+    let crate::Status { id, incarnation, role, term, commit, applied, first, last, durable, counters, .. } = &status;
+    let leader = status.leader.map_or("nobody".into(), |leader| format!("n{}", leader.id));
+    let mut out = format!(
+        "n{id} start {incarnation} {role:?} t{term} leader {leader} log {first}..{last} durable {durable} commit {commit} applied {applied}{}{}\n\
+         proposed {} applied {} sealed {} received {} flushes {} sessions {} refusals {} won {} busy {}\n\
+         flushes timed {} commits timed {}, the longest {} us and {} us\n",
+        if status.recovering { " recovering" } else { "" },
+        if status.disk_full { " disk full" } else { "" },
+        counters.entries_proposed,
+        counters.entries_applied,
+        counters.frames_sealed,
+        counters.frames_received,
+        counters.flushes,
+        counters.sessions,
+        counters.refusals,
+        counters.elections_won,
+        counters.busy,
+        status.flush_latency.count(),
+        status.commit_latency.count(),
+        status.flush_latency.max_ns / 1_000,
+        status.commit_latency.max_ns / 1_000,
+    );
+    for peer in status.peers {
+        let up = if peer.connected { "connected" } else { "away" };
+        let mode = if peer.probing { "probe" } else { "replicate" };
+        out += &format!("n{} {up} matched {} next {} {mode} under way {}\n", peer.id, peer.matched, peer.next, peer.inflight_bytes);
     }
     out
 }

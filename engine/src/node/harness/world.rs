@@ -18,7 +18,7 @@ pub(super) const NODE: Host = 1;
 /// What scripts call an operation of the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
-    /// A write of frames.
+    /// A write of frames, or of a segment's header before them.
     Log,
     /// A write of the hard state.
     Hard,
@@ -125,7 +125,7 @@ impl World {
         match op {
             Op::Write { file, data, .. } => match self.file(*file).1.as_str().starts_with("hard-state") {
                 true => Class::Hard,
-                false if frames_in(data.bytes()).is_empty() => Class::Prep,
+                false if data.bytes().iter().all(|&byte| byte == 0) => Class::Prep,
                 false => Class::Log,
             },
             Op::Read { .. } => Class::Read,
@@ -154,7 +154,10 @@ impl World {
 
     fn tell(&mut self, class: Class, op: &Op) {
         let line = match (class, op) {
-            (Class::Log, Op::Write { data, .. }) => format!("write log {}", frames_in(data.bytes()).join(" ")),
+            (Class::Log, Op::Write { data, .. }) => match frames_in(data.bytes()) {
+                frames if frames.is_empty() => return,
+                frames => format!("write log {}", frames.join(" ")),
+            },
             (Class::Hard, Op::Write { data, offset, .. }) => {
                 let copy = if *offset == 0 { "first" } else { "second" };
                 format!("write hard state, {copy} copy: {}", hard_state(data.bytes()))
