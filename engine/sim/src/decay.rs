@@ -14,7 +14,7 @@
 //!   next update renews before it touches the second. A write of the hard state never goes astray: with the second copy one update
 //!   behind, a torn first one is taken for an update that nobody was told of, and a vote would be forgotten without a trace.
 //!
-//! What may be struck says nothing about how many disks are; that is drawn in `chaos.rs`.
+//! What may be struck says nothing about how many disks are; that is drawn in `run/setup.rs`.
 
 use std::collections::BTreeMap;
 

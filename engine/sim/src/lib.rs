@@ -11,7 +11,6 @@
 //!
 //! [`Recording`] goes around any `Io`, this one or a real one, and shows every submission and completion to an observer.
 
-mod chaos;
 mod cluster;
 mod conditions;
 pub mod crash_points;
@@ -31,6 +30,7 @@ mod network;
 mod op_class;
 mod random;
 mod recording;
+mod run;
 mod shrink;
 mod sim;
 mod sim_io;
@@ -41,7 +41,6 @@ mod traffic;
 mod workload;
 mod world;
 
-pub use chaos::{Extent, Report, run};
 pub use cluster::{Cluster, Setup};
 pub use conditions::{Conditions, Delay, DiskConditions, MICROSECOND, MILLISECOND, NetworkConditions, ProcessorConditions, SECOND};
 pub use disk::{Disk, Unflushed};
@@ -53,6 +52,7 @@ pub use marks::marks;
 pub use op_class::OpClass;
 pub use random::{Odds, Random};
 pub use recording::{Observer, Recording};
+pub use run::{Extent, Report, run};
 pub use shrink::{Shrunk, shrink};
 pub use sim::Sim;
 pub use sim_io::SimIo;

@@ -1,8 +1,8 @@
 //! From a run that failed to a shorter one that fails as well: less time, fewer kinds of faults, the same seed.
 
-use crate::chaos::{Extent, Report};
 use crate::conditions::SECOND;
 use crate::faults::Fault;
+use crate::run::{Extent, Report};
 
 /// A failing run that was made shorter.
 #[derive(Clone, Debug)]

@@ -1,0 +1,90 @@
+//! One run from one seed: a cluster is set up, faults strike it while clients write, then everything is healed and must work.
+
+mod chaos;
+mod healing;
+mod report;
+mod setup;
+mod strikes;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::cluster::Cluster;
+use crate::conditions::Conditions;
+use crate::judge::Violation;
+use crate::listener::Listener;
+use crate::marks;
+use crate::random::Random;
+use crate::sim::Sim;
+use crate::workload::Workload;
+use chaos::Chaos;
+pub use report::{Extent, Report};
+use setup::{bad_disks, draw_setup, leave_out};
+
+/// Runs one seed.
+pub fn run(seed: u64, extent: Extent) -> Report {
+    let mut random = Random::stream(seed, 10);
+    let mut conditions = Conditions::drawn(&mut random);
+    leave_out(&mut conditions, extent.faults);
+    conditions.keep_trace = extent.keep_trace;
+    let sim = Sim::new(seed, conditions);
+    let (mut setup, log_bytes) = draw_setup(seed, &mut random);
+    let members = setup.members;
+    let bad = bad_disks(seed, members, extent.bad_disks);
+    let keeps_all = bad.contains(&true) && !seed.is_multiple_of(4);
+    if keeps_all {
+        // All of the log, so that the others still have whatever a bad disk loses.
+        setup.config.retention_bytes = 2 * log_bytes;
+    }
+    let mut workload = Workload::drawn(Random::stream(seed, 11), setup.config.max_entry_bytes);
+    workload.fit(extent.pace_ns.max(extent.chaos_ns), log_bytes);
+    let mut cluster = Cluster::new(sim.clone(), setup, workload);
+    let listener = Listener::keeping(extent.keep_trace);
+    cluster.set_listener(listener.clone());
+    let chaos = Chaos { cluster: &mut cluster, seed, random, plans: Vec::new(), faults: extent.faults, bad: bad.clone() };
+    let outcome = tracing::subscriber::with_default(listener.clone(), || catch_unwind(AssertUnwindSafe(|| chaos.run(extent))));
+    let panic = outcome.err().map(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
+    });
+    let decided = panic.is_some() || cluster.judge_history();
+    if !decided {
+        sim.count("history too entangled to judge");
+    }
+    let mut met = sim.met();
+    met.merge(&listener.counts());
+    met.add_many(marks::LEADER_CHANGES, cluster.judge().terms().saturating_sub(1));
+    met.add_many(marks::POWER_CUTS, sim.counted("power cut"));
+    let mut violations = cluster.objections();
+    if !keeps_all && met.get(marks::BEHIND) > 0 {
+        // What a bad disk lost, or a node that was away for most of a short run missed, the others have released. Without snapshots
+        // that node has to be rebuilt, and the leader has said so.
+        sim.count("node to be rebuilt");
+        violations.retain(|violation| !matches!(violation, Violation::Lags { .. } | Violation::NotLive { .. }));
+    }
+    let (history, judge) = (cluster.history(), cluster.judge());
+    let report = Report {
+        seed,
+        members,
+        simulated_ns: sim.now().0,
+        acknowledged: judge.acknowledged(),
+        entries: judge.entries(),
+        terms: judge.terms(),
+        operations: history.operations(),
+        reads: history.reads(),
+        decided,
+        counts: sim.counts(),
+        marks: met,
+        trace_hash: sim.trace_hash(),
+        trace_length: sim.trace_length(),
+        violations,
+        standings: cluster.standings(),
+        log: listener.lines(),
+        tail: sim.trace_tail(),
+        panic,
+    };
+    if report.panic.is_some() {
+        // What was in the middle of something is not asked to clean up.
+        std::mem::forget(cluster);
+    }
+    report
+}

@@ -1,0 +1,142 @@
+//! A run while faults strike: what is under way, what is to be undone later, and when the next blow comes.
+
+use kontiki::Medium;
+use kontiki_core::Time;
+
+use super::report::Extent;
+use crate::cluster::Cluster;
+use crate::conditions::{MILLISECOND, SECOND};
+use crate::faults::{Fault, Faults};
+use crate::random::{Odds, Random};
+
+/// Something to undo, or to do, later.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Plan {
+    Start(usize),
+    Resume(usize),
+    Heal,
+    /// The disk has space again.
+    Space(usize),
+}
+
+/// The streams of random numbers that strikes draw from, one each: so that one left out changes nothing of the others.
+const STRIKE_STREAMS: u64 = 1 << 32;
+
+pub(super) struct Chaos<'a> {
+    pub(super) cluster: &'a mut Cluster,
+    pub(super) seed: u64,
+    pub(super) random: Random,
+    pub(super) plans: Vec<(Time, Plan)>,
+    pub(super) faults: Faults,
+    /// Nodes with bad disks.
+    pub(super) bad: Vec<bool>,
+}
+
+impl Chaos<'_> {
+    pub(super) fn now(&self) -> Time {
+        self.cluster.sim().now()
+    }
+
+    pub(super) fn run(mut self, extent: Extent) {
+        let end = self.now().plus_ns(extent.chaos_ns);
+        for n in 0..self.cluster.len() {
+            self.plan(SECOND / 2, Plan::Start(n));
+        }
+        if self.bad.contains(&true) {
+            self.cluster.sim().count(if self.is_survivable() { "seed with bad disks" } else { "seed with too many bad disks" });
+        }
+        self.spoil_disks(extent);
+        self.cluster.set_clients(true);
+        // Blow upon blow in one world, time to settle between them in another.
+        let pace_ns = (200 * MILLISECOND) << self.random.below(9);
+        let mut strike_at = self.now().plus_ns(self.random.below(pace_ns));
+        let mut strikes = 0;
+        while self.now() < end {
+            let next = self.plans.iter().map(|(at, _)| *at).min().unwrap_or(end).min(strike_at).min(end);
+            self.cluster.run_until(next);
+            self.carry_out_due();
+            self.restart_the_stopped();
+            if self.now() >= strike_at {
+                let mut random = Random::stream(self.seed, STRIKE_STREAMS + strikes);
+                strikes += 1;
+                strike_at = self.now().plus_ns(1 + random.below(2 * pace_ns));
+                self.strike(&mut random);
+            }
+            if !self.cluster.objections().is_empty() {
+                return;
+            }
+        }
+        self.heal_and_demand();
+    }
+
+    fn spoil_disks(&mut self, extent: Extent) {
+        for n in 0..self.cluster.len() {
+            let mut disk = self.cluster.sim().disk_conditions(self.cluster.host(n));
+            if extent.lying_disks {
+                // Now and then, or no node would get far enough to be believed. A node that notices may stop.
+                disk.lie = Odds::one_in(8);
+                self.cluster.set_may_stop(n, true);
+            }
+            if self.bad[n] {
+                let mut random = Random::stream(self.seed, 3_000 + n as u64);
+                let mut odds = |most: u64| Odds::one_in(random.between(50, most) as u32);
+                // Flushes are rare: frames and hard states are durable writes.
+                let errors = [odds(2_000), odds(5_000), odds(200)];
+                let (rot, astray, stale) = (odds(2_000), odds(5_000), odds(300));
+                let groups = random.below(8);
+                if extent.faults.has(Fault::DiskError) {
+                    [disk.read_error, disk.write_error, disk.flush_error] = errors;
+                }
+                if extent.faults.has(Fault::Rot) {
+                    disk.rot = rot;
+                }
+                if extent.faults.has(Fault::Astray) {
+                    disk.astray = astray;
+                }
+                if extent.faults.has(Fault::StaleRead) {
+                    disk.stale = stale;
+                }
+                if extent.faults.has(Fault::EraseGroup) && self.cluster.medium() == Medium::Lossy {
+                    disk.erase_group_bytes = 4096 << groups;
+                }
+                self.cluster.set_may_stop(n, true);
+            }
+            self.cluster.sim().set_disk_conditions(self.cluster.host(n), disk);
+        }
+    }
+
+    /// Nodes that stopped by themselves are started again, as an operator would.
+    fn restart_the_stopped(&mut self) {
+        for n in 0..self.cluster.len() {
+            let planned = self.plans.iter().any(|(_, plan)| matches!(plan, Plan::Start(m) if *m == n));
+            if !self.cluster.is_up(n) && !planned {
+                self.plan(2 * SECOND, Plan::Start(n));
+            }
+        }
+    }
+
+    /// Some time within `within_ns` from now.
+    fn plan(&mut self, within_ns: u64, plan: Plan) {
+        let after_ns = self.random.below(within_ns);
+        self.plan_after(after_ns, plan);
+    }
+
+    pub(super) fn plan_after(&mut self, after_ns: u64, plan: Plan) {
+        let at = self.now().plus_ns(after_ns);
+        self.plans.push((at, plan));
+    }
+
+    fn carry_out_due(&mut self) {
+        let now = self.now();
+        let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.plans).into_iter().partition(|(at, _)| *at <= now);
+        self.plans = later;
+        for (_, plan) in due {
+            match plan {
+                Plan::Start(n) => self.cluster.start(n),
+                Plan::Resume(n) => self.cluster.sim().resume(self.cluster.host(n)),
+                Plan::Heal => self.cluster.sim().heal(),
+                Plan::Space(n) => self.make_space(n),
+            }
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! What strikes a cluster, and how: one blow at a time, each drawn from a stream of random numbers of its own.
+
+use super::chaos::{Chaos, Plan};
+use crate::conditions::{MILLISECOND, SECOND};
+use crate::faults::Fault;
+use crate::host::Host;
+use crate::random::Random;
+
+/// What strikes, the more often the more often it stands here.
+const STRIKES: [Fault; 17] = [
+    Fault::Crash,
+    Fault::Crash,
+    Fault::PowerCut,
+    Fault::PowerCut,
+    Fault::Pause,
+    Fault::Isolation,
+    Fault::Split,
+    Fault::Partial,
+    Fault::OneWay,
+    Fault::SlowLink,
+    Fault::SlowLink,
+    Fault::Rot,
+    Fault::Rot,
+    Fault::ClockJump,
+    Fault::FullDisk,
+    Fault::AllAtOnce,
+    Fault::AllAtOnce,
+];
+
+impl Chaos<'_> {
+    /// Whoever leads is struck more often.
+    fn victim(&self, random: &mut Random) -> usize {
+        let (leader, any) = (random.below(3) == 0, random.below(self.cluster.len() as u64) as usize);
+        if leader { self.cluster.guess() } else { any }
+    }
+
+    fn hosts(&self, wanted: impl Fn(usize) -> bool) -> Vec<Host> {
+        (0..self.cluster.len()).filter(|&n| wanted(n)).map(|n| self.cluster.host(n)).collect()
+    }
+
+    pub(super) fn strike(&mut self, random: &mut Random) {
+        let fault = random.pick(&STRIKES).copied().unwrap_or(Fault::Crash);
+        let longest_ns = random.pick(&[MILLISECOND, 100 * MILLISECOND, SECOND, 8 * SECOND]).copied().unwrap_or(SECOND);
+        let away_ns = random.below(longest_ns);
+        let (n, m) = (self.victim(random), self.victim(random));
+        if !self.faults.has(fault) {
+            return;
+        }
+        let sim = self.cluster.sim().clone();
+        let (host, other) = (self.cluster.host(n), self.cluster.host(m));
+        self.cluster.say(format_args!(
+            "{} strikes node {} (of the rest first node {}), for {} ms",
+            fault.name(),
+            n + 1,
+            m + 1,
+            away_ns / MILLISECOND
+        ));
+        match fault {
+            Fault::Crash => {
+                self.cluster.crash(n);
+                self.plan_after(away_ns, Plan::Start(n));
+            }
+            Fault::PowerCut => {
+                self.cluster.power_cut(n);
+                self.plan_after(away_ns, Plan::Start(n));
+            }
+            Fault::AllAtOnce => {
+                // As when the lights go out.
+                let power = random.coin();
+                sim.count("all at once");
+                for m in 0..self.cluster.len() {
+                    if power {
+                        self.cluster.power_cut(m)
+                    } else {
+                        self.cluster.crash(m)
+                    }
+                    self.plan_after(random.below(longest_ns), Plan::Start(m));
+                }
+            }
+            Fault::Pause => {
+                sim.pause(host);
+                self.plan_after(away_ns, Plan::Resume(n));
+            }
+            Fault::Isolation => {
+                sim.partition(&[host], &self.hosts(|m| m != n));
+                self.plan_after(away_ns, Plan::Heal);
+            }
+            Fault::Split => {
+                let sides: Vec<bool> = (0..self.cluster.len()).map(|_| random.coin()).collect();
+                sim.partition(&self.hosts(|m| sides[m]), &self.hosts(|m| !sides[m]));
+                self.plan_after(away_ns, Plan::Heal);
+            }
+            Fault::Partial => {
+                if m != n {
+                    sim.count("partial partition");
+                    sim.block(host, other);
+                    sim.block(other, host);
+                    self.plan_after(away_ns, Plan::Heal);
+                }
+            }
+            Fault::OneWay => {
+                if m != n {
+                    sim.count("one-way block");
+                    sim.block(host, other);
+                    self.plan_after(away_ns, Plan::Heal);
+                }
+            }
+            Fault::SlowLink => {
+                sim.count("slow links");
+                let most_ms = random.pick(&[20, 200, 3_000]).copied().unwrap_or(20);
+                let extra_ns = random.between(MILLISECOND, most_ms * MILLISECOND);
+                let (to, both) = (if random.coin() { vec![other] } else { self.hosts(|m| m != n) }, random.coin());
+                for to in to {
+                    sim.slow(host, to, extra_ns);
+                    if both {
+                        sim.slow(to, host, extra_ns);
+                    }
+                }
+                self.plan_after(away_ns, Plan::Heal);
+            }
+            Fault::ClockJump => {
+                let by_ns = random.pick(&[SECOND, 3_600 * SECOND, 1 << 62]).copied().unwrap_or(0) as i64;
+                sim.jump_wall_clock(host, if random.coin() { by_ns } else { -by_ns });
+            }
+            Fault::FullDisk => {
+                let everywhere = random.below(4) == 0;
+                for n in (0..self.cluster.len()).filter(|&m| everywhere || m == n) {
+                    // From nothing more at all to some segments.
+                    let room = random.below(5) * random.below(256 << 10);
+                    self.fill(n, room);
+                    // Long enough for a segment to become full.
+                    self.plan_after(away_ns + random.below(8 * SECOND), Plan::Space(n));
+                }
+            }
+            Fault::Rot => {
+                let bad: Vec<usize> = (0..self.bad.len()).filter(|&n| self.bad[n]).collect();
+                if let Some(&n) = random.pick(&bad)
+                    // A recovery under way has seen some of the log already: then nobody could say whether it sees this.
+                    && (self.cluster.is_serving(n) || !self.cluster.is_up(n))
+                {
+                    sim.rot(self.cluster.host(n));
+                }
+            }
+            // These are conditions of the world, or of bad disks.
+            Fault::Reset | Fault::Flip | Fault::Stall | Fault::DiskError | Fault::Astray | Fault::StaleRead | Fault::EraseGroup => {}
+        }
+    }
+
+    /// A disk takes only `room` bytes more, until there is space again.
+    fn fill(&mut self, n: usize, room: u64) {
+        let sim = self.cluster.sim();
+        sim.count("disk filled");
+        sim.with_disk(self.cluster.host(n), |disk| disk.set_capacity(disk.used_bytes() + room));
+        self.cluster.set_full(n, true);
+    }
+
+    pub(super) fn make_space(&mut self, n: usize) {
+        let host = self.cluster.host(n);
+        let conditions = self.cluster.sim().disk_conditions(host);
+        self.cluster.sim().set_disk_conditions(host, conditions);
+        self.cluster.set_full(n, false);
+    }
+}
