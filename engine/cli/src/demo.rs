@@ -1,5 +1,7 @@
 //! `kontiki demo`: a cluster loses its leader under load, and the proof that it lost nothing else.
 
+mod random_kills;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -92,6 +94,8 @@ enum Kill {
     Leader,
     /// All replicas at once
     All,
+    /// One, two or all of those that run, at random, while one more is away half of the time
+    Random,
 }
 
 /// Parses a duration in seconds.
@@ -192,15 +196,20 @@ impl<'a> Run<'a> {
 
     fn play(mut self) -> Result<(), Error> {
         let length = Duration::from_secs_f64(self.command.seconds);
+        let mut away = None;
         for n in 0..self.command.kills {
             let cycle = length / self.command.kills;
             self.run_until(cycle * n + cycle.mul_f64(0.4))?;
             match self.command.kill {
                 Kill::Leader => self.kill_leader(cycle * n + cycle.mul_f64(0.65))?,
                 Kill::All => self.kill_all()?,
+                Kill::Random => self.kill_some(n + 1, &mut away)?,
             }
             let settled = self.now() + SETTLE;
             self.run_until(settled)?;
+        }
+        if let Some(id) = away {
+            self.start_again(id)?;
         }
         self.run_until(length)?;
         self.bar.finish_and_clear();

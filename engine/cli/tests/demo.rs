@@ -11,13 +11,18 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// A short demo with its files in a directory of its own; the plot stays for a look.
 fn demo(extra: &[&str]) -> (String, tempfile::TempDir) {
+    demo_of("killed with SIGKILL", extra)
+}
+
+/// The same, and it says this on its way.
+fn demo_of(said: &str, extra: &[&str]) -> (String, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let (path, plot) = (dir.path().to_str().unwrap(), dir.path().join("plot.svg"));
     let base = ["demo", "--seconds", "1.5", "--dir", path, "--plot", plot.to_str().unwrap()];
     let output = good(&run(&[&base[..], extra].concat()));
     assert!(output.contains("No acknowledged write is lost"), "{output}");
-    assert!(output.contains("killed with SIGKILL"), "{output}");
-    assert!(std::fs::read_to_string(&plot).unwrap().contains("killed"));
+    assert!(output.contains(said), "{output}");
+    assert!(std::fs::read_to_string(&plot).unwrap().contains("kill"));
     let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left, ["plot.svg"], "the replicas' directories are removed");
     (output, dir)
@@ -38,6 +43,15 @@ fn one_replica_is_killed_and_comes_back() {
 fn all_replicas_are_killed_twice() {
     let (output, _) = demo(&["--kill", "all", "--kills", "2", "--resume"]);
     assert_eq!(output.matches("all 3 replicas killed").count(), 2, "{output}");
+}
+
+/// The long form is in `docs/testing.md`.
+#[test]
+fn random_replicas_are_killed_on_both_backends() {
+    for backend in ["backend=auto", "backend=portable"] {
+        let (output, _) = demo_of("kill 6: ", &["--kill", "random", "--kills", "6", "--resume", "--in-flight", "16", "--set", backend]);
+        assert!(!output.contains("kill 7: "), "{output}");
+    }
 }
 
 #[test]

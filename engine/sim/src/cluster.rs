@@ -1,24 +1,29 @@
 //! Whole nodes in a simulated world: each the product's own reactor, log, transport and core, over a [`SimIo`].
 
-use std::fmt;
-use std::time::Duration;
+mod life;
 
-use kontiki::{Config, Lost, Medium, Member, ProposeError, Proposer, Reactor, Role, State, Ticket, TurnError};
+use std::fmt;
+
+use kontiki::{Config, Medium, Member, ProposeError, Proposer, Reactor, Role, State, Ticket};
 use kontiki_core::Time;
-use kontiki_io::Io;
 
 use crate::conditions::MILLISECOND;
 use crate::history::History;
 use crate::host::Host;
-use crate::judge::{Fate, Judge, Violation};
+use crate::judge::{Judge, Violation};
 use crate::listener::Listener;
 use crate::machine::{Ledger, Machine};
 use crate::marks;
 use crate::sim::Sim;
 use crate::sim_io::SimIo;
-use crate::storage::BEYOND;
 use crate::workload::Workload;
 
+/// Flushes that an election on slow disks may take: that of the candidate's term and vote, in two copies, the voters' the same, one that was
+/// under way before, and as much again for one that fails.
+const FLUSHES_OF_AN_ELECTION: u64 = 10;
+
+/// The data directory of every node.
+pub(crate) const DIR: &str = "/kontiki";
 /// Where every node listens.
 const PORT: u16 = 7000;
 
@@ -42,6 +47,14 @@ struct Node {
     may_stop: bool,
     /// Its disk has no space: it need not start.
     full: bool,
+    /// Its host has no descriptors to give: it need not start.
+    short: bool,
+    /// It is to be started again at this world time, as it was refused while writes of the process before were under way.
+    start_at: Option<Time>,
+    /// Processes so far.
+    starts: u64,
+    /// So often it has begun to recover though nothing could have been lost.
+    needless: u64,
     /// It has noticed damage on its disk, and is not yet whole again.
     damaged: bool,
     /// Role and term after its last turn.
@@ -55,6 +68,16 @@ struct Running {
     proposer: Proposer,
     /// Bytes it had read from its disk after its last turn.
     read: u64,
+    stopping: Option<Stopping>,
+}
+
+/// An orderly stop that is under way.
+#[derive(Clone, Copy)]
+struct Stopping {
+    /// The node took part when it was asked, and nothing kept it from noting that its log is closed.
+    must_note: bool,
+    /// What it should sometimes note beside.
+    mark: &'static str,
 }
 
 /// A cluster, its clients and its judge.
@@ -73,6 +96,10 @@ pub struct Cluster {
     listener: Listener,
     /// So many violations had been found when a majority of the disks was damaged at once.
     beyond: Option<usize>,
+    /// A vote may have been forgotten without a trace.
+    votes_lost: bool,
+    /// Whether a node that doubts its log for nothing breaks a promise.
+    judges_doubt: bool,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -104,11 +131,15 @@ impl Cluster {
         let members: Vec<Member> = hosts.iter().enumerate().map(member).collect();
         let node = |(n, &host): (usize, &Host)| Node {
             host,
-            config: Config { id: n as u64 + 1, members: members.clone(), dir: "/kontiki".into(), ..setup.config.clone() },
+            config: Config { id: n as u64 + 1, members: members.clone(), dir: DIR.into(), ..setup.config.clone() },
             ledger: Ledger::new(setup.durable_state),
             running: None,
             may_stop: false,
             full: false,
+            short: false,
+            start_at: None,
+            starts: 0,
+            needless: 0,
             damaged: false,
             standing: None,
             tickets: Vec::new(),
@@ -125,6 +156,8 @@ impl Cluster {
             propose_at: None,
             listener: Listener::default(),
             beyond: None,
+            votes_lost: false,
+            judges_doubt: false,
         }
     }
 
@@ -161,7 +194,10 @@ impl Cluster {
     /// shows as other entries in their places; but still no garbage may be applied, no answer be another's, no term have two leaders, no entry
     /// stand twice.
     pub fn objections(&self) -> Vec<Violation> {
-        let excused = |(n, violation): &(usize, &Violation)| self.beyond.is_some_and(|from| *n >= from) && may_follow_from_loss(violation);
+        let two_leaders = |violation: &Violation| self.votes_lost && matches!(violation, Violation::TwoLeaders { .. });
+        let excused = |(n, violation): &(usize, &Violation)| {
+            self.beyond.is_some_and(|from| *n >= from) && (may_follow_from_loss(violation) || two_leaders(violation))
+        };
         let found = self.judge.violations().iter().enumerate();
         found.filter(|found| !excused(found)).map(|(_, violation)| violation.clone()).collect()
     }
@@ -206,61 +242,54 @@ impl Cluster {
         self.nodes[n].full = full;
     }
 
+    /// A node's own limits and times from its next start on; who it is stays.
+    ///
+    /// # Panics
+    /// If it runs.
+    pub fn set_config(&mut self, n: usize, config: Config) {
+        let node = &mut self.nodes[n];
+        assert!(node.running.is_none(), "node {} runs with its configuration", node.config.id);
+        let Config { id, members, dir, .. } = node.config.clone();
+        node.config = Config { id, members, dir, ..config };
+    }
+
+    /// From now on a node that doubts its log, though nothing of it can have been lost, breaks a promise; or not.
+    pub fn set_judges_doubt(&mut self, judges_doubt: bool) {
+        self.judges_doubt = judges_doubt;
+    }
+
+    /// From now on votes may be forgotten without a trace, and with them anything: an older image of a disk stands in its place.
+    pub(crate) fn forget_votes(&mut self) {
+        self.votes_lost = true;
+        self.beyond.get_or_insert(self.judge.violations().len());
+    }
+
+    /// From now on a node's host has no descriptors to give, or has them again: it may refuse to start for want of them.
+    pub fn set_short(&mut self, n: usize, short: bool) {
+        self.sim.set_short(self.nodes[n].host, short);
+        self.nodes[n].short = short;
+    }
+
+    /// Whether some node leads in the newest term that any is in.
+    pub fn has_leader(&self) -> bool {
+        let standings = self.nodes.iter().filter(|node| node.running.is_some()).filter_map(|node| node.standing);
+        standings.max_by_key(|&(role, term)| (term, role == Role::Leader)).is_some_and(|(role, _)| role == Role::Leader)
+    }
+
+    /// Whether a node takes part, and can vote.
+    pub fn is_able(&self, n: usize) -> bool {
+        let host = self.nodes[n].host;
+        self.is_serving(n) && !self.is_stopping(n) && !self.sim.is_recovering(host) && !self.sim.is_struck(host)
+    }
+
+    /// Processes of a node so far.
+    pub(crate) fn starts(&self, n: usize) -> u64 {
+        self.nodes[n].starts
+    }
+
     /// The node that clients think leads.
     pub fn guess(&self) -> usize {
         self.guess
-    }
-
-    /// Starts a node, unless it runs.
-    pub fn start(&mut self, n: usize) {
-        let node = &mut self.nodes[n];
-        if node.running.is_some() {
-            return;
-        }
-        let applied = node.ledger.start();
-        self.judge.started(node.config.id, applied);
-        let io = self.sim.boot(node.host);
-        match Reactor::new(node.config.clone(), io, Machine(node.ledger.clone())) {
-            Ok(reactor) => {
-                let proposer = reactor.proposer();
-                node.running = Some(Running { reactor, proposer, read: 0 });
-            }
-            Err(error) => self.stopped(n, error.to_string(), true),
-        }
-    }
-
-    /// Kills a node's process.
-    pub fn crash(&mut self, n: usize) {
-        self.sim.crash(self.nodes[n].host);
-        self.gone(n);
-    }
-
-    /// Cuts a node's power.
-    pub fn power_cut(&mut self, n: usize) {
-        self.sim.power_cut(self.nodes[n].host);
-        self.gone(n);
-    }
-
-    /// The process is gone: what it had not answered, nobody can tell.
-    fn gone(&mut self, n: usize) {
-        let node = &mut self.nodes[n];
-        (node.running, node.standing) = (None, None);
-        for (value, _) in node.tickets.drain(..) {
-            self.judge.ended(value, Fate::Unknown);
-            self.history.ended(value, Fate::Unknown, &[]);
-        }
-    }
-
-    fn stopped(&mut self, n: usize, reason: String, starting: bool) {
-        self.watch(n);
-        self.sim.mark(self.nodes[n].host, "stopped", 0, 0);
-        let no_space = starting && self.nodes[n].full && reason.starts_with("no space to ");
-        if no_space {
-            self.sim.count("start refused by a full disk");
-        } else if !self.nodes[n].may_stop {
-            self.judge.stopped_for_nothing(self.nodes[n].config.id, reason);
-        }
-        self.gone(n);
     }
 
     /// Lets clients propose from now on, or falls silent.
@@ -271,9 +300,15 @@ impl Cluster {
     /// Goes on until `limit` (world time).
     pub fn run_until(&mut self, limit: Time) {
         loop {
-            let next = self.propose_at.map_or(limit, |at| at.min(limit));
+            let starts = self.nodes.iter().filter_map(|node| node.start_at);
+            let next = starts.chain(self.propose_at).min().map_or(limit, |at| at.min(limit));
             while let Some(Host(n)) = self.sim.next(next) {
                 self.turn(n);
+            }
+            for n in 0..self.nodes.len() {
+                if self.nodes[n].start_at.is_some_and(|at| at <= self.sim.now()) {
+                    self.start(n);
+                }
             }
             if self.propose_at.is_some_and(|at| at <= self.sim.now()) {
                 self.propose_some();
@@ -324,82 +359,6 @@ impl Cluster {
         self.nodes.iter().map(durable).min().flatten()
     }
 
-    fn turn(&mut self, n: usize) {
-        if self.beyond.is_none() && self.sim.counted(BEYOND) > 0 {
-            self.beyond = Some(self.judge.violations().len());
-        }
-        let Node { running: Some(running), host, damaged, .. } = &mut self.nodes[n] else { return };
-        let node_id = n as u64 + 1;
-        let role_before = running.reactor.standing().map(|(role, _)| role);
-        let (damages, losses) = self.listener.damages_and_losses();
-        self.listener.give_word(node_id, self.sim.now().0);
-        let turned = running.reactor.turn(Duration::MAX);
-        let heard = self.listener.damages_and_losses();
-        // A node on a lossy medium may say that it lost something when it did not.
-        *damaged |= heard.0 > damages || heard.1 > losses && self.sim.is_struck(*host);
-        if let Some(role) = role_before
-            && running.reactor.io().stats().bytes_read > running.read
-        {
-            self.sim.meet(if role == Role::Leader { marks::LEADER_READ } else { marks::FOLLOWER_READ });
-        }
-        running.read = running.reactor.io().stats().bytes_read;
-        match turned {
-            Ok(State::Ended) => self.stopped(n, "it ended though nobody asked".into(), false),
-            Ok(_) => self.watch(n),
-            Err(TurnError::Start(error)) => self.stopped(n, error.to_string(), true),
-            Err(TurnError::Failed(failure)) => {
-                let reason = failure.to_string();
-                self.nodes[n].damaged |= reason.contains("damage");
-                self.stopped(n, reason, false);
-            }
-        }
-    }
-
-    /// Tells the judge what a node did in its turn: first what it applied, then whom it answered.
-    fn watch(&mut self, n: usize) {
-        let node = &mut self.nodes[n];
-        let id = node.config.id;
-        for applied in node.ledger.news() {
-            self.sim.mark(node.host, "applied", applied.index, applied.value);
-            self.judge.applied(id, applied.index, applied.term, applied.value);
-            if !applied.intact {
-                self.judge.garbled(id, applied.index, applied.value);
-            }
-        }
-        let standing = node.running.as_ref().and_then(|running| running.reactor.standing());
-        let standing = standing.map(|(role, term)| (role, term.0));
-        if let Some((Role::Leader, term)) = standing {
-            self.judge.leads(id, term);
-        }
-        if let (Some(before), Some(after)) = (node.standing, standing)
-            && let Some(mark) = marks::of_roles(before, after)
-        {
-            self.sim.meet(mark);
-        }
-        node.standing = standing;
-        if node.damaged && standing.is_some() && self.beyond.is_none() && !self.sim.is_recovering(node.host) {
-            node.damaged = false;
-            self.sim.meet(marks::HEALED);
-        }
-        let (judge, history) = (&mut self.judge, &mut self.history);
-        node.tickets.retain(|(value, ticket)| {
-            let fate = match ticket.poll() {
-                None => return true,
-                Some(Ok(applied)) => Fate::Applied(applied.index.0),
-                Some(Err(Lost::NotApplied { .. })) => Fate::Never,
-                Some(Err(Lost::Unknown)) => Fate::Unknown,
-            };
-            match fate {
-                Fate::Never => self.sim.meet(marks::NEVER),
-                Fate::Unknown => self.sim.meet(marks::UNKNOWN),
-                Fate::Applied(_) | Fate::Open => {}
-            }
-            judge.ended(*value, fate);
-            history.ended(*value, fate, ticket.reply());
-            false
-        });
-    }
-
     fn propose_some(&mut self) {
         let outstanding: usize = self.nodes.iter().map(|node| node.tickets.len()).sum();
         if outstanding < self.workload.in_flight {
@@ -447,9 +406,13 @@ impl Cluster {
         self.setup.config.medium
     }
 
-    /// The longest election timeout, in nanoseconds.
+    /// The longest election timeout, in nanoseconds; where disks are slow, what an election takes on them.
     pub fn election_timeout_ns(&self) -> u64 {
-        self.setup.config.election_max_ms * MILLISECOND
+        let of = |node: &Node| {
+            let flush_ns = self.sim.disk_conditions(node.host).flush.max_ns;
+            (node.config.election_max_ms * MILLISECOND).max(FLUSHES_OF_AN_ELECTION * flush_ns)
+        };
+        self.nodes.iter().map(of).max().unwrap_or(0)
     }
 
     /// Unresolved proposals.

@@ -70,12 +70,14 @@ pub struct DiskConditions {
     pub stale: Odds,
     /// A power cut also garbles what stands before a write in flight, back to a multiple of this many bytes; zero: it never does.
     pub erase_group_bytes: u64,
+    /// Its files are mixed up now and then while no process runs.
+    pub tampered: bool,
 }
 
 impl DiskConditions {
     /// Whether it forgets or mixes up what it was given.
     pub(crate) fn decays(&self) -> bool {
-        [self.rot, self.astray, self.stale].iter().any(|&odds| odds != Odds::NEVER)
+        self.tampered || [self.rot, self.astray, self.stale].iter().any(|&odds| odds != Odds::NEVER)
     }
 }
 
@@ -121,6 +123,14 @@ pub struct ProcessorConditions {
     pub drift_ppm: u32,
     /// Operations that one node may have outstanding ([`kontiki_io::Io::capacity`]).
     pub capacity: usize,
+    /// How often a write that a killed process had under way is carried out by the kernel all the same, and later. Otherwise it is
+    /// done in part, or not at all, as the process dies.
+    pub late_write: Odds,
+    /// How long after the kill such a write lands.
+    pub late: Delay,
+    /// The lock of a directory is free only when the last write of the process that held it has ended: what every backend
+    /// has to see to.
+    pub lock_waits: bool,
 }
 
 /// All of it. Hosts take their disk's conditions from here when they are added; they can be changed one by one.
@@ -154,6 +164,7 @@ impl Conditions {
                 astray: Odds::NEVER,
                 stale: Odds::NEVER,
                 erase_group_bytes: 0,
+                tampered: false,
             },
             network: NetworkConditions {
                 latency: Delay::between(20 * MICROSECOND, 300 * MICROSECOND),
@@ -175,6 +186,9 @@ impl Conditions {
                 partial_turn: Odds::one_in(16),
                 drift_ppm: 100,
                 capacity: limits::CAPACITY,
+                late_write: Odds::NEVER,
+                late: Delay::between(MICROSECOND, 10 * MILLISECOND).with_tail(Odds::one_in(10), 3 * SECOND),
+                lock_waits: true,
             },
             keep_trace: 0,
         }

@@ -33,6 +33,8 @@ const SECOND_COPY: u64 = 4 << 20;
 pub(crate) struct Decay {
     /// Position up to which a durable stamp says that the log was durable.
     proven: u64,
+    /// Position of the last frame that is durable.
+    end: u64,
     /// Position of the first byte of each segment file, as its last use says.
     segments: BTreeMap<FileId, u64>,
     hard_state: Option<FileId>,
@@ -56,7 +58,7 @@ struct Stray {
     bytes: Vec<u8>,
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |field| u64::from_le_bytes(*field))
 }
 
@@ -74,6 +76,11 @@ impl Decay {
     /// Something was lost of what was durable. The first recovery that sees it is that which ends `incarnation`.
     pub(crate) fn strike(&mut self, incarnation: u64) {
         self.struck = Some(incarnation);
+    }
+
+    /// An older image of the disk stands in its place: what was known of the newer one is worth nothing.
+    pub(crate) fn rolled_back(&mut self) {
+        *self = Decay::default();
     }
 
     /// Whether the disk lacks anything that its node has not fetched again.
@@ -114,6 +121,7 @@ impl Decay {
                 let base = stamp.position.saturating_sub(offset + n as u64 * BLOCK);
                 self.segments.insert(file, base);
                 self.proven = self.proven.max(stamp.watermark);
+                self.end = self.end.max(stamp.position);
             }
         }
     }
@@ -122,6 +130,18 @@ impl Decay {
     fn exposed(&self, disk: &Disk, file: FileId) -> u64 {
         let base = self.segments.get(&file).copied().unwrap_or(u64::MAX);
         self.proven.saturating_sub(base).min(disk.length(file))
+    }
+
+    /// Where a segment file begins, if frames stand in it.
+    pub(crate) fn with_frames(&self, file: FileId) -> Option<u64> {
+        self.segments.get(&file).copied().filter(|&base| base <= self.end)
+    }
+
+    /// Where a segment file begins, if all of it lies before what a durable stamp says was durable.
+    pub(crate) fn whole_before_watermark(&self, disk: &Disk, file: FileId) -> Option<u64> {
+        let base = self.segments.get(&file).copied()?;
+        let length = disk.length(file);
+        (length > 0 && self.exposed(disk, file) == length).then_some(base)
     }
 
     /// Whether the two copies of the hard state are the same: then one of them may be struck.

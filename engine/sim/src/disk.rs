@@ -328,6 +328,49 @@ impl Disk {
         self.files.get_mut(&file).is_some_and(|inode| inode.flip(offset, bit))
     }
 
+    /// Takes a name away, for good.
+    pub(crate) fn remove(&mut self, path: &Path, name: &Name) {
+        if let Some(directory) = self.directories.get_mut(path) {
+            directory.seen.remove(name);
+            directory.durable.remove(name);
+        }
+        self.collect();
+    }
+
+    /// Exchanges two names, for good. Not while the directory has changes that are not flushed.
+    pub(crate) fn swap(&mut self, path: &Path, one: &Name, other: &Name) {
+        let Some(directory) = self.directories.get_mut(path) else { return };
+        for entries in [&mut directory.seen, &mut directory.durable] {
+            if let (Some(a), Some(b)) = (entries.get(one).copied(), entries.get(other).copied()) {
+                entries.insert(one.clone(), b);
+                entries.insert(other.clone(), a);
+            }
+        }
+    }
+
+    /// Makes one file what another is.
+    pub(crate) fn copy_over(&mut self, file: FileId, from: FileId) {
+        if let Some(inode) = self.files.get(&from).cloned() {
+            self.files.insert(file, inode);
+        }
+    }
+
+    /// Makes a file what the file of the same name was on an older disk. False if that makes no difference, or there was none.
+    pub(crate) fn roll_back(&mut self, path: &Path, name: &Name, file: FileId, older: &Disk) -> bool {
+        let Some(old) = older.find(path, name).and_then(|old| older.files.get(&old)) else { return false };
+        let known = KnownBlocks::default();
+        let print = |inode: &Inode| {
+            let mut bytes = Vec::new();
+            inode.fingerprint(&known, &mut bytes);
+            hash_bytes(&bytes)
+        };
+        let differs = self.files.get(&file).is_some_and(|now| print(now) != print(old));
+        if differs {
+            self.files.insert(file, old.clone());
+        }
+        differs
+    }
+
     /// Overwrites part of a file on the medium, as an erase group that lost its charge would.
     pub(crate) fn garble(&mut self, file: FileId, offset: u64, bytes: u64, random: &mut dyn FnMut() -> u64) {
         let end = offset.saturating_add(bytes);

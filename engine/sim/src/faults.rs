@@ -43,11 +43,34 @@ pub enum Fault {
     StaleRead,
     /// A power cut garbles what stands before a write in flight (bad disks only).
     EraseGroup,
+    /// What a killed process was writing lands later: after the kill, and under the next process if the lock lets that in.
+    LateWrite,
+    /// The device of a disk is pulled out and put back, while the machine runs on.
+    Device,
+    /// An older image takes a disk's place (too many bad disks only: nothing can show it).
+    Image,
+    /// While a node is down, segment files go, change places, or become what they were earlier (bad disks only).
+    File,
+    /// All flushes of the world are slow: up to 400 ms, and sometimes seconds.
+    SlowFlush,
+    /// The nodes have limits and times of their own.
+    OwnLimits,
+    /// A node has other limits and times at its next start.
+    NewLimits,
+    /// A node is stopped in order; beside peers that are dark, slow or full.
+    Stop,
+    /// One node is away most of the time.
+    Away,
+    /// A host has no descriptors to give, for a while.
+    Shortage,
+    /// Nothing strikes for a while and at least a majority is up: then there must be a leader, and a node that doubts its log without a reason
+    /// breaks a promise. No fault, but what makes their absence count.
+    Lull,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Fault; 19] = [
+    pub const ALL: [Fault; 30] = [
         Fault::Crash,
         Fault::PowerCut,
         Fault::AllAtOnce,
@@ -67,6 +90,17 @@ impl Fault {
         Fault::Astray,
         Fault::StaleRead,
         Fault::EraseGroup,
+        Fault::LateWrite,
+        Fault::Device,
+        Fault::Image,
+        Fault::File,
+        Fault::SlowFlush,
+        Fault::OwnLimits,
+        Fault::NewLimits,
+        Fault::Stop,
+        Fault::Away,
+        Fault::Shortage,
+        Fault::Lull,
     ];
 
     /// Its name on the command line.
@@ -91,6 +125,17 @@ impl Fault {
             Fault::Astray => "astray",
             Fault::StaleRead => "stale-read",
             Fault::EraseGroup => "erase-group",
+            Fault::LateWrite => "late-write",
+            Fault::Device => "device",
+            Fault::Image => "image",
+            Fault::File => "file",
+            Fault::SlowFlush => "slow-flush",
+            Fault::OwnLimits => "own-limits",
+            Fault::NewLimits => "new-limits",
+            Fault::Stop => "stop",
+            Fault::Away => "away",
+            Fault::Shortage => "shortage",
+            Fault::Lull => "lull",
         }
     }
 
@@ -107,6 +152,22 @@ pub struct Faults(u32);
 impl Faults {
     /// Every kind.
     pub const ALL: Faults = Faults((1 << Fault::ALL.len()) - 1);
+
+    /// What a run injects unless it is told otherwise.
+    pub const USUAL: Faults = Faults::ALL
+        .without(Fault::File)
+        .without(Fault::SlowFlush)
+        .without(Fault::OwnLimits)
+        .without(Fault::NewLimits)
+        .without(Fault::Stop)
+        .without(Fault::Shortage)
+        .without(Fault::Lull);
+
+    /// These and one kind more.
+    #[must_use]
+    pub const fn with(self, fault: Fault) -> Faults {
+        Faults(self.0 | (1 << fault as u32))
+    }
 
     /// All of these but one kind.
     #[must_use]

@@ -123,6 +123,17 @@ pub struct Injection {
     pub times: u64,
 }
 
+/// A write that outlives its process.
+#[derive(Debug)]
+pub(crate) struct LateWrite {
+    pub(crate) file: FileId,
+    pub(crate) offset: u64,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) durable: bool,
+    /// The process that made it.
+    pub(crate) boot: u64,
+}
+
 pub(crate) struct HostState {
     pub(crate) powered: bool,
     /// Counts processes started here: what tells a stale completion or a stale `SimIo`.
@@ -137,8 +148,31 @@ pub(crate) struct HostState {
     pub(crate) injections: Vec<Injection>,
     pub(crate) held: Vec<OpClass>,
     pub(crate) withheld: Vec<u64>,
+    /// Writes of processes that were killed, which the kernel still carries out, by number.
+    pub(crate) late_writes: BTreeMap<u64, LateWrite>,
+    /// Locks of killed processes that are not free before those writes have ended.
+    pub(crate) late_locks: Vec<(PathBuf, Name)>,
+    /// The process was refused a lock for that.
+    pub(crate) lock_refused: bool,
     /// The hard state last written says that the node is recovering.
     pub(crate) recovering: bool,
+    /// Something may have been lost: a power cut met writes under way, or the disk was struck. Until a recovery has found the log whole,
+    /// or made it whole.
+    pub(crate) doubtful: bool,
+    /// The hard state last written says that the log was closed in order.
+    pub(crate) closed: bool,
+    /// Boot number of the hard state last written.
+    pub(crate) saved_boot: u64,
+    /// The disk as it was earlier.
+    pub(crate) older: Option<Disk>,
+    /// The longest frame that the node makes by itself, in bytes: a longer one comes from a peer with another limit.
+    pub(crate) own_frame_bytes: usize,
+    /// There are no descriptors to give.
+    pub(crate) short: bool,
+    /// Operations that were refused for that.
+    pub(crate) refused_in_shortage: u64,
+    /// How often the node began to recover though nothing can have been lost.
+    pub(crate) needless: u64,
     pub(crate) process: Process,
 }
 

@@ -115,6 +115,16 @@ pub enum Violation {
         /// The time it was given, in nanoseconds.
         within_ns: u64,
     },
+    /// A node took its log for one that may have lost something, though nothing can have been lost.
+    DoubtsForNothing {
+        /// The node.
+        node: u64,
+    },
+    /// A node stopped in order, on a disk that works, and its hard state does not say that the log was closed.
+    StopNotNoted {
+        /// The node.
+        node: u64,
+    },
     /// A node stopped, or refused to start, though nothing had happened that would justify it.
     StoppedForNothing {
         /// The node.
@@ -155,6 +165,10 @@ impl fmt::Display for Violation {
                 write!(f, "convergence: node {node} has applied up to {applied}, the history goes to {history}")
             }
             Violation::NotLive { what, within_ns } => write!(f, "liveness: {what}: not within {} ms", within_ns / 1_000_000),
+            Violation::DoubtsForNothing { node } => {
+                write!(f, "availability: node {node} takes its log for one that may have lost something, and nothing can have been lost")
+            }
+            Violation::StopNotNoted { node } => write!(f, "availability: node {node} stopped in order, and its log is not noted as closed"),
             Violation::StoppedForNothing { node, reason } => write!(f, "availability: node {node} stopped: {reason}"),
         }
     }

@@ -16,6 +16,17 @@ pub(crate) const LEADER_CHANGES: &str = "leader changes";
 pub(crate) const POWER_CUTS: &str = "power cuts";
 pub(crate) const HEALED: &str = "healed damages";
 pub(crate) const BUSY: &str = "proposal refused: busy";
+pub(crate) const LATE_WRITE: &str = "late write of a dead process landed";
+pub(crate) const LOCK_WAITED: &str = "start refused while the dead write";
+pub(crate) const KILLED: &str = "killed within one boot";
+pub(crate) const STOP_NOTED: &str = "orderly stop noted";
+pub(crate) const STOP_BESIDE_DARK: &str = "orderly stop noted beside a dark peer";
+pub(crate) const STOP_BESIDE_SLOW: &str = "orderly stop noted beside a slow peer";
+pub(crate) const STOP_BESIDE_FULL: &str = "orderly stop noted beside a full peer";
+pub(crate) const LED_IN_LULL: &str = "leader while a majority was up";
+pub(crate) const SLOW_ELECTION: &str = "election in a slow world";
+pub(crate) const LONGER_FRAME: &str = "frame longer than a node's own limit taken";
+pub(crate) const SHORTAGE_OVER: &str = "shortage waited out";
 pub(crate) const NEVER: &str = "outcome: never applied";
 pub(crate) const UNKNOWN: &str = "outcome: unknown";
 
@@ -53,6 +64,17 @@ pub fn marks() -> impl Iterator<Item = &'static str> {
         LEADER_CHANGES,
         POWER_CUTS,
         HEALED,
+        LATE_WRITE,
+        LOCK_WAITED,
+        KILLED,
+        STOP_NOTED,
+        STOP_BESIDE_DARK,
+        STOP_BESIDE_SLOW,
+        STOP_BESIDE_FULL,
+        LED_IN_LULL,
+        SLOW_ELECTION,
+        LONGER_FRAME,
+        SHORTAGE_OVER,
         BUSY,
         NEVER,
         UNKNOWN,

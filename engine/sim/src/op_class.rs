@@ -75,6 +75,11 @@ impl OpClass {
         }
     }
 
+    /// Whether it takes a descriptor.
+    pub const fn opens(self) -> bool {
+        matches!(self, OpClass::OpenDir | OpClass::Lock | OpClass::Open | OpClass::Listen | OpClass::Accept | OpClass::Connect)
+    }
+
     /// Whether it concerns the disk (the rest concern the network, or a handle of either kind).
     pub const fn is_storage(self) -> bool {
         !matches!(

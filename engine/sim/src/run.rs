@@ -2,6 +2,7 @@
 
 mod chaos;
 mod healing;
+mod lull;
 mod report;
 mod setup;
 mod strikes;
@@ -18,7 +19,7 @@ use crate::sim::Sim;
 use crate::workload::Workload;
 use chaos::Chaos;
 pub use report::{Extent, Report};
-use setup::{bad_disks, draw_setup, leave_out};
+use setup::{Kind, bad_disks, draw_setup, leave_out};
 
 /// Runs one seed.
 pub fn run(seed: u64, extent: Extent) -> Report {
@@ -26,21 +27,29 @@ pub fn run(seed: u64, extent: Extent) -> Report {
     let mut conditions = Conditions::drawn(&mut random);
     leave_out(&mut conditions, extent.faults);
     conditions.keep_trace = extent.keep_trace;
-    let sim = Sim::new(seed, conditions);
-    let (mut setup, log_bytes) = draw_setup(seed, &mut random);
+    let (mut setup, mut log_bytes) = draw_setup(seed, &mut random);
     let members = setup.members;
+    let kind = Kind::drawn(seed, members, extent.faults);
+    kind.make_room(seed, &mut setup.config, &mut log_bytes);
+    kind.slow_down(seed, &mut conditions.disk, &mut setup.config);
+    let sim = Sim::new(seed, conditions);
     let bad = bad_disks(seed, members, extent.bad_disks);
-    let keeps_all = bad.contains(&true) && !seed.is_multiple_of(4);
+    let keeps_all = bad.contains(&true) && !seed.is_multiple_of(4) || kind.away.is_some();
     if keeps_all {
-        // All of the log, so that the others still have whatever a bad disk loses.
+        // All of the log, so that the others still have whatever a bad disk loses, or one that is away has missed.
         setup.config.retention_bytes = 2 * log_bytes;
     }
+    let base = setup.config.clone();
     let mut workload = Workload::drawn(Random::stream(seed, 11), setup.config.max_entry_bytes);
+    if kind.own_limits || kind.new_limits {
+        workload.payload_bytes = setup.config.max_entry_bytes;
+    }
     workload.fit(extent.pace_ns.max(extent.chaos_ns), log_bytes);
     let mut cluster = Cluster::new(sim.clone(), setup, workload);
     let listener = Listener::keeping(extent.keep_trace);
     cluster.set_listener(listener.clone());
-    let chaos = Chaos { cluster: &mut cluster, seed, random, plans: Vec::new(), faults: extent.faults, bad: bad.clone() };
+    let images = vec![None; members];
+    let chaos = Chaos { cluster: &mut cluster, seed, random, plans: Vec::new(), faults: extent.faults, bad, kind, base, images };
     let outcome = tracing::subscriber::with_default(listener.clone(), || catch_unwind(AssertUnwindSafe(|| chaos.run(extent))));
     let panic = outcome.err().map(|panic| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());

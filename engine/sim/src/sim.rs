@@ -8,7 +8,7 @@ use kontiki_core::Time;
 use kontiki_io::Wake;
 
 use crate::conditions::{Conditions, DiskConditions};
-use crate::disk::{Disk, Unflushed};
+use crate::disk::{Disk, FileId, Unflushed};
 use crate::host::{Clock, Host, Injection, Process};
 use crate::network::host_ip;
 use crate::op_class::OpClass;
@@ -83,8 +83,8 @@ impl Sim {
         SocketAddr::new(host_ip(host.0), port)
     }
 
-    /// Kills a process (SIGKILL): what it had under way happens, happens in part or not at all; the page cache is kept;
-    /// its connections are closed or reset by the kernel. Nothing if none is running. Its `SimIo` is dead from now on.
+    /// Kills a process (SIGKILL): what it had under way happens, happens in part or not at all, or happens later, as the
+    /// conditions say; the page cache is kept; its connections are closed or reset by the kernel. Nothing if none is running. Its `SimIo` is dead from now on.
     pub fn crash(&self, host: Host) {
         let mut world = self.0.borrow_mut();
         if world.hosts[host.0].running {
@@ -102,6 +102,32 @@ impl Sim {
         let mut chance = world.hosts[host.0].disk_random.clone();
         world.power_cut(host.0, &mut |_| all || (!none && chance.coin()));
         world.hosts[host.0].disk_random = chance;
+    }
+
+    /// Pulls out the device that a host's disk is on, and puts it back: of what was not flushed any part is lost, as in a power cut,
+    /// and the process is killed; the machine runs on, and its peers hear that their connections are gone.
+    pub fn pull(&self, host: Host) {
+        let mut world = self.0.borrow_mut();
+        world.counts.add("device pulled");
+        if world.hosts[host.0].running {
+            world.end_process(host.0, "device pulled");
+        }
+        let mut chance = world.hosts[host.0].disk_random.clone();
+        world.lose_unflushed(host.0, &[], &mut |_| chance.coin());
+        world.hosts[host.0].disk_random = chance;
+    }
+
+    /// An older image of a host's disk takes the place of what is there.
+    ///
+    /// # Panics
+    /// If a process is running there.
+    pub(crate) fn roll_back(&self, host: Host, image: Disk) {
+        self.install_disk(host, image);
+        let mut world = self.0.borrow_mut();
+        world.counts.add("image rolled back");
+        let state = &mut world.hosts[host.0];
+        (state.recovering, state.doubtful) = (false, true);
+        state.decay.rolled_back();
     }
 
     /// Cuts a host's power, with the caller choosing what is kept.
@@ -132,6 +158,8 @@ impl Sim {
     pub fn install_disk(&self, host: Host, disk: Disk) {
         let mut world = self.0.borrow_mut();
         assert!(!world.hosts[host.0].running, "the disk of host {} is in use", host.0);
+        world.hosts[host.0].late_writes.clear();
+        world.hosts[host.0].late_locks.clear();
         world.hosts[host.0].disk = disk;
     }
 
@@ -148,6 +176,28 @@ impl Sim {
         self.0.borrow_mut().rot_at_rest(host.0);
     }
 
+    /// Says what the longest frame is that a host's node makes by itself, in bytes.
+    pub(crate) fn set_own_frame_bytes(&self, host: Host, bytes: usize) {
+        self.0.borrow_mut().hosts[host.0].own_frame_bytes = bytes;
+    }
+
+    /// Mixes up segment files of a host whose node is down, where that leaves evidence.
+    pub(crate) fn tamper(&self, host: Host) {
+        self.0.borrow_mut().tamper(host.0);
+    }
+
+    /// From now on a host has no descriptors to give: whatever would open one fails. Or it has them again.
+    pub fn set_short(&self, host: Host, short: bool) {
+        let mut world = self.0.borrow_mut();
+        let state = &mut world.hosts[host.0];
+        (state.short, state.refused_in_shortage) = (short, 0);
+    }
+
+    /// Operations that were refused for want of descriptors, since that began.
+    pub(crate) fn refused_in_shortage(&self, host: Host) -> u64 {
+        self.0.borrow().hosts[host.0].refused_in_shortage
+    }
+
     /// How often a kind of fault has happened so far.
     pub(crate) fn counted(&self, what: &str) -> u64 {
         self.0.borrow().counts.get(what)
@@ -156,6 +206,32 @@ impl Sim {
     /// Whether something is damaged on a host's disk.
     pub(crate) fn is_struck(&self, host: Host) -> bool {
         self.0.borrow().hosts[host.0].decay.is_struck()
+    }
+
+    /// Whether the last process of a host was refused a lock, since writes of one that was killed were under way.
+    pub(crate) fn was_lock_refused(&self, host: Host) -> bool {
+        self.0.borrow().hosts[host.0].lock_refused
+    }
+
+    /// Whether the hard state on a host's disk says that the log was closed in order.
+    pub(crate) fn is_closed(&self, host: Host) -> bool {
+        self.0.borrow().hosts[host.0].closed
+    }
+
+    /// Whether something is being written on a host.
+    pub fn is_writing(&self, host: Host) -> bool {
+        !self.0.borrow().writes_under_way(host.0).is_empty()
+    }
+
+    /// Whether a power cut would take nothing from a host's disk: nothing is being written, and nothing is unflushed.
+    pub fn is_at_rest(&self, host: Host) -> bool {
+        let mut world = self.0.borrow_mut();
+        world.writes_under_way(host.0).is_empty() && world.disk_for_cut(host.0).unflushed().is_empty()
+    }
+
+    /// How often a host's node began to recover though nothing can have been lost of its log.
+    pub(crate) fn needless_recoveries(&self, host: Host) -> u64 {
+        self.0.borrow().hosts[host.0].needless
     }
 
     /// Whether the hard state on a host's disk says that its node is recovering.
@@ -349,6 +425,7 @@ impl World {
     /// The process is gone, the kernel lives.
     pub(crate) fn end_process(&mut self, host: usize, how: &'static str) {
         self.record(host, how, self.hosts[host].boot, 0, 0);
+        self.leave_writes_behind(host);
         self.abandon(host, false);
         let boot = self.hosts[host].boot;
         for (connection, side) in self.network.sides_of(host, boot) {
@@ -369,6 +446,19 @@ impl World {
         self.counts.add("power cut");
         let writes = self.writes_under_way(host);
         self.abandon(host, true);
+        self.lose_unflushed(host, &writes, kept);
+        let boot = self.hosts[host].boot;
+        for (connection, side) in self.network.sides_of(host, boot) {
+            self.lose_side(connection, side);
+        }
+        self.network.listeners.retain(|_, listener| listener.host != host);
+        self.wipe(host);
+        self.hosts[host].powered = false;
+    }
+
+    /// The disk is left with what was flushed, and any part of the rest.
+    fn lose_unflushed(&mut self, host: usize, writes: &[(FileId, u64, u64)], kept: &mut dyn FnMut(Unflushed) -> bool) {
+        self.abandon_late_writes(host);
         let state = &mut self.hosts[host];
         let mut choices = 0u64;
         let mut losses = 0u64;
@@ -378,8 +468,10 @@ impl World {
             losses += u64::from(!keep);
             keep
         });
+        // With nothing unflushed and nothing under way, a power cut takes nothing.
+        state.doubtful |= choices > 0;
         let mut garbled = 0;
-        for (file, offset, _) in writes {
+        for &(file, offset, _) in writes {
             let group = state.disk_conditions.erase_group_bytes;
             let Some(from) = offset.checked_div(group).map(|groups| groups * group) else { continue };
             if from < offset && state.disk_random.coin() {
@@ -389,13 +481,6 @@ impl World {
             }
         }
         (0..garbled).for_each(|_| self.strike(host, "erase group garbled"));
-        let boot = self.hosts[host].boot;
-        for (connection, side) in self.network.sides_of(host, boot) {
-            self.lose_side(connection, side);
-        }
-        self.network.listeners.retain(|_, listener| listener.host != host);
-        self.wipe(host);
-        self.hosts[host].powered = false;
         self.record(host, "lost", choices, losses, 0);
         self.counts.add_many("unflushed and lost", losses);
     }

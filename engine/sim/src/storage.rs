@@ -3,6 +3,7 @@
 use kontiki_io::{Handle, IoBuf, IoErrorKind, Op, Output};
 
 use crate::conditions::SECOND;
+use crate::decay::u64_at;
 use crate::disk::FileId;
 use crate::host::{HostState, Pending, Resource};
 use crate::marks;
@@ -73,7 +74,7 @@ impl World {
         Some(IoErrorKind::Device)
     }
 
-    fn file(&self, host: usize, file: Handle) -> Option<FileId> {
+    pub(crate) fn file(&self, host: usize, file: Handle) -> Option<FileId> {
         match self.hosts[host].process.resource(file) {
             Resource::File(id) => Some(*id),
             _ => None,
@@ -99,12 +100,9 @@ impl World {
                     self.strike_in(host, incarnation, "log given up for a read error");
                 }
                 self.write(host, id, *offset, bytes, durable)?;
-                if let Some(recovering) = says_recovering(bytes)
-                    && std::mem::replace(&mut self.hosts[host].recovering, recovering)
-                    && !recovering
-                {
-                    self.marks.add(marks::RECOVERED);
-                    self.hosts[host].decay.made_good();
+                self.note_hard_state(host, bytes);
+                if kontiki_frame::parse_header(bytes).is_ok_and(|header| header.frame_bytes() > self.hosts[host].own_frame_bytes) {
+                    self.marks.add(marks::LONGER_FRAME);
                 }
                 self.record(host, "written", *offset, bytes.len() as u64, hash_bytes(bytes));
                 Ok(Output::Done)
@@ -122,6 +120,27 @@ impl World {
                 Ok(Output::Done)
             }
             other => self.carry_out_in_directory(host, other, covers),
+        }
+    }
+
+    /// Reads in a hard state what its node believes.
+    pub(crate) fn note_hard_state(&mut self, host: usize, bytes: &[u8]) {
+        let Some(recovering) = says_recovering(bytes) else { return };
+        let state = &mut self.hosts[host];
+        state.closed = u64_at(bytes, 88) != 0;
+        let boot = u64_at(bytes, 24);
+        let started = std::mem::replace(&mut state.saved_boot, boot) != boot;
+        let before = std::mem::replace(&mut state.recovering, recovering);
+        if recovering && !before && !state.doubtful {
+            state.needless += 1;
+        }
+        if before && !recovering {
+            self.marks.add(marks::RECOVERED);
+            state.decay.made_good();
+        }
+        if started || before {
+            // What a start finds out about the log stands in the hard state that it saves with its boot number.
+            state.doubtful &= recovering || state.decay.is_struck();
         }
     }
 
@@ -152,7 +171,7 @@ impl World {
         Ok(Output::Bytes(read))
     }
 
-    fn write(&mut self, host: usize, file: FileId, offset: u64, bytes: &[u8], durable: bool) -> Result<(), IoErrorKind> {
+    pub(crate) fn write(&mut self, host: usize, file: FileId, offset: u64, bytes: &[u8], durable: bool) -> Result<(), IoErrorKind> {
         let HostState { disk, disk_random: random, disk_conditions, decay, boot, .. } = &mut self.hosts[host];
         let followed = durable && disk_conditions.decays();
         if followed {
@@ -203,6 +222,7 @@ impl World {
     fn strike_in(&mut self, host: usize, incarnation: u64, what: &'static str) {
         self.counts.add(what);
         self.hosts[host].decay.strike(incarnation);
+        self.hosts[host].doubtful = true;
         let struck = self.hosts.iter().filter(|state| state.decay.is_struck()).count();
         if struck > self.hosts.len() / 2 {
             self.counts.add(BEYOND);
@@ -224,7 +244,8 @@ impl World {
         match op {
             Op::Lock { name, .. } => {
                 let lock = (path.clone(), name.clone());
-                if state.process.locks.contains(&lock) {
+                state.lock_refused = state.late_locks.contains(&lock);
+                if state.lock_refused || state.process.locks.contains(&lock) {
                     return Err(IoErrorKind::Locked);
                 }
                 if state.disk.find(&path, name).is_none() {
@@ -312,6 +333,7 @@ impl World {
             Op::Write { file, offset, data, .. } => Some((self.file(host, *file)?, *offset, data.bytes().len() as u64)),
             _ => None,
         });
-        writes.collect()
+        let late = self.hosts[host].late_writes.values().map(|late| (late.file, late.offset, late.bytes.len() as u64));
+        writes.chain(late).collect()
     }
 }

@@ -1,7 +1,7 @@
 //! The world: hosts, the network between them, and the agenda of what happens next. One thread, one seed, one order.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 
 use kontiki_core::Time;
 use kontiki_io::{Completion, Handle, IoError, IoErrorKind, IoStats, Op, Output, Token};
@@ -29,6 +29,8 @@ pub(crate) enum Happening {
     GiveUp { connection: u64, from: usize, since_ns: u64 },
     /// A connection attempt reaches the host it is meant for.
     Knock { attempt: u64 },
+    /// A write of a process that was killed ends.
+    Land { host: usize, write: u64 },
 }
 
 /// How much of what a read yields goes into the trace, in bytes.
@@ -92,7 +94,18 @@ impl World {
             injections: Vec::new(),
             held: Vec::new(),
             withheld: Vec::new(),
+            late_writes: BTreeMap::new(),
+            late_locks: Vec::new(),
+            lock_refused: false,
             recovering: false,
+            doubtful: false,
+            closed: false,
+            saved_boot: 0,
+            older: None,
+            own_frame_bytes: usize::MAX,
+            short: false,
+            refused_in_shortage: 0,
+            needless: 0,
             process: Process::default(),
         });
         self.network.add_host();
@@ -149,6 +162,7 @@ impl World {
             Happening::Reset { connection, to } => self.hear_reset(connection, to),
             Happening::GiveUp { connection, from, since_ns } => self.give_up(connection, from, since_ns),
             Happening::Knock { attempt } => self.knock(attempt),
+            Happening::Land { host, write } => self.land(host, write),
         }
     }
 
@@ -255,7 +269,7 @@ impl World {
             self.counts.add("withheld");
             return;
         }
-        let injected = self.injected(host, class);
+        let injected = self.injected(host, class).or_else(|| self.shortage(host, class));
         let Some(pending) = self.hosts[host].process.operations.remove(&operation) else { return };
         if class.is_storage() {
             self.end_storage(host, pending, injected);
@@ -282,6 +296,17 @@ impl World {
             self.counts.add("injected error");
         }
         error
+    }
+
+    /// Whether an operation would open something, and nothing can be opened.
+    fn shortage(&mut self, host: usize, class: OpClass) -> Option<IoErrorKind> {
+        let state = &mut self.hosts[host];
+        if !state.short || !class.opens() {
+            return None;
+        }
+        state.refused_in_shortage += 1;
+        self.counts.add("refused for want of descriptors");
+        Some(IoErrorKind::Device)
     }
 
     /// An operation has ended; its process learns of it at its next turn. Memory lent to read or receive goes back.

@@ -5,7 +5,7 @@
 mod directed;
 
 use directed::{TIMEOUT, fail_once, heal, leader, run, three_of, write};
-use kontiki_sim::{Delay, MILLISECOND, OpClass};
+use kontiki_sim::{Cluster, Delay, MILLISECOND, OpClass, SECOND};
 
 /// A leader that cannot read its log, and a follower with a slow disk, after clients wrote much more than memory holds: whether the leader
 /// never had to read.
@@ -41,4 +41,47 @@ fn one_that_stands_still_is_not() {
     cluster.sim().release(hung, OpClass::Write);
     heal(&mut cluster);
     assert_eq!(leader(&cluster), before);
+}
+
+/// A cluster one of whose followers was away while so many entries were written, and comes back over links with a round trip of 50 ms.
+fn back_over_a_slow_link(rounds: u64) -> (Cluster, usize) {
+    let (mut cluster, first) = three_of(11, |setup| {
+        setup.config.ring_bytes = 4 << 20;
+        setup.config.max_frame_bytes = 64 << 10;
+        setup.config.window_bytes = 4 << 20;
+        setup.config.window_frames = 64;
+        setup.config.segment_bytes = 4096 + (1 << 20);
+        setup.config.retention_bytes = 64 << 20;
+    });
+    let away = (first + 1) % 3;
+    cluster.crash(away);
+    for _ in 0..rounds {
+        write(&mut cluster, 4_000);
+    }
+    let (from, to) = (cluster.host(first), cluster.host(away));
+    cluster.sim().slow(from, to, 25 * MILLISECOND);
+    cluster.sim().slow(to, from, 25 * MILLISECOND);
+    cluster.start(away);
+    (cluster, away)
+}
+
+#[test]
+fn one_that_was_away_catches_up_over_a_slow_link() {
+    let (mut cluster, away) = back_over_a_slow_link(4);
+    let (last, id) = (cluster.judge().last_index(), away as u64 + 1);
+    assert!(cluster.run_until_holds(60 * SECOND, |cluster| cluster.judge().applied_by(id) >= last));
+}
+
+/// The same under load: it gets there, before the log lets go of what it needs.
+#[test]
+fn one_that_was_away_catches_up_under_load() {
+    let (mut cluster, away) = back_over_a_slow_link(2);
+    let id = away as u64 + 1;
+    cluster.set_clients(true);
+    let mut lags = Vec::new();
+    for _ in 0..12 {
+        run(&mut cluster, 5 * SECOND);
+        lags.push(cluster.judge().last_index() - cluster.judge().applied_by(id));
+    }
+    assert!(lags.last().is_some_and(|&lag| lag < 1_000), "{lags:?}");
 }

@@ -1,11 +1,13 @@
 //! A run while faults strike: what is under way, what is to be undone later, and when the next blow comes.
 
-use kontiki::Medium;
+use kontiki::{Config, Medium};
 use kontiki_core::Time;
 
 use super::report::Extent;
+use super::setup::Kind;
 use crate::cluster::Cluster;
 use crate::conditions::{MILLISECOND, SECOND};
+use crate::disk::Disk;
 use crate::faults::{Fault, Faults};
 use crate::random::{Odds, Random};
 
@@ -17,10 +19,24 @@ pub(super) enum Plan {
     Heal,
     /// The disk has space again.
     Space(usize),
+    /// There are descriptors again.
+    Plenty(usize),
+    /// Whoever is away most of the time goes.
+    Leave(usize),
+    /// It is asked to stop.
+    Stop(usize, &'static str),
+    /// This process of a node, which was asked to stop, has ended.
+    Ended(usize, u64),
 }
 
 /// The streams of random numbers that strikes draw from, one each: so that one left out changes nothing of the others.
 const STRIKE_STREAMS: u64 = 1 << 32;
+
+/// What an orderly stop takes at most, in nanoseconds: the transport's patience, and slow flushes.
+pub(super) const STOP_NS: u64 = 10 * SECOND;
+/// How long whoever is away most of the time stays at most, and how long it is away, in nanoseconds.
+const AWAY_UP_NS: u64 = 3 * SECOND;
+const AWAY_NS: std::ops::Range<u64> = 5 * SECOND..40 * SECOND;
 
 pub(super) struct Chaos<'a> {
     pub(super) cluster: &'a mut Cluster,
@@ -30,6 +46,11 @@ pub(super) struct Chaos<'a> {
     pub(super) faults: Faults,
     /// Nodes with bad disks.
     pub(super) bad: Vec<bool>,
+    pub(super) kind: Kind,
+    /// What the nodes are configured with, unless they have limits of their own.
+    pub(super) base: Config,
+    /// Older images of the disks.
+    pub(super) images: Vec<Option<Disk>>,
 }
 
 impl Chaos<'_> {
@@ -46,6 +67,11 @@ impl Chaos<'_> {
             self.cluster.sim().count(if self.is_survivable() { "seed with bad disks" } else { "seed with too many bad disks" });
         }
         self.spoil_disks(extent);
+        self.cluster.set_judges_doubt(self.faults.has(Fault::Lull));
+        if self.faults.has(Fault::LateWrite) {
+            let odds = self.random_of(15).pick(&[Odds::one_in(4), Odds::one_in(2), Odds::ALWAYS]).copied().unwrap_or(Odds::NEVER);
+            self.cluster.sim().set_conditions(|conditions| conditions.processor.late_write = odds);
+        }
         self.cluster.set_clients(true);
         // Blow upon blow in one world, time to settle between them in another.
         let pace_ns = (200 * MILLISECOND) << self.random.below(9);
@@ -96,6 +122,7 @@ impl Chaos<'_> {
                 if extent.faults.has(Fault::StaleRead) {
                     disk.stale = stale;
                 }
+                disk.tampered = extent.faults.has(Fault::File);
                 if extent.faults.has(Fault::EraseGroup) && self.cluster.medium() == Medium::Lossy {
                     disk.erase_group_bytes = 4096 << groups;
                 }
@@ -126,16 +153,59 @@ impl Chaos<'_> {
         self.plans.push((at, plan));
     }
 
+    /// A stream of random numbers of its own.
+    fn random_of(&self, purpose: u64) -> Random {
+        Random::stream(self.seed, purpose)
+    }
+
+    /// Starts a node, with limits of its own where it has some.
+    pub(super) fn start(&mut self, n: usize) {
+        if self.cluster.is_up(n) {
+            return;
+        }
+        if let Some(config) = self.kind.config_of(self.seed, &self.base, n, self.cluster.starts(n)) {
+            self.cluster.set_config(n, config);
+        }
+        self.cluster.start(n);
+        if self.kind.away == Some(n) {
+            self.plan(AWAY_UP_NS, Plan::Leave(n));
+        }
+    }
+
+    /// Whoever is away most of the time goes, one way or the other, for long.
+    fn leave(&mut self, n: usize) {
+        if !self.cluster.is_up(n) {
+            return;
+        }
+        self.cluster.sim().count("away");
+        if self.random.coin() {
+            self.cluster.crash(n);
+        } else {
+            self.cluster.power_cut(n);
+        }
+        let away_ns = AWAY_NS.start + self.random.below(AWAY_NS.end - AWAY_NS.start);
+        self.plans.retain(|(_, plan)| !matches!(plan, Plan::Start(m) if *m == n));
+        self.plan_after(away_ns, Plan::Start(n));
+    }
+
     fn carry_out_due(&mut self) {
         let now = self.now();
         let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.plans).into_iter().partition(|(at, _)| *at <= now);
         self.plans = later;
         for (_, plan) in due {
             match plan {
-                Plan::Start(n) => self.cluster.start(n),
+                Plan::Start(n) => self.start(n),
                 Plan::Resume(n) => self.cluster.sim().resume(self.cluster.host(n)),
                 Plan::Heal => self.cluster.sim().heal(),
                 Plan::Space(n) => self.make_space(n),
+                Plan::Plenty(n) => self.end_shortage(n),
+                Plan::Leave(n) => self.leave(n),
+                Plan::Stop(n, mark) => self.ask_to_stop(n, mark),
+                Plan::Ended(n, start) => {
+                    if self.cluster.starts(n) == start && self.cluster.is_stopping(n) {
+                        self.cluster.judge_mut().not_live("an orderly stop ends", STOP_NS);
+                    }
+                }
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use super::chaos::Chaos;
 use crate::cluster::Cluster;
-use crate::conditions::{Conditions, SECOND};
+use crate::conditions::{Conditions, Delay, SECOND};
 use crate::judge::Fate;
 use crate::random::Odds;
 
@@ -11,7 +11,7 @@ const RECOVERY_NS: u64 = 60 * SECOND;
 /// How often nodes may stop after everything is healed, for rot that they come upon only then.
 const MAX_FINDS: u32 = 50;
 /// What the simulated TCP takes at most to get going again after a heal (retransmission and connection retries back off).
-const TRANSPORT_NS: u64 = 4 * SECOND;
+pub(super) const TRANSPORT_NS: u64 = 4 * SECOND;
 
 impl Chaos<'_> {
     /// Everything works again: then a fresh write must succeed soon, and all replicas become equal.
@@ -26,8 +26,15 @@ impl Chaos<'_> {
         });
         self.cluster.set_clients(false);
         for n in 0..self.cluster.len() {
-            sim.set_disk_conditions(self.cluster.host(n), Conditions::calm().disk);
+            let mut disk = Conditions::calm().disk;
+            if self.kind.slow {
+                // It stays what it is: a world in which one has to live.
+                let flush = sim.disk_conditions(self.cluster.host(n)).flush;
+                disk.flush = Delay { tail: Odds::NEVER, ..flush };
+            }
+            sim.set_disk_conditions(self.cluster.host(n), disk);
             self.cluster.set_full(n, false);
+            self.cluster.set_short(n, false);
             sim.resume(self.cluster.host(n));
             self.cluster.start(n);
         }
@@ -94,7 +101,7 @@ impl Chaos<'_> {
         self.bad.iter().filter(|&&bad| bad).count() <= self.bad.len() / 2
     }
 
-    fn overdue(&mut self, what: &'static str, within_ns: u64) {
+    pub(super) fn overdue(&mut self, what: &'static str, within_ns: u64) {
         if self.is_survivable() {
             self.cluster.judge_mut().not_live(what, within_ns);
         } else {

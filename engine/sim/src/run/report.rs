@@ -73,6 +73,6 @@ pub struct Extent {
 impl Extent {
     /// So much simulated time with faults, in nanoseconds: all of them.
     pub const fn of(chaos_ns: u64) -> Extent {
-        Extent { chaos_ns, pace_ns: chaos_ns, faults: Faults::ALL, keep_trace: 0, bad_disks: false, lying_disks: false }
+        Extent { chaos_ns, pace_ns: chaos_ns, faults: Faults::USUAL, keep_trace: 0, bad_disks: false, lying_disks: false }
     }
 }

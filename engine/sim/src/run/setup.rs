@@ -3,7 +3,7 @@
 use kontiki::{Config, Medium};
 
 use crate::cluster::Setup;
-use crate::conditions::{Conditions, Delay};
+use crate::conditions::{Conditions, Delay, DiskConditions, MILLISECOND};
 use crate::faults::{Fault, Faults};
 use crate::random::{Odds, Random};
 
@@ -27,6 +27,102 @@ pub(super) fn bad_disks(seed: u64, members: usize, always: bool) -> Vec<bool> {
     let mut bad: Vec<bool> = (0..members as u64).map(|n| n < count).collect();
     random.shuffle(&mut bad);
     bad
+}
+
+/// What kind of a world a seed is, apart from what strikes it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Kind {
+    /// Flushes are slow, on all disks.
+    pub(super) slow: bool,
+    /// The nodes have limits and times of their own.
+    pub(super) own_limits: bool,
+    /// A node may have others at its next start.
+    pub(super) new_limits: bool,
+    /// This node is away most of the time.
+    pub(super) away: Option<usize>,
+}
+
+/// Flushes of a slow world, at most, and what a stall takes then, in milliseconds.
+const SLOW_FLUSH_MS: std::ops::RangeInclusive<u64> = 50..=400;
+const SLOW_STALL_MS: u64 = 3_000;
+
+/// The longest frame that a node may have set, in bytes.
+const MOST_FRAME_BYTES: usize = 64 << 10;
+
+impl Kind {
+    pub(super) fn drawn(seed: u64, members: usize, faults: Faults) -> Kind {
+        let mut random = Random::stream(seed, 13);
+        let mut one_in = |n: u64| random.below(n) == 0;
+        let (slow, own_limits, new_limits, away) = (one_in(6), one_in(4), one_in(5), one_in(5));
+        let who = random.below(members as u64) as usize;
+        Kind {
+            slow: slow && faults.has(Fault::SlowFlush),
+            own_limits: own_limits && faults.has(Fault::OwnLimits),
+            new_limits: new_limits && faults.has(Fault::NewLimits),
+            away: (away && members > 2 && faults.has(Fault::Away)).then_some(who),
+        }
+    }
+
+    /// Makes the disks as slow as they are in this world, and leaves the timeouts as they are by default.
+    pub(super) fn slow_down(&self, seed: u64, disk: &mut DiskConditions, config: &mut Config) {
+        if !self.slow {
+            return;
+        }
+        let mut random = Random::stream(seed, 14);
+        let most_ms = random.between(*SLOW_FLUSH_MS.start(), *SLOW_FLUSH_MS.end());
+        let least_ms = random.between(most_ms / 4, most_ms);
+        disk.flush = Delay::between(least_ms * MILLISECOND, most_ms * MILLISECOND);
+        if random.coin() {
+            disk.flush = disk.flush.with_tail(Odds::one_in(200), SLOW_STALL_MS * MILLISECOND);
+        }
+        let Config { election_min_ms, election_max_ms, heartbeat_ms, .. } = Config::default();
+        (config.election_min_ms, config.election_max_ms, config.heartbeat_ms) = (election_min_ms, election_max_ms, heartbeat_ms);
+    }
+
+    /// Where nodes have limits of their own, clients write what fills frames, and segments have room for the largest.
+    pub(super) fn make_room(&self, seed: u64, config: &mut Config, log_bytes: &mut u64) {
+        if self.own_limits || self.new_limits {
+            let mut random = Random::stream(seed, 16);
+            config.max_frame_bytes = MOST_FRAME_BYTES;
+            config.ring_bytes = 16 * MOST_FRAME_BYTES;
+            config.window_bytes = config.window_bytes.max(MOST_FRAME_BYTES as u64);
+            config.max_entry_bytes = 1 << random.between(13, 15);
+            config.segment_bytes = config.segment_bytes.max(4096 + 4 * MOST_FRAME_BYTES as u64);
+            *log_bytes = (*log_bytes).clamp(LOG_SEGMENTS.start() * config.segment_bytes, LOG_SEGMENTS.end() * config.segment_bytes);
+            config.retention_bytes = *log_bytes / 2;
+        }
+    }
+
+    /// The limits and times of one node from its `start`th start on, in place of those of the whole cluster.
+    pub(super) fn config_of(&self, seed: u64, base: &Config, n: usize, start: u64) -> Option<Config> {
+        let changes = self.new_limits && start > 0;
+        if !(self.own_limits && start == 0 || changes) {
+            return None;
+        }
+        let mut random = Random::stream(seed, (1 << 34) + ((n as u64) << 24) + start);
+        if changes && random.below(3) > 0 {
+            return None;
+        }
+        let max_frame_bytes = MOST_FRAME_BYTES >> random.below(3);
+        let mut config = Config {
+            max_frame_bytes,
+            max_entry_bytes: (1 << random.between(6, 15)).min(base.max_entry_bytes).min(max_frame_bytes / 2),
+            max_in_flight: 1 << random.between(4, 9),
+            ring_bytes: (16 * max_frame_bytes).next_power_of_two() << random.below(2),
+            window_bytes: max_frame_bytes as u64 * random.between(1, 16),
+            window_frames: random.between(1, 64) as u32,
+            hold_back_ms: random.pick(&[0, 20, 100]).copied().unwrap_or(0),
+            writes_in_flight: random.between(1, 4) as usize,
+            reply_bytes: random.between(8, 64) as usize,
+            ..base.clone()
+        };
+        if !self.slow {
+            config.election_min_ms = random.between(100, 400);
+            config.election_max_ms = config.election_min_ms + random.between(50, 400);
+            config.heartbeat_ms = config.election_min_ms / random.between(3, 6);
+        }
+        Some(config)
+    }
 }
 
 /// Takes kinds of faults out that the conditions hold; what was drawn for the others stays.
@@ -72,4 +168,39 @@ pub(super) fn draw_setup(seed: u64, random: &mut Random) -> (Setup, u64) {
         ..Config::default()
     };
     (Setup { members, config, durable_state: random.coin() }, log_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use kontiki::Member;
+
+    use super::*;
+
+    #[test]
+    fn every_kind_of_a_world_is_drawn_and_every_configuration_is_one() {
+        let (mut slow, mut own, mut new, mut away) = (0, 0, 0, 0);
+        let mut frames = std::collections::BTreeSet::new();
+        for seed in 0..200 {
+            let mut random = Random::stream(seed, 10);
+            let (mut setup, mut log_bytes) = draw_setup(seed, &mut random);
+            let kind = Kind::drawn(seed, setup.members, Faults::ALL);
+            kind.make_room(seed, &mut setup.config, &mut log_bytes);
+            kind.slow_down(seed, &mut Conditions::calm().disk, &mut setup.config);
+            slow += u32::from(kind.slow);
+            own += u32::from(kind.own_limits);
+            new += u32::from(kind.new_limits);
+            away += u32::from(kind.away.is_some());
+            assert!(kind.away.is_none_or(|n| n < setup.members));
+            for start in 0..6 {
+                let Some(config) = kind.config_of(seed, &setup.config, 0, start) else { continue };
+                let members = vec![Member { id: 1, addr: "10.0.0.1:7000".parse().unwrap() }];
+                let config = Config { id: 1, members, dir: "/kontiki".into(), ..config };
+                frames.insert(config.max_frame_bytes);
+                assert_eq!(config.check(), Ok(()), "seed {seed}, start {start}");
+            }
+        }
+        assert!([slow, own, new, away].iter().all(|&n| n > 15), "{slow} slow, {own} own, {new} new limits, {away} away");
+        assert_eq!(frames.len(), 3);
+    }
 }

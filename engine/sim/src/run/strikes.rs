@@ -1,13 +1,14 @@
 //! What strikes a cluster, and how: one blow at a time, each drawn from a stream of random numbers of its own.
 
-use super::chaos::{Chaos, Plan};
+use super::chaos::{Chaos, Plan, STOP_NS};
 use crate::conditions::{MILLISECOND, SECOND};
 use crate::faults::Fault;
 use crate::host::Host;
+use crate::marks;
 use crate::random::Random;
 
 /// What strikes, the more often the more often it stands here.
-const STRIKES: [Fault; 17] = [
+const STRIKES: [Fault; 28] = [
     Fault::Crash,
     Fault::Crash,
     Fault::PowerCut,
@@ -25,6 +26,17 @@ const STRIKES: [Fault; 17] = [
     Fault::FullDisk,
     Fault::AllAtOnce,
     Fault::AllAtOnce,
+    Fault::Device,
+    Fault::Image,
+    Fault::File,
+    Fault::File,
+    Fault::Stop,
+    Fault::Stop,
+    Fault::Shortage,
+    Fault::Shortage,
+    Fault::Lull,
+    Fault::Lull,
+    Fault::Lull,
 ];
 
 impl Chaos<'_> {
@@ -57,6 +69,9 @@ impl Chaos<'_> {
         ));
         match fault {
             Fault::Crash => {
+                if self.cluster.is_up(n) {
+                    sim.meet(marks::KILLED);
+                }
                 self.cluster.crash(n);
                 self.plan_after(away_ns, Plan::Start(n));
             }
@@ -77,6 +92,8 @@ impl Chaos<'_> {
                     self.plan_after(random.below(longest_ns), Plan::Start(m));
                 }
             }
+            // A process that was asked to stop is not kept from it.
+            Fault::Pause if self.cluster.is_stopping(n) => {}
             Fault::Pause => {
                 sim.pause(host);
                 self.plan_after(away_ns, Plan::Resume(n));
@@ -141,8 +158,122 @@ impl Chaos<'_> {
                     sim.rot(self.cluster.host(n));
                 }
             }
+            Fault::Device => {
+                self.cluster.pull(n);
+                self.plan_after(away_ns, Plan::Start(n));
+            }
+            Fault::Image => self.roll_back(n, away_ns),
+            Fault::File => {
+                let bad: Vec<usize> = (0..self.bad.len()).filter(|&n| self.bad[n]).collect();
+                if let Some(&n) = random.pick(&bad) {
+                    if random.coin() {
+                        self.cluster.power_cut(n);
+                    } else {
+                        self.cluster.crash(n);
+                    }
+                    sim.tamper(self.cluster.host(n));
+                    self.plan_after(away_ns, Plan::Start(n));
+                }
+            }
+            Fault::Stop => self.stop(n, away_ns, random),
+            Fault::Shortage => {
+                let everywhere = random.below(4) == 0;
+                for n in (0..self.cluster.len()).filter(|&m| everywhere || m == n) {
+                    sim.count("descriptors run out");
+                    self.cluster.set_short(n, true);
+                    self.plan_after(away_ns, Plan::Plenty(n));
+                }
+            }
+            Fault::Lull => self.lull(random),
             // These are conditions of the world, or of bad disks.
-            Fault::Reset | Fault::Flip | Fault::Stall | Fault::DiskError | Fault::Astray | Fault::StaleRead | Fault::EraseGroup => {}
+            Fault::Reset
+            | Fault::Flip
+            | Fault::Stall
+            | Fault::DiskError
+            | Fault::Astray
+            | Fault::StaleRead
+            | Fault::EraseGroup
+            | Fault::LateWrite
+            | Fault::SlowFlush
+            | Fault::OwnLimits
+            | Fault::NewLimits
+            | Fault::Away => {}
+        }
+    }
+
+    /// An older image of a node's disk takes its place, if there is one; else one is made. Only where acknowledged entries may be lost anyhow: an
+    /// older disk is as good as any, and nothing on it says what is gone.
+    fn roll_back(&mut self, n: usize, away_ns: u64) {
+        if self.is_survivable() {
+            return;
+        }
+        let (sim, host) = (self.cluster.sim().clone(), self.cluster.host(n));
+        match self.images[n].take() {
+            None => {
+                let mut image = sim.disk_for_cut(host);
+                image.cut(&mut |_| true);
+                self.images[n] = Some(image);
+            }
+            Some(image) => {
+                self.cluster.power_cut(n);
+                sim.roll_back(host, image);
+                self.cluster.forget_votes();
+                self.cluster.set_may_stop(n, true);
+                self.plan_after(away_ns, Plan::Start(n));
+            }
+        }
+    }
+
+    /// A node is asked to stop, beside peers of some kind.
+    fn stop(&mut self, n: usize, away_ns: u64, random: &mut Random) {
+        let sim = self.cluster.sim().clone();
+        let (host, peers) = (self.cluster.host(n), self.hosts(|m| m != n));
+        let kind = random.below(4);
+        // At once, or when the links are full of what nobody takes.
+        let after_ns = random.below(2) * random.below(3 * SECOND);
+        let mark = match kind {
+            1 if !peers.is_empty() => {
+                sim.partition(&[host], &peers);
+                self.plan_after(after_ns + away_ns + SECOND, Plan::Heal);
+                marks::STOP_BESIDE_DARK
+            }
+            2 if !peers.is_empty() => {
+                sim.count("slow links");
+                let extra_ns = random.between(100, 5_000) * MILLISECOND;
+                for &peer in &peers {
+                    sim.slow(peer, host, extra_ns);
+                    sim.slow(host, peer, extra_ns);
+                }
+                self.plan_after(after_ns + away_ns + SECOND, Plan::Heal);
+                marks::STOP_BESIDE_SLOW
+            }
+            3 if !peers.is_empty() => {
+                for m in (0..self.cluster.len()).filter(|&m| m != n) {
+                    self.fill(m, 0);
+                    self.plan_after(after_ns + away_ns + 4 * SECOND, Plan::Space(m));
+                }
+                marks::STOP_BESIDE_FULL
+            }
+            _ => marks::STOP_NOTED,
+        };
+        self.plan_after(after_ns, Plan::Stop(n, mark));
+    }
+
+    pub(super) fn ask_to_stop(&mut self, n: usize, mark: &'static str) {
+        // One that gets no processor cannot stop.
+        let is_paused = self.plans.iter().any(|(_, plan)| matches!(plan, Plan::Resume(m) if *m == n));
+        if self.cluster.is_up(n) && !is_paused {
+            self.cluster.sim().count("orderly stop");
+            self.cluster.stop_beside(n, mark);
+            self.plan_after(STOP_NS, Plan::Ended(n, self.cluster.starts(n)));
+        }
+    }
+
+    pub(super) fn end_shortage(&mut self, n: usize) {
+        let refused = self.cluster.sim().refused_in_shortage(self.cluster.host(n));
+        self.cluster.set_short(n, false);
+        if refused > 0 && self.cluster.is_serving(n) {
+            self.cluster.sim().meet(marks::SHORTAGE_OVER);
         }
     }
 

@@ -45,6 +45,9 @@ pub(crate) struct Options {
     /// Leave out kinds of faults.
     #[arg(long, value_name = "FAULT,...", value_delimiter = ',', value_parser = fault)]
     without: Vec<Fault>,
+    /// Inject these kinds of faults too, which are left out otherwise.
+    #[arg(long, value_name = "FAULT,...", value_delimiter = ',', value_parser = fault, conflicts_with = "only")]
+    with: Vec<Fault>,
     /// Inject these kinds of faults only.
     #[arg(long, value_name = "FAULT,...", value_delimiter = ',', value_parser = fault, conflicts_with = "without")]
     only: Vec<Fault>,
@@ -95,8 +98,11 @@ impl Options {
         self.jobs.unwrap_or_else(all).max(1)
     }
 
-    fn leaves_out(&self, fault: &Fault) -> bool {
-        self.without.contains(fault) || !self.only.is_empty() && !self.only.contains(fault)
+    fn faults(&self) -> Faults {
+        let none = Fault::ALL.into_iter().fold(Faults::ALL, Faults::without);
+        let (begin, more) = if self.only.is_empty() { (Faults::USUAL, &self.with) } else { (none, &self.only) };
+        let chosen = more.iter().copied().fold(begin, Faults::with);
+        self.without.iter().copied().fold(chosen, Faults::without)
     }
 
     pub(crate) fn extent(&self) -> Extent {
@@ -104,7 +110,7 @@ impl Options {
         Extent {
             chaos_ns: seconds.saturating_mul(SECOND),
             pace_ns: self.pace.unwrap_or(seconds).saturating_mul(SECOND),
-            faults: Fault::ALL.into_iter().filter(|fault| self.leaves_out(fault)).fold(Faults::ALL, Faults::without),
+            faults: self.faults(),
             keep_trace: self.trace,
             bad_disks: self.bad_disks,
             lying_disks: self.lying_disks,
@@ -125,12 +131,18 @@ pub(crate) fn command(seed: u64, extent: Extent) -> String {
         command += &format!(" --pace {}", extent.pace_ns / SECOND);
     }
     let left: Vec<_> = extent.faults.iter().map(Fault::name).collect();
-    let missing: Vec<_> = extent.faults.missing().map(Fault::name).collect();
+    let missing: Vec<_> = extent.faults.missing().filter(|&fault| Faults::USUAL.has(fault)).map(Fault::name).collect();
+    let more: Vec<_> = extent.faults.iter().filter(|&fault| !Faults::USUAL.has(fault)).map(Fault::name).collect();
     // The shorter of the two, and none at all cannot be said the other way.
-    if !left.is_empty() && left.len() < missing.len() {
+    if !left.is_empty() && left.len() < missing.len() + more.len() {
         command += &format!(" --only {}", left.join(","));
-    } else if !missing.is_empty() {
-        command += &format!(" --without {}", missing.join(","));
+    } else {
+        for (option, names) in [(" --without ", missing), (" --with ", more)] {
+            if !names.is_empty() {
+                command += option;
+                command += &names.join(",");
+            }
+        }
     }
     for (flag, is_set) in [(" --bad-disks", extent.bad_disks), (" --lying-disks", extent.lying_disks)] {
         command += if is_set { flag } else { "" };
