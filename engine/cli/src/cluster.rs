@@ -16,6 +16,7 @@ use crate::node_file::Settings;
 use crate::ports;
 use crate::signals::StopFlag;
 use crate::status::{self, View};
+use crate::target::Target;
 
 /// How often a start is tried again because a port was taken in between.
 const PORT_TRIES: usize = 5;
@@ -100,8 +101,8 @@ impl Cluster {
     }
 
     /// All addresses.
-    pub(crate) fn addrs(&self) -> Vec<SocketAddr> {
-        self.replicas.iter().map(|r| r.addr).collect()
+    pub(crate) fn targets(&self) -> Vec<Target> {
+        self.replicas.iter().map(|r| r.addr.into()).collect()
     }
 
     /// The replica of this id.
@@ -138,8 +139,9 @@ impl Cluster {
             if let Some(leader) = self.statuses().into_iter().filter(|v| v.leads() && v.term > after).max_by_key(|v| v.term) {
                 return Ok(leader);
             }
-            self.check_alive()?;
+            // In this order: what stops this program from a terminal stops its replicas too.
             stop.check()?;
+            self.check_alive()?;
             if Instant::now() > deadline {
                 let heard: Vec<String> =
                     self.statuses().iter().map(|v| format!("node {} is {} in term {}", v.id, v.role.to_lowercase(), v.term)).collect();
@@ -204,6 +206,11 @@ impl Replica {
         Ok(())
     }
 
+    /// Where its data lies.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
     /// Where its messages go.
     pub(crate) fn log(&self) -> PathBuf {
         self.dir.join("node.log")
@@ -236,8 +243,9 @@ impl Replica {
     pub(crate) fn wait_answering(&mut self, stop: &StopFlag) -> Result<View, Error> {
         let deadline = Instant::now() + START_LIMIT;
         loop {
-            self.check_alive()?;
+            // In this order: what stops this program from a terminal stops its replicas too.
             stop.check()?;
+            self.check_alive()?;
             match status::fetch(self.addr, STATUS_LIMIT) {
                 Ok(view) => return Ok(view),
                 Err(error) if Instant::now() > deadline => {

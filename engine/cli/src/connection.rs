@@ -28,7 +28,9 @@ pub(crate) enum Answer {
     NotLeader(Option<SocketAddr>),
     /// Not taken: a bound is reached.
     Busy,
-    /// Something else, in words.
+    /// Not taken, and would not be the next time: why, in the replica's words.
+    Refused(String),
+    /// Something that is no answer to a proposal, in words.
     Other(String),
 }
 
@@ -102,7 +104,7 @@ fn answer(response: &Response<'_>) -> Answer {
         Response::Unknown => Answer::Unknown,
         Response::NotLeader { address, .. } => Answer::NotLeader(address),
         Response::Busy => Answer::Busy,
-        Response::Error { code, text } => Answer::Other(format!("{text} (code {code})")),
+        Response::Error { code, text } => Answer::Refused(format!("{text} (code {code})")),
         Response::Status(_) | Response::Reply(_) => Answer::Other("an answer that fits no proposal".into()),
     }
 }

@@ -17,9 +17,10 @@ use crate::load::{Done, Load, Plan, Pulse};
 use crate::node_file::Settings;
 use crate::output::say;
 use crate::payload::{NAME_BYTES, Name, Payloads};
-use crate::plot::{self, Mark};
+use crate::plot::{Gap, Mark, Notes, Target};
 use crate::scratch::Scratch;
 use crate::signals::StopFlag;
+use crate::stalls::{self, Pressure};
 use crate::status::Counters;
 use crate::table;
 use crate::verify;
@@ -129,7 +130,7 @@ pub(crate) struct Fall {
 pub(crate) fn run(command: &Demo) -> Result<(), Error> {
     let stop = StopFlag::install()?;
     // Better now than after the run.
-    std::fs::write(&command.plot, "").map_err(Error::file("cannot write the plot", &command.plot))?;
+    let plot = Target::check(&command.plot)?;
     let mut settings = Settings::default();
     settings.fit(command.entry_bytes as usize, command.in_flight as usize);
     settings.set("max_clients", command.clients + 16);
@@ -137,7 +138,7 @@ pub(crate) fn run(command: &Demo) -> Result<(), Error> {
     settings.set_all(&command.set)?;
 
     let scratch = Scratch::new(command.dir.as_deref(), "kontiki-demo-")?;
-    let outcome = Run::new(command, &settings, scratch.path(), &stop).and_then(Run::play);
+    let outcome = Run::new(command, &settings, scratch.path(), &stop).and_then(|run| run.play(&plot));
     scratch.end(command.keep || matches!(&outcome, Err(e) if !matches!(e, Error::Interrupted | Error::Config(_))));
     outcome
 }
@@ -149,7 +150,8 @@ struct Run<'a> {
     cluster: Cluster,
     load: Load,
     bar: ProgressBar,
-    marks: Vec<Mark>,
+    notes: Notes,
+    pressure: Pressure,
     falls: Vec<Fall>,
     /// Counters of processes that were killed, as last seen.
     gone: Counters,
@@ -171,7 +173,7 @@ impl<'a> Run<'a> {
         say(format_args!("input and output: {}", leader.backend));
         let length = Duration::from_secs_f64(command.seconds);
         let plan = Plan {
-            addrs: cluster.addrs(),
+            targets: cluster.targets(),
             clients: command.clients,
             in_flight: command.in_flight as usize,
             length,
@@ -191,10 +193,20 @@ impl<'a> Run<'a> {
             command.seconds
         ));
         let bar = ProgressBar::new(u64::try_from(length.as_millis()).unwrap_or(u64::MAX)).with_style(style());
-        Ok(Run { command, stop, cluster, load, bar, marks: Vec::new(), falls: Vec::new(), gone: Counters::default() })
+        Ok(Run {
+            command,
+            stop,
+            cluster,
+            load,
+            bar,
+            notes: Notes::default(),
+            pressure: Pressure::default(),
+            falls: Vec::new(),
+            gone: Counters::default(),
+        })
     }
 
-    fn play(mut self) -> Result<(), Error> {
+    fn play(mut self, plot: &Target) -> Result<(), Error> {
         let length = Duration::from_secs_f64(self.command.seconds);
         let mut away = None;
         for n in 0..self.command.kills {
@@ -213,18 +225,24 @@ impl<'a> Run<'a> {
         }
         self.run_until(length)?;
         self.bar.finish_and_clear();
-        let Run { command, stop, mut cluster, load, marks, falls, gone, .. } = self;
+        let Run { command, stop, mut cluster, load, mut notes, pressure, falls, gone, .. } = self;
         let done = load.finish()?;
         let counters = even_out(&mut cluster, gone, stop)?;
         let replicas = cluster.replicas.len();
         let ledgers: Vec<(u64, PathBuf)> = cluster.replicas.iter().map(|r| (r.id, ledger(&r.dir))).collect();
+        let dirs: Vec<PathBuf> = cluster.replicas.iter().map(|r| r.data()).collect();
         cluster.stop()?;
-        let tally = demo_report::measured(&done, &falls, counters, replicas, command.entry_bytes);
+        notes.gaps.extend(stalls::find(&done.timeline, length, &notes.gaps, &pressure));
+        let written = Written { counters, segments: segments_bytes(&dirs) };
+        let tally = demo_report::measured(&done, &falls, &notes, written, replicas, command.entry_bytes);
         let verdict = verify::verify(&ledgers, &done.outcomes, command.entry_bytes as usize)?;
+        // The plot only tells: what was proved is said whether it can be drawn or not.
+        let proved = demo_report::judged(&verdict, replicas);
         let title = format!("{} replicas, {} entries of {} bytes in flight", replicas, command.in_flight, command.entry_bytes);
-        plot::write(&command.plot, &title, &done.timeline, &marks)?;
-        say(format_args!("\nlatency and throughput over time: {}", command.plot.display()));
-        demo_report::judged(&verdict, replicas)?;
+        let drawn = plot.write(&title, &done.timeline, &notes);
+        proved?;
+        drawn?;
+        say(format_args!("latency and throughput over time: {}", command.plot.display()));
         if tally.acknowledged == 0 {
             return Err(Error::Finding(no_progress(&done)));
         }
@@ -271,6 +289,7 @@ impl<'a> Run<'a> {
             self.cluster.replica(id)?.spawn()?;
         }
         let begun = self.now();
+        self.mark("all start".into());
         self.cluster.wait_answering(self.stop)?;
         let recovered = self.now();
         let views = self.cluster.statuses();
@@ -285,10 +304,11 @@ impl<'a> Run<'a> {
     fn restart(&mut self, id: u64) -> Result<(), Error> {
         let begun = self.now();
         let stop = self.stop;
+        self.mark(format!("node {id} starts"));
         let replica = self.cluster.replica(id)?;
         replica.spawn()?;
         let view = replica.wait_answering(stop)?;
-        self.mark(format!("node {id} restarted"));
+        self.mark(format!("node {id} answers"));
         self.tell(format_args!(
             "node {id} restarted (its start number {}), answers after {}: {}",
             view.incarnation,
@@ -323,6 +343,12 @@ impl<'a> Run<'a> {
         let served = killed + refused;
         let first_write = served.saturating_sub(elected);
         let election = elected.min(served).saturating_sub(since);
+        self.notes.gaps.push(Gap {
+            from: killed,
+            to: served,
+            label: format!("no writes for {}", table::duration(refused)),
+            expected: true,
+        });
         self.falls.push(Fall { who, recovery, election, first_write, refused });
         Ok(())
     }
@@ -381,6 +407,7 @@ impl<'a> Run<'a> {
     /// One look at everything, and a short pause.
     fn look(&mut self) -> Result<(), Error> {
         let (now, acknowledged) = (self.now(), self.load.pulse().acknowledged());
+        self.pressure.look(now);
         self.bar.set_position(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
         self.bar.set_message(format!("{} acknowledged", table::count(acknowledged)));
         self.stop.check()?;
@@ -390,7 +417,7 @@ impl<'a> Run<'a> {
     }
 
     fn mark(&mut self, label: String) {
-        self.marks.push(Mark { at: self.now(), label });
+        self.notes.marks.push(Mark { at: self.now(), label });
     }
 
     fn tell(&self, text: impl std::fmt::Display) {
@@ -433,10 +460,25 @@ fn even_out(cluster: &mut Cluster, gone: Counters, stop: &StopFlag) -> Result<Co
                 heard.join("; ")
             )));
         }
-        cluster.check_alive()?;
         stop.check()?;
+        cluster.check_alive()?;
         thread::sleep(POLL);
     }
+}
+
+/// What a run wrote, and where it went.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Written {
+    /// What the replicas counted.
+    pub(crate) counters: Counters,
+    /// Bytes of all their segment files. Each of them was filled with zeros once.
+    pub(crate) segments: u64,
+}
+
+fn segments_bytes(dirs: &[PathBuf]) -> u64 {
+    let files = dirs.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().filter_map(Result::ok);
+    let segments = files.filter(|file| file.path().extension().is_some_and(|end| end == "seg"));
+    segments.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
 }
 
 fn no_progress(done: &Done) -> String {

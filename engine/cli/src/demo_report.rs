@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use crate::demo::Fall;
+use crate::demo::{Fall, Written};
 use crate::error::Error;
 use crate::load::Done;
 use crate::outcomes::Tally;
 use crate::output::say;
-use crate::status::Counters;
+use crate::plot::Notes;
 use crate::table::{Pairs, bytes, count, duration, table};
 use crate::verify::Verdict;
 
 /// Prints what was measured.
-pub(crate) fn measured(done: &Done, falls: &[Fall], counters: Counters, replicas: usize, entry_bytes: u32) -> Tally {
+pub(crate) fn measured(done: &Done, falls: &[Fall], notes: &Notes, written: Written, replicas: usize, entry_bytes: u32) -> Tally {
     let mut tally = Tally::default();
     for outcomes in done.outcomes.values() {
         let t = outcomes.tally();
@@ -34,15 +34,18 @@ pub(crate) fn measured(done: &Done, falls: &[Fall], counters: Counters, replicas
     rows.row("latency p50", quantile(0.5));
     rows.row("latency p99", quantile(0.99));
     rows.row("latency p99.9", quantile(0.999));
-    rows.row("latency, longest", duration(done.timeline.longest()));
+    rows.row("latency, longest", longest(done, notes));
     rows.row(
         "flushes per 1000 entries and replica",
-        format!("{:.2}", counters.flushes as f64 * 1000.0 / tally.acknowledged.max(1) as f64 / replicas as f64),
+        format!("{:.2}", written.counters.flushes as f64 * 1000.0 / tally.acknowledged.max(1) as f64 / replicas as f64),
     );
-    rows.row("written to disk per replica", bytes(counters.disk_bytes_written / replicas as u64));
+    disk(&mut rows, written, tally.acknowledged * u64::from(entry_bytes), replicas as u64);
     rows.row("refused, safe to repeat", count(tally.refused));
     rows.row("outcome unknown, not repeated", count(tally.unknown));
     say(rows);
+    for stall in notes.gaps.iter().filter(|gap| !gap.expected) {
+        say(format_args!("{:7.3} s  {}", stall.from.as_secs_f64(), stall.label));
+    }
     if !falls.is_empty() {
         let mut rows = table(["killed", "logs read in", "then a leader after", "then a first write after", "no writes for"]);
         for fall in falls {
@@ -53,6 +56,27 @@ pub(crate) fn measured(done: &Done, falls: &[Fall], counters: Counters, replicas
         say(rows);
     }
     tally
+}
+
+/// The longest latency, and what it was: it may exceed every time without writes, since a client that was told to try elsewhere
+/// may be the last to be answered.
+fn longest(done: &Done, notes: &Notes) -> String {
+    let longest = done.timeline.longest();
+    let Some(point) = done.timeline.points().max_by_key(|p| p.latency_us.map_or(0, |l| l[2])) else { return duration(longest) };
+    let since = notes.marks.iter().rev().find(|mark| mark.at <= point.at);
+    let after = since.map_or(String::new(), |mark| format!(", {} after \"{}\"", duration(point.at.saturating_sub(mark.at)), mark.label));
+    format!("{}, answered at {:.2} s{after}", duration(longest), point.at.as_secs_f64())
+}
+
+/// What went to the disks, and what for.
+fn disk(rows: &mut Pairs, written: Written, payload: u64, replicas: u64) {
+    let total = written.counters.disk_bytes_written / replicas;
+    let zeros = (written.segments / replicas).min(total);
+    let rest = (total - zeros).saturating_sub(payload);
+    rows.row("written to disk per replica", bytes(total));
+    rows.row("  new segment files, filled with zeros once", bytes(zeros));
+    rows.row("  payload acknowledged", bytes(payload.min(total - zeros)));
+    rows.row("  batch headers, padding to 4 KiB, term and vote, unacknowledged", bytes(rest));
 }
 
 /// Prints what was proved.

@@ -47,11 +47,11 @@ pub(crate) enum Error {
         source: std::io::Error,
     },
     /// No replica took the request in time.
-    #[error("no leader took the request within {} ms: {reason} (is a majority of the cluster up, and does --to name it?)", limit.as_millis())]
+    #[error("no leader took the request within {} ms: {reason}", limit.as_millis())]
     NoLeader {
         /// How long was tried.
         limit: Duration,
-        /// What was heard last.
+        /// What was heard last, and what the replicas say of themselves.
         reason: String,
     },
     /// The request was sent, and nobody can say what became of it.
@@ -60,6 +60,14 @@ pub(crate) enum Error {
     /// None of the addresses answered.
     #[error("no replica answered: {0}")]
     Unreachable(String),
+    /// The request was not taken, and nothing of it was done.
+    #[error("{addr} does not take it: {reason}")]
+    Refused {
+        /// Who.
+        addr: SocketAddr,
+        /// Its words.
+        reason: String,
+    },
     /// A reply that this program does not understand.
     #[error("{addr} sent a reply that is not one of the key-value machine ({reason}): does `kontiki serve` run there, in this version?")]
     Reply {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::connection::{Answer, Connection};
 use crate::error::Error;
 use crate::outcomes::Outcomes;
+use crate::target::{Rota, Target};
 use crate::timeline::Timeline;
 
 /// How long a client waits for a connection.
@@ -36,7 +37,7 @@ pub(crate) type Maker = dyn Fn(u32) -> Make;
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     /// The replicas.
-    pub(crate) addrs: Vec<SocketAddr>,
+    pub(crate) targets: Vec<Target>,
     /// Clients, each with a connection and a thread.
     pub(crate) clients: u32,
     /// Proposals in flight, over all clients.
@@ -135,7 +136,7 @@ impl Load {
             let share = plan.in_flight / count as usize + usize::from((id as usize) < plan.in_flight % count as usize);
             let client = Client {
                 id,
-                addrs: plan.addrs.clone(),
+                targets: plan.targets.clone(),
                 share,
                 record_from: plan.record_from,
                 outcomes: Outcomes::with_capacity(1 << 16),
@@ -192,7 +193,7 @@ impl Drop for Load {
 #[derive(Debug)]
 struct Client {
     id: u32,
-    addrs: Vec<SocketAddr>,
+    targets: Vec<Target>,
     share: usize,
     record_from: Duration,
     outcomes: Outcomes,
@@ -223,14 +224,18 @@ enum Next {
 impl Client {
     fn run(mut self, mut make: Make) -> Client {
         // Clients begin at different replicas, so that all hints are exercised.
-        let mut turn = self.id as usize;
+        let mut rota = Rota::new(std::mem::take(&mut self.targets), self.id as usize);
         let mut hint = None;
         while !self.stopping() {
-            let addr = hint.take().or_else(|| self.addrs.get(turn % self.addrs.len().max(1)).copied());
-            turn = turn.wrapping_add(1);
-            let Some(addr) = addr else { break };
+            let Ok(addr) = rota.next(hint.take()) else {
+                thread::sleep(PAUSE);
+                continue;
+            };
             match Connection::open(addr, CONNECT_LIMIT) {
-                Err(_) => thread::sleep(PAUSE),
+                Err(_) => {
+                    rota.failed(addr);
+                    thread::sleep(PAUSE);
+                }
                 Ok(mut connection) => match self.talk(&mut connection, &mut make) {
                     Next::Stop => break,
                     Next::At(addr) => hint = Some(addr),
@@ -341,7 +346,7 @@ impl Client {
                 None
             }
             Answer::Unknown => Some(Next::Anywhere),
-            Answer::Other(text) => {
+            Answer::Refused(text) | Answer::Other(text) => {
                 // Nobody knows what a replica did that answers so.
                 self.complaint = Some(text);
                 Some(Next::Anywhere)

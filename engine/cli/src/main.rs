@@ -11,6 +11,8 @@ mod error;
 mod kv;
 mod ledger;
 mod load;
+mod log;
+mod manual;
 mod node_file;
 mod outcomes;
 mod output;
@@ -21,8 +23,10 @@ mod put_get;
 mod scratch;
 mod serve;
 mod signals;
+mod stalls;
 mod status;
 mod table;
+mod target;
 mod timeline;
 mod usage;
 mod verify;
@@ -30,7 +34,10 @@ mod wal_tools;
 
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
+
+use crate::error::Error;
 
 /// Kontiki: an embeddable, durable, replicated log (Raft) for edge and embedded Linux.
 ///
@@ -51,16 +58,34 @@ enum Command {
     Status(status::Status),
     Bench(bench::Bench),
     Wal(wal_tools::Wal),
+    Completions(manual::Completions),
+    Man(manual::Man),
     #[command(hide = true)]
     BenchNode(bench::BenchNode),
     #[command(hide = true)]
     BenchClient(bench::BenchClient),
     #[command(hide = true)]
     BenchFloor(bench::BenchFloor),
+    #[command(hide = true)]
+    ClearAway(scratch::ClearAway),
 }
 
 fn main() -> ExitCode {
-    let result = match Program::parse().command {
+    let program = match Program::try_parse() {
+        Ok(program) => program,
+        Err(told) => return tell(&told),
+    };
+    match run(program.command).and_then(|()| output::finish()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::last_word(&format!("kontiki: {error}"));
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Error> {
+    match command {
         Command::Demo(command) => demo::run(&command),
         Command::Serve(command) => serve::run(command),
         Command::Put(command) => put_get::put(&command),
@@ -68,15 +93,20 @@ fn main() -> ExitCode {
         Command::Status(command) => status::run(&command),
         Command::Bench(command) => bench::run(&command),
         Command::Wal(command) => wal_tools::run(&command),
+        Command::Completions(command) => manual::completions(&command),
+        Command::Man(command) => manual::man(&command),
         Command::BenchNode(command) => bench::run_node(&command),
         Command::BenchClient(command) => bench::run_client(&command),
         Command::BenchFloor(command) => bench::run_floor(&command),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            output::complain(format_args!("kontiki: {error}"));
-            ExitCode::from(error.exit_code())
-        }
+        Command::ClearAway(command) => scratch::clear_away(&command),
+    }
+}
+
+/// Prints what the argument parser has to say: help and version to standard output, which may be full, or what was wrong.
+fn tell(told: &clap::Error) -> ExitCode {
+    match told.print() {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::from(error::EXIT_FAILED),
+        _ if matches!(told.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => ExitCode::SUCCESS,
+        _ => ExitCode::from(error::EXIT_USAGE),
     }
 }

@@ -1,6 +1,6 @@
 //! `kontiki put` and `kontiki get`: requests to the key-value machine, wherever its leader is.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,16 +10,20 @@ use crate::connection::{Answer, Connection};
 use crate::error::Error;
 use crate::kv::{Command, Reply};
 use crate::output::say;
+use crate::status;
+use crate::target::{Rota, Target};
 
 /// The pause before a replica is asked again that could not say who leads.
 const PAUSE: Duration = Duration::from_millis(20);
+/// What each replica gets at least to answer a connection.
+const LEAST_SHARE: Duration = Duration::from_millis(250);
 
 /// Which cluster, and how long to try.
 #[derive(Args, Debug)]
 pub(crate) struct To {
-    /// Replicas to ask, by address; any one is enough, the leader is found from there
-    #[arg(long = "to", value_name = "ADDR", value_delimiter = ',', required = true, value_parser = parse_addr)]
-    pub(crate) addrs: Vec<SocketAddr>,
+    /// Replicas to ask, as HOST:PORT; any one is enough, the leader is found from there. All addresses of a name are tried
+    #[arg(long = "to", value_name = "ADDR", value_delimiter = ',', required = true)]
+    pub(crate) targets: Vec<Target>,
     /// How long to try, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     timeout_ms: u64,
@@ -30,12 +34,6 @@ impl To {
     pub(crate) fn limit(&self) -> Duration {
         Duration::from_millis(self.timeout_ms)
     }
-}
-
-/// An address, or a name and a port.
-pub(crate) fn parse_addr(text: &str) -> Result<SocketAddr, String> {
-    let mut found = text.to_socket_addrs().map_err(|e| format!("must be HOST:PORT ({e})"))?;
-    found.next().ok_or_else(|| "the name has no address".to_owned())
 }
 
 /// Set a key, durably on a majority before this command ends.
@@ -107,16 +105,23 @@ fn request(to: &To, command: &[u8], again: bool) -> Result<(SocketAddr, Reply), 
     let limit = to.limit();
     let deadline = Instant::now() + limit;
     let mut reason = String::from("nobody was asked");
+    let mut rota = Rota::new(to.targets.clone(), 0);
     let mut hint = None;
-    for turn in 0.. {
+    loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             break;
         }
-        let next = hint.take().or_else(|| to.addrs.get(turn % to.addrs.len().max(1)).copied());
-        let Some(addr) = next else { break };
-        // A replica that does not answer must not use up the time of the others.
-        let share = if again || to.addrs.len() > 1 { left.min(limit / 3) } else { left };
+        let addr = match rota.next(hint.take()) {
+            Ok(addr) => addr,
+            Err(error) => {
+                reason = error;
+                thread::sleep(PAUSE);
+                continue;
+            }
+        };
+        // One that does not answer must not use up the time of the others: there may be another address, or a hint.
+        let share = left.min((limit / 4).max(LEAST_SHARE));
         match ask(addr, command, left, share) {
             Asked::Answer(Answer::Applied { reply, .. }) => {
                 let reply = Reply::decode(&reply).ok_or_else(|| Error::Reply { addr, reason: format!("{} bytes", reply.len()) })?;
@@ -130,25 +135,42 @@ fn request(to: &To, command: &[u8], again: bool) -> Result<(SocketAddr, Reply), 
                 if leader.is_none_or(|leader| leader == addr) {
                     thread::sleep(PAUSE);
                 }
-                hint = leader;
+                hint = leader.filter(|&leader| leader != addr);
             }
             Asked::Answer(Answer::NotApplied) => reason = format!("{addr} lost its leadership"),
             Asked::Answer(Answer::Busy) => {
                 reason = format!("{addr} is busy");
                 thread::sleep(PAUSE);
             }
-            Asked::Answer(Answer::Unknown) if !again => return Err(Error::Unknown(format!("{addr} lost its leadership"))),
+            Asked::Answer(Answer::Unknown) if !again => return Err(unknown(to, format!("{addr} lost its leadership"))),
             Asked::Answer(Answer::Unknown) => reason = format!("{addr} lost its leadership"),
+            Asked::Answer(Answer::Refused(text)) => return Err(Error::Refused { addr, reason: text }),
             Asked::Answer(Answer::Other(text)) => return Err(Error::Reply { addr, reason: text }),
             Asked::NotSent(error) => {
                 reason = format!("{addr}: {error}");
+                rota.failed(addr);
                 thread::sleep(PAUSE);
             }
-            Asked::Lost(error) if !again => return Err(Error::Unknown(format!("{addr}: {error}"))),
-            Asked::Lost(error) => reason = format!("{addr}: {error}"),
+            Asked::Lost(error) if !again => return Err(unknown(to, format!("{addr}: {error}"))),
+            Asked::Lost(error) => {
+                reason = format!("{addr}: {error}");
+                rota.failed(addr);
+            }
         }
     }
-    Err(Error::NoLeader { limit, reason })
+    let standing = standing(to).unwrap_or_else(|| "; is a majority of the cluster up, and does --to name it?".into());
+    Err(Error::NoLeader { limit, reason: format!("{reason}{standing}") })
+}
+
+fn unknown(to: &To, reason: String) -> Error {
+    Error::Unknown(format!("{reason}{}", standing(to).unwrap_or_default()))
+}
+
+/// What keeps the cluster from answering, as far as its replicas say so themselves.
+fn standing(to: &To) -> Option<String> {
+    let addrs = to.targets.iter().filter_map(|target| target.addresses().ok()?.into_iter().next());
+    let told: Vec<String> = addrs.filter_map(|addr| status::trouble(&status::fetch(addr, LEAST_SHARE).ok()?)).collect();
+    (!told.is_empty()).then(|| format!("; {}", told.join("; ")))
 }
 
 /// How asking one replica ended.

@@ -1,18 +1,36 @@
 //! The directory of a self-started cluster: removed at the end, unless it is needed.
+//!
+//! Whatever ends this program, SIGKILL included: a helper process waits for that and clears away what is left.
 
-use std::path::Path;
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use tempfile::TempDir;
+use clap::Args;
 
 use crate::error::Error;
-use crate::output::complain;
+use crate::output::{complain, finish, say_bytes};
 
 /// Magic numbers of file systems that live in memory: tmpfs and ramfs.
 const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
+/// What the helper is told when the directory is to stay, or is gone already.
+const LEAVE: u8 = b'.';
+/// How long the helper tries: replicas that outlive this program by a moment still write.
+const CLEAR_LIMIT: Duration = Duration::from_secs(30);
+/// The helper's pause between two tries.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The directory.
 #[derive(Debug)]
-pub(crate) struct Scratch(TempDir);
+pub(crate) struct Scratch {
+    path: PathBuf,
+    helper: Child,
+}
 
 impl Scratch {
     /// A fresh directory in `parent`, or in the system's temporary directory.
@@ -24,28 +42,87 @@ impl Scratch {
         std::fs::create_dir_all(&parent).map_err(Error::file("cannot make the directory", &parent))?;
         // Absolute, since the replicas read it from their configuration.
         let parent = parent.canonicalize().map_err(Error::file("cannot use the directory", &parent))?;
-        let dir =
-            tempfile::Builder::new().prefix(prefix).tempdir_in(&parent).map_err(Error::file("cannot make a directory in", &parent))?;
-        Ok(Scratch(dir))
+        let mut helper = helper(&parent, prefix).map_err(Error::system("cannot start a process"))?;
+        let mut path = Vec::new();
+        let told = helper.stdout.take().map(|mut out| out.read_to_end(&mut path));
+        told.transpose().map_err(Error::system("cannot read from a process"))?;
+        if path.is_empty() {
+            // It has said why on standard error.
+            return Err(Error::Finding(format!("cannot make a directory in {}", parent.display())));
+        }
+        Ok(Scratch { path: PathBuf::from(OsString::from_vec(path)), helper })
     }
 
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
-        self.0.path()
+        &self.path
     }
 
     /// Removes it, or keeps it and says so.
-    pub(crate) fn end(self, keep: bool) {
+    pub(crate) fn end(mut self, keep: bool) {
         if keep {
-            let path = self.0.keep();
-            complain(format_args!("the replicas' directories are kept in {}", path.display()));
-        } else {
-            let path = self.0.path().to_owned();
-            if let Err(error) = self.0.close() {
-                complain(format_args!("cannot remove {}: {error}", path.display()));
-            }
+            complain(format_args!("the replicas' directories are kept in {}", self.path.display()));
+        } else if let Err(error) = std::fs::remove_dir_all(&self.path) {
+            complain(format_args!("cannot remove {}: {error}", self.path.display()));
+        }
+        // It may have been killed: then there is nobody to tell.
+        if let Some(mut stdin) = self.helper.stdin.take() {
+            drop(stdin.write_all(&[LEAVE]));
+        }
+        drop(self.helper.wait());
+    }
+}
+
+/// Starts this program once more, to make the directory, and to clear it away if this process goes without a word. In a process
+/// group of its own: what a terminal sends to this one does not reach it.
+fn helper(parent: &Path, prefix: &str) -> std::io::Result<Child> {
+    Command::new(std::env::current_exe()?)
+        .args(["clear-away".as_ref(), parent.as_os_str(), prefix.as_ref()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .process_group(0)
+        .spawn()
+}
+
+/// Make a directory, print its path, and remove it once standard input ends without a word.
+#[derive(Args, Debug)]
+pub(crate) struct ClearAway {
+    parent: PathBuf,
+    prefix: String,
+}
+
+/// Runs `clear-away`.
+///
+/// # Errors
+/// The directory cannot be made, or is still there after half a minute of trying.
+pub(crate) fn clear_away(command: &ClearAway) -> Result<(), Error> {
+    let made = tempfile::Builder::new().prefix(&command.prefix).tempdir_in(&command.parent);
+    let path = made.map_err(Error::file("cannot make a directory in", &command.parent))?.keep();
+    say_bytes(path.as_os_str().as_bytes());
+    close_output()?;
+    let mut word = [0; 1];
+    if matches!(std::io::stdin().lock().read(&mut word), Ok(1..)) {
+        return Ok(());
+    }
+    let deadline = Instant::now() + CLEAR_LIMIT;
+    loop {
+        match std::fs::remove_dir_all(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if Instant::now() > deadline => return Err(Error::file("cannot remove", &path)(error)),
+            Err(_) => thread::sleep(PAUSE),
         }
     }
+}
+
+/// Nothing more is told: who waits for the path has all of it. Whoever started this process may be gone by the time anything else
+/// is said.
+fn close_output() -> Result<(), Error> {
+    finish()?;
+    let nowhere = std::fs::File::options().write(true).open("/dev/null").map_err(Error::system("cannot open /dev/null"))?;
+    rustix::stdio::dup2_stdout(&nowhere)
+        .and_then(|()| rustix::stdio::dup2_stderr(&nowhere))
+        .map_err(|error| Error::System { what: "cannot close standard output", source: error.into() })
 }
 
 /// A word of warning if nothing in this directory is ever flushed to a medium.
@@ -54,22 +131,4 @@ pub(crate) fn medium_note(dir: &Path) -> Option<String> {
     IN_MEMORY
         .contains(&kind)
         .then(|| format!("note: {} is in memory, so flushes cost nothing there; --dir names a directory on a disk", dir.display()))
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn it_goes_or_stays() {
-        let parent = tempfile::tempdir().unwrap();
-        let inner = parent.path().join("a/b");
-        for keep in [false, true] {
-            let scratch = Scratch::new(Some(&inner), "x-").unwrap();
-            let path = scratch.path().to_owned();
-            scratch.end(keep);
-            assert_eq!(path.exists(), keep);
-        }
-    }
 }

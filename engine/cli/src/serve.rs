@@ -5,21 +5,26 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use kontiki::{Config, ConfigError, Node, Proposer, StateMachine};
-use tracing_subscriber::EnvFilter;
 
 use crate::error::Error;
 use crate::kv::{self, KeyValue};
 use crate::ledger::Ledger;
-use crate::output::{complain, say};
-use crate::signals;
+use crate::log::Messages;
+use crate::output::say;
+use crate::signals::Attendant;
 
 /// What a stranger starts from.
 const EXAMPLE: &str = include_str!("node.example.toml");
 
-/// Run one replica of the built-in key-value store until SIGINT or SIGTERM.
+/// Run one replica of the built-in key-value store until it is asked to stop.
 ///
 /// Give every replica its own file: they differ in `id` and `dir`. Messages go to standard error;
-/// RUST_LOG sets how many (default: info). Exit codes: 0 stopped when asked, 1 failed, 2 bad configuration.
+/// RUST_LOG sets how many (default: info). A reader of them that is slow or gone loses some; the replica goes on.
+///
+/// Signals: SIGINT, SIGTERM and SIGHUP stop it in order (SIGHUP is ignored under nohup); a second one ends it at once, as
+/// by a kill, which loses nothing that was acknowledged. SIGUSR1 and SIGUSR2 write its status into the messages.
+///
+/// Exit codes: 0 stopped when asked, 1 failed, 2 bad configuration, 128 and the signal's number if ended at once.
 #[derive(Args, Debug)]
 pub(crate) struct Serve {
     /// The replica's configuration, TOML. See --example-config
@@ -48,32 +53,29 @@ pub(crate) fn run(command: Serve) -> Result<(), Error> {
         say(EXAMPLE.trim_end());
         return Ok(());
     };
-    log_to_stderr();
+    let attendant = Attendant::install()?;
+    let _messages = Messages::to_stderr();
     let mut config = read_config(&path)?;
     match command.ledger {
-        Some(ledger) if command.resume => serve(config, Ledger::resume(&ledger)?, command.until_eof),
-        Some(ledger) => serve(config, Ledger::create(&ledger)?, command.until_eof),
+        Some(ledger) if command.resume => serve(config, Ledger::resume(&ledger)?, command.until_eof, &attendant),
+        Some(ledger) => serve(config, Ledger::create(&ledger)?, command.until_eof, &attendant),
         None => {
             if config.reply_bytes < kv::REPLY_BYTES {
                 tracing::info!(reply_bytes = kv::REPLY_BYTES, "reply_bytes raised to what the key-value machine needs");
                 config.reply_bytes = kv::REPLY_BYTES;
             }
-            serve(config, KeyValue::default(), command.until_eof)
+            serve(config, KeyValue::default(), command.until_eof, &attendant)
         }
     }
 }
 
-fn serve<M: StateMachine>(config: Config, machine: M, until_eof: bool) -> Result<(), Error> {
+fn serve<M: StateMachine>(config: Config, machine: M, until_eof: bool, attendant: &Attendant) -> Result<(), Error> {
     let (id, listen) = (config.id, config.listen_addr());
     let node = Node::builder(config).start(machine)?;
     if let Some(listen) = listen {
         tracing::info!(node = id, %listen, "ready");
     }
-    let proposer = node.proposer();
-    signals::on_signal(move |signal| {
-        tracing::info!(signal, "stopping");
-        proposer.stop();
-    })?;
+    attendant.running(node.proposer());
     if until_eof {
         stop_at_eof(node.proposer())?;
     }
@@ -102,19 +104,6 @@ fn stop_at_eof(proposer: Proposer) -> Result<(), Error> {
 pub(crate) fn read_config(path: &Path) -> Result<Config, Error> {
     let text = std::fs::read_to_string(path).map_err(|e| ConfigError::File { path: path.to_owned(), reason: e.to_string() })?;
     Ok(Config::from_toml(&text)?)
-}
-
-/// Sends events to standard error, as RUST_LOG says.
-pub(crate) fn log_to_stderr() {
-    let filter = match std::env::var("RUST_LOG") {
-        Err(_) => EnvFilter::new("info"),
-        Ok(text) => EnvFilter::try_new(&text).unwrap_or_else(|error| {
-            complain(format_args!("RUST_LOG={text} is not a filter ({error}); using info"));
-            EnvFilter::new("info")
-        }),
-    };
-    // Fails only if one is installed already, which would be as good.
-    drop(tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init());
 }
 
 #[cfg(test)]

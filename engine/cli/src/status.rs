@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::output::{complain, say};
 use crate::put_get::To;
 use crate::table;
+use crate::target::Target;
 
 /// Show what replicas say of themselves: role, term, progress.
 #[derive(Args, Debug)]
@@ -107,6 +108,40 @@ pub(crate) fn fetch(addr: SocketAddr, limit: Duration) -> Result<View, String> {
     View::parse(&fetch_text(addr, limit)?)
 }
 
+/// Asks the first address of a target that answers.
+///
+/// # Errors
+/// What the last of them said.
+pub(crate) fn fetch_of(target: &Target, limit: Duration) -> Result<(SocketAddr, View), String> {
+    let (addr, text) = fetch_text_of(target, limit)?;
+    Ok((addr, View::parse(&text)?))
+}
+
+fn fetch_text_of(target: &Target, limit: Duration) -> Result<(SocketAddr, String), String> {
+    let mut last = String::new();
+    for addr in target.addresses()? {
+        match fetch_text(addr, limit) {
+            Ok(text) => return Ok((addr, text)),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// What keeps a replica, or its cluster, from taking writes, if it says so.
+pub(crate) fn trouble(view: &View) -> Option<String> {
+    let what = if view.disk_full {
+        "its disk is full"
+    } else if view.recovering {
+        "it is recovering what its disk lost"
+    } else if view.leader.is_none() && view.peers.iter().all(|peer| !peer.connected) && !view.peers.is_empty() {
+        "it reaches none of its peers"
+    } else {
+        return None;
+    };
+    Some(format!("node {} says that {what}", view.id))
+}
+
 fn fetch_text(addr: SocketAddr, limit: Duration) -> Result<String, String> {
     let mut connection = Connection::open(addr, limit).map_err(|e| e.to_string())?;
     connection.status(limit).map_err(|e| e.to_string())
@@ -120,11 +155,11 @@ pub(crate) fn run(command: &Status) -> Result<(), Error> {
     let mut silent = Vec::new();
     let mut rows = table::table(["node", "address", "role", "term", "leader", "first", "durable", "commit", "applied", "peers", "notes"]);
     let mut answers = 0;
-    for &addr in &command.to.addrs {
-        let text = match fetch_text(addr, command.to.limit()) {
-            Ok(text) => text,
+    for target in &command.to.targets {
+        let (addr, text) = match fetch_text_of(target, command.to.limit()) {
+            Ok(answer) => answer,
             Err(error) => {
-                silent.push(format!("{addr}: {error}"));
+                silent.push(format!("{target}: {error}"));
                 continue;
             }
         };
@@ -135,7 +170,7 @@ pub(crate) fn run(command: &Status) -> Result<(), Error> {
         }
         match View::parse(&text) {
             Ok(view) => drop(rows.add_row(row(addr, &view))),
-            Err(error) => silent.push(format!("{addr}: {error}")),
+            Err(error) => silent.push(format!("{target}: {error}")),
         }
     }
     if answers == 0 {

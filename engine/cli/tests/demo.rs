@@ -4,9 +4,8 @@
 mod common;
 
 use std::process::Stdio;
-use std::time::{Duration, Instant};
 
-use common::{Servers, good, kontiki, run, wait};
+use common::{Servers, good, kontiki, run, until, wait};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// A short demo with its files in a directory of its own; the plot stays for a look.
@@ -55,23 +54,27 @@ fn random_replicas_are_killed_on_both_backends() {
 }
 
 #[test]
-fn an_interrupted_demo_leaves_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    let (path, plot) = (dir.path().to_str().unwrap(), dir.path().join("plot.svg"));
-    let child = kontiki(&["demo", "--seconds", "600", "--dir", path, "--plot", plot.to_str().unwrap()])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    // Interrupted once it has made a directory for its replicas, wherever it is then.
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while std::fs::read_dir(dir.path()).unwrap().count() < 2 {
-        assert!(Instant::now() < deadline, "the demo does not begin");
-        std::thread::sleep(Duration::from_millis(10));
+fn an_interrupted_demo_leaves_nothing_but_what_was_there() {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT, Signal::KILL] {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, plot) = (dir.path().to_str().unwrap(), dir.path().join("plot.svg"));
+        std::fs::write(&plot, "the last plot").unwrap();
+        let child = kontiki(&["demo", "--seconds", "600", "--dir", path, "--plot", plot.to_str().unwrap()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Interrupted once it has made a directory for its replicas, wherever it is then.
+        let left = || std::fs::read_dir(dir.path()).unwrap().count();
+        until("the demo does not begin", || left() == 2);
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        let status = wait(child);
+        if signal != Signal::KILL {
+            assert_eq!(status.code(), Some(130), "{signal:?}: {status:?}");
+        }
+        until("the replicas' directories stay", || left() == 1);
+        assert_eq!(std::fs::read_to_string(&plot).unwrap(), "the last plot", "{signal:?}");
     }
-    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
-    assert_eq!(wait(child).code(), Some(130));
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "only the plot is left");
 }
 
 fn json(output: &str) -> serde_json::Value {

@@ -17,7 +17,6 @@ use super::events::{BEGIN, Event, stdin_lines, tell};
 use super::load::{Load, Pace};
 use super::recorder::{Measured, Recorder};
 use crate::error::Error;
-use crate::put_get::parse_addr;
 
 /// Longest wait for anything of the replica.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -34,7 +33,7 @@ const OPEN: u64 = u64::MAX;
 #[derive(Args, Debug)]
 pub(crate) struct BenchClient {
     /// The replica that leads
-    #[arg(long, value_parser = parse_addr)]
+    #[arg(long)]
     to: SocketAddr,
     #[command(flatten)]
     load: Load,

@@ -18,7 +18,6 @@ mod result;
 mod watch;
 mod window;
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -30,9 +29,9 @@ pub(crate) use node::{BenchNode, run as run_node};
 
 use crate::error::Error;
 use crate::output::{complain, say};
-use crate::put_get::parse_addr;
 use crate::scratch::{self, Scratch};
 use crate::signals::StopFlag;
+use crate::target::Target;
 use load::Load;
 use result::Report;
 
@@ -64,8 +63,8 @@ pub(crate) struct Bench {
     #[arg(long, conflicts_with_all = ["to", "apply", "clients", "set"])]
     floor: bool,
     /// Drive a running cluster at these addresses instead
-    #[arg(long, value_name = "ADDR", value_delimiter = ',', value_parser = parse_addr)]
-    to: Vec<SocketAddr>,
+    #[arg(long, value_name = "ADDR", value_delimiter = ',')]
+    to: Vec<Target>,
     /// Measure everything, and write JSON, Markdown and plots into this directory
     #[arg(long, value_name = "DIR", conflicts_with_all = ["to", "floor", "clients", "apply", "json", "entry_bytes", "in_flight", "callers", "rate", "replicas"])]
     report: Option<PathBuf>,

@@ -14,6 +14,7 @@ use super::load::Load;
 use super::machine::Counter;
 use super::{callers, driven};
 use crate::error::Error;
+use crate::log::Messages;
 use crate::serve;
 
 /// How often a replica looks whether it leads.
@@ -37,7 +38,7 @@ pub(crate) struct BenchNode {
 /// # Errors
 /// The node could not start, or stopped by itself.
 pub(crate) fn run(command: &BenchNode) -> Result<(), Error> {
-    serve::log_to_stderr();
+    let _messages = Messages::to_stderr();
     let config = serve::read_config(&command.config)?;
     let lines = stdin_lines()?;
     if command.driven {

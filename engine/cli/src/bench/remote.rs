@@ -1,7 +1,5 @@
 //! A bench of a cluster that runs already: puts over TCP.
 
-use std::net::SocketAddr;
-
 use kontiki_benches::floor::Counted;
 
 use super::Setup;
@@ -14,6 +12,7 @@ use crate::kv::Command;
 use crate::load::{Load, Plan};
 use crate::signals::StopFlag;
 use crate::status;
+use crate::target::Target;
 
 /// Keys that are put.
 const KEYS: u64 = 1000;
@@ -22,7 +21,7 @@ const KEYS: u64 = 1000;
 ///
 /// # Errors
 /// The entries are too small for a put, nobody leads, or nothing was acknowledged.
-pub(crate) fn run(addrs: &[SocketAddr], wanted: &Wanted, stop: &StopFlag) -> Result<Report, Error> {
+pub(crate) fn run(targets: &[Target], wanted: &Wanted, stop: &StopFlag) -> Result<Report, Error> {
     if wanted.rate.is_some() {
         return Err(Error::Usage("--rate needs a cluster of the bench's own: leave --to out".into()));
     }
@@ -34,7 +33,7 @@ pub(crate) fn run(addrs: &[SocketAddr], wanted: &Wanted, stop: &StopFlag) -> Res
             smallest + crate::kv::MAX_VALUE_BYTES
         ))
     })?;
-    let heard: Vec<_> = addrs.iter().map(|&addr| (addr, status::fetch(addr, STATUS_LIMIT))).collect();
+    let heard: Vec<_> = targets.iter().map(|target| (target, status::fetch_of(target, STATUS_LIMIT).map(|(_, view)| view))).collect();
     let Some(leader) = heard.iter().filter_map(|(_, v)| v.as_ref().ok()).find(|v| v.leads()) else {
         let said: Vec<String> =
             heard.iter().map(|(addr, v)| format!("{addr}: {}", v.as_ref().map_or_else(Clone::clone, |v| v.role.to_lowercase()))).collect();
@@ -42,7 +41,7 @@ pub(crate) fn run(addrs: &[SocketAddr], wanted: &Wanted, stop: &StopFlag) -> Res
     };
     let (warmup, length) = (wanted.warmup(), wanted.length());
     let plan = Plan {
-        addrs: addrs.to_vec(),
+        targets: targets.to_vec(),
         clients: wanted.callers,
         in_flight: wanted.in_flight as usize,
         length: warmup + length,

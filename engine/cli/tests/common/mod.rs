@@ -186,6 +186,15 @@ impl Drop for Servers {
     }
 }
 
+/// Waits until something holds; nothing is asserted about how long it takes.
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        thread::sleep(POLL);
+    }
+}
+
 /// Waits for a process within reason.
 pub(crate) fn wait(mut child: Child) -> std::process::ExitStatus {
     let deadline = Instant::now() + PATIENCE;

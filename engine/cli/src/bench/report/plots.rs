@@ -11,7 +11,7 @@ use super::spread::Spread;
 use super::{Drawn, Rounds, Whole};
 use crate::bench::result::Report;
 use crate::error::Error;
-use crate::plot::{self, Mark};
+use crate::plot::{Notes, Target};
 
 const SIZE: (u32, u32) = (1000, 560);
 const COLOURS: [RGBColor; 4] = [RGBColor(31, 119, 180), RGBColor(214, 39, 40), RGBColor(44, 160, 44), RGBColor(148, 103, 189)];
@@ -74,8 +74,7 @@ pub(super) fn write(into: &Path, whole: &Whole) -> Result<Vec<Drawn>, Error> {
             if let Some(round) = rounds.last() {
                 let name = format!("time-{}x{}-{who}.svg", cell.setup.load.entry_bytes, cell.setup.load.in_flight);
                 let caption = format!("The last round over time, {}, {who}", cell.name);
-                let no_marks: [Mark; 0] = [];
-                plot::write(&into.join(&name), &caption, &round.timeline, &no_marks)?;
+                Target::check(&into.join(&name))?.write(&caption, &round.timeline, &Notes::default())?;
                 drawn.push(Drawn { file: name.into(), caption });
             }
         }
