@@ -1,5 +1,5 @@
 //! How a replica's process ends, and that nothing which only tells can end it.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod common;
 
