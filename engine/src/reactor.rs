@@ -277,6 +277,9 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
                             break;
                         }
                     }
+                    if let Some(failure) = self.queue.failure() {
+                        return Err(failure.into());
+                    }
                     if any {
                         replica.applied(now, &mut self.io);
                     }

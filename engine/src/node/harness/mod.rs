@@ -36,7 +36,7 @@ use crate::config::Config;
 use crate::error::{Lost, ProposeError};
 use crate::handle::Proposer;
 use crate::limits::MAX_RING_BLOCKS;
-use crate::reactor::{Reactor, State};
+use crate::reactor::{Reactor, State, TurnError};
 use crate::ticket::Ticket;
 
 const MS: u64 = 1_000_000;
@@ -77,6 +77,10 @@ pub(super) struct Bench {
     /// Starts of peers, and clients, so far.
     started: u64,
     heartbeats: bool,
+    /// The node waits awake after each turn.
+    lingers: bool,
+    /// What is proposed while it does next, so many microseconds after it began.
+    coming: Vec<(u64, Vec<u8>)>,
 }
 
 impl Bench {
@@ -94,6 +98,8 @@ impl Bench {
             tickets: Rc::default(),
             started: 0,
             heartbeats: false,
+            lingers: false,
+            coming: Vec::new(),
         };
         bench.start();
         for id in bench.members().filter(|_| up) {
@@ -189,10 +195,50 @@ impl Bench {
         self.look();
         match outcome {
             Ok(State::Ended) => self.ended("the node has ended".into()),
+            Ok(State::Running) if self.lingers => {
+                self.linger();
+            }
             Ok(_) => {}
-            Err(error) => self.ended(format!("the node stops: {error}")),
+            Err(error) => self.stops(&error),
         }
         true
+    }
+
+    /// The node waits awake for callers, and some come. How long it did, in microseconds.
+    fn linger(&mut self) -> u64 {
+        let begun = self.world.borrow().now;
+        let Some(Running { reactor, proposer, meanwhile, .. }) = &mut self.running else { return 0 };
+        let (proposer, tickets, coming) =
+            (proposer.clone(), Rc::clone(&self.tickets), Rc::new(RefCell::new(std::mem::take(&mut self.coming))));
+        let left = Rc::clone(&coming);
+        meanwhile.set(Some(Box::new(move |now| {
+            let mut coming = coming.borrow_mut();
+            while coming.first().is_some_and(|(after, _)| *after <= now.since(begun) / 1_000) {
+                let (_, payload) = coming.remove(0);
+                if let Ok(ticket) = proposer.propose(&payload) {
+                    tickets.borrow_mut().push((words::name_of(&payload), ticket));
+                }
+            }
+        })));
+        let outcome = reactor.linger();
+        meanwhile.set(None);
+        let took = self.world.borrow().now.since(begun) / 1_000;
+        if took == 0 {
+            // It did not wait: they come the next time.
+            self.coming = left.take();
+        }
+        self.look();
+        if let Err(error) = outcome {
+            self.stops(&error);
+        }
+        took
+    }
+
+    /// Told without where in which file: that is the format's matter.
+    fn stops(&mut self, error: &TurnError) {
+        let text = error.to_string();
+        let what = text.split(" at position").next().unwrap_or_default();
+        self.ended(format!("the node stops: {what}"));
     }
 
     fn ended(&mut self, line: String) {
@@ -206,7 +252,9 @@ impl Bench {
         let Some(running) = &mut self.running else { return false };
         let Some(stage) = &mut running.stage else { return false };
         let applied = stage.poll();
-        if applied && running.reactor.queue().bell_is_wanted() {
+        let queue = running.reactor.queue();
+        // A thread whose machine has failed rings, and is gone.
+        if applied && (queue.bell_is_wanted() || queue.failure().is_some()) {
             running.rung.store(true, Ordering::SeqCst);
         }
         self.world.borrow_mut().trace.append(&mut self.machine.memory().trace);

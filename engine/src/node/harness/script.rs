@@ -10,6 +10,7 @@
 //! | `prop a b*3 c:900` | proposes entries, in one turn: a, b1, b2, b3, and c of 900 bytes |
 //! | `each a*30` | the same, each entry in a turn of its own: so many frames |
 //! | `linger a@5 b@9` | n1 waits awake, while these are proposed so many microseconds later |
+//! | `lingers a@5` | from now on n1 waits awake after each turn, as a node with a thread of its own does; the first time these come |
 //! | `hold log` / `unhold log` | operations of this kind wait, from now on / no more: `log`, `hard` (state), `read`, `prep` (segments), `>n2` (sends to n2), `n2>` (receives from it), `apply` |
 //! | `ok log` / `ok log 2` | all that wait are done, in one turn / the second oldest is; `ok hard log` both kinds in that order; `ok apply 1` one frame |
 //! | `fail log device` | the oldest that waits fails, else the next one does; also `full` |
@@ -33,14 +34,12 @@
 //! | `state` / `held log` / `turns` | prints n1's state / how many of the kind wait / turns so far |
 //! | `heartbeats on` / `prep on` | prints heartbeats sent / the preparation of segments too |
 
-use std::sync::atomic::Ordering;
-
 use kontiki_core::{LogIndex, Role};
 use kontiki_net::Request;
 
 use super::wire::{Host, addr};
 use super::words::{class, compact, failure, frame, message, node, number, payloads};
-use super::{Bench, Client, MS, Running};
+use super::{Bench, Client, MS};
 use crate::config::Config;
 
 #[test]
@@ -143,7 +142,14 @@ fn command(bench: &mut Bench, line: &str) -> Result<String, String> {
                 bench.settle();
             }
         }
-        "linger" => return linger(bench, rest),
+        "linger" => {
+            bench.coming = coming(rest)?;
+            return Ok(format!("waited {} us", bench.linger()));
+        }
+        "lingers" => {
+            bench.coming = coming(rest)?;
+            bench.lingers = true;
+        }
         "hold" if word(1)? == "apply" => bench.apply_held = true,
         "unhold" if word(1)? == "apply" => bench.apply_held = false,
         "hold" => {
@@ -272,35 +278,15 @@ fn client(bench: &mut Bench, name: &str, what: &str, payload: Option<&&str>) -> 
     Ok(String::new())
 }
 
-/// The node waits awake for callers that come meanwhile.
-fn linger(bench: &mut Bench, words: &[&str]) -> Result<String, String> {
-    let begun = bench.world.borrow().now;
+/// `entry@microseconds`: what callers propose while the node waits awake.
+fn coming(words: &[&str]) -> Result<Vec<(u64, Vec<u8>)>, String> {
     let mut coming = Vec::new();
     for word in words {
         let (what, after) = word.split_once('@').ok_or(format!("{word}: entry@microseconds"))?;
-        coming.push((begun.plus_ns(number(after)? * 1_000), payloads(what)));
+        let after = number(after)?;
+        coming.extend(payloads(what).into_iter().map(|payload| (after, payload)));
     }
-    let Running { reactor, proposer, meanwhile, rung, .. } = bench.running.as_mut().ok_or("it is down")?;
-    let (proposer, tickets) = (proposer.clone(), std::rc::Rc::clone(&bench.tickets));
-    meanwhile.set(Some(Box::new(move |now| {
-        while coming.first().is_some_and(|(at, _)| *at <= now) {
-            for payload in coming.remove(0).1 {
-                if let Ok(ticket) = proposer.propose(&payload) {
-                    tickets.borrow_mut().push((super::words::name_of(&payload), ticket));
-                }
-            }
-        }
-    })));
-    let outcome = reactor.linger();
-    meanwhile.set(None);
-    // The next turn is under way whatever rang meanwhile.
-    rung.store(false, Ordering::SeqCst);
-    bench.look();
-    if let Err(error) = outcome {
-        bench.ended(format!("the node stops: {error}"));
-    }
-    let took = bench.world.borrow().now.since(begun) / 1_000;
-    Ok(format!("waited {took} us"))
+    Ok(coming)
 }
 
 /// The node in a line, and what it knows of its followers.

@@ -11,6 +11,7 @@ use kontiki_io::{Completion, Handle, Io, IoBuf, IoError, IoErrorKind, IoStats, N
 
 use super::disk::Disk;
 use super::wire::{Host, Socket, Wire, addr};
+use super::words::brief;
 
 /// The host under test.
 pub(super) const NODE: Host = 1;
@@ -156,15 +157,20 @@ impl World {
         let line = match (class, op) {
             (Class::Log, Op::Write { data, .. }) => match frames_in(data.bytes()) {
                 frames if frames.is_empty() => return,
-                frames => format!("write log {}", frames.join(" ")),
+                frames => format!("write log {}", brief(&frames)),
             },
-            (Class::Hard, Op::Write { data, offset, .. }) => {
+            (Class::Hard, Op::Write { file, data, offset, .. }) => {
+                let before = self.disk.at(self.file(*file).0, *offset, BLOCK_BYTES);
+                if before.len() == BLOCK_BYTES && hard_state(before) == hard_state(data.bytes()) {
+                    // Written for the log's own sake.
+                    return;
+                }
                 let copy = if *offset == 0 { "first" } else { "second" };
                 format!("write hard state, {copy} copy: {}", hard_state(data.bytes()))
             }
             (Class::Read, Op::Read { file, offset, len, .. }) => {
                 let bytes = self.disk.at(self.file(*file).0, *offset, *len);
-                format!("read log {}", frames_in(bytes).join(" "))
+                format!("read log {}", brief(&frames_in(bytes)))
             }
             (Class::Prep, op) if self.told.1 => format!("{op:?}").split([' ', '{']).next().unwrap_or_default().to_lowercase(),
             _ => return,
