@@ -182,7 +182,8 @@ impl<M: StateMachine> ApplyStage<M> {
         let Some(mut work) = self.queue.pop() else { return false };
         match self.apply(&mut work) {
             Ok(()) => {
-                self.queue.applied.store(work.range.to.0, Ordering::Release);
+                // What came again moves nothing back.
+                self.queue.applied.fetch_max(work.range.to.0, Ordering::AcqRel);
                 self.queue.durable.store(self.machine.durable().0, Ordering::Release);
             }
             Err(failure) => {
@@ -197,11 +198,12 @@ impl<M: StateMachine> ApplyStage<M> {
 
     fn apply(&mut self, work: &mut Work) -> Result<(), Failure> {
         let applied = self.queue.applied();
+        // Whatever stands in the frame: a hole before it would be forgotten with it.
+        assert!(work.range.from <= applied.next(), "apply skips from {applied} to {}", work.range.from);
         if work.header.kind != Kind::Entries || work.range.to <= applied {
             return Ok(());
         }
-        let from = LogIndex(work.range.from.0.max(applied.0 + 1));
-        assert!(from.0 == applied.0 + 1 || work.range.from.0 <= applied.0 + 1, "apply skips from {applied} to {from}");
+        let from = work.range.from.max(applied.next());
         let range = IndexRange { from, to: work.range.to };
         let skip = (from.0 - work.header.meta.first.0) as usize;
         let count = (range.to.0 - range.from.0 + 1) as usize;
@@ -401,6 +403,25 @@ mod tests {
         let mut f = Fixture::new(0);
         let (work, _) = f.work(3, 2, (3, 4));
         f.apply(work);
+    }
+
+    /// One before a no-op too: it has nothing to apply, but moves on what counts as applied.
+    #[test]
+    #[should_panic(expected = "apply skips")]
+    fn a_hole_before_a_noop() {
+        let mut f = Fixture::new(0);
+        let (mut work, _) = f.work(3, 1, (3, 3));
+        work.header.kind = Kind::Noop;
+        f.apply(work);
+    }
+
+    /// What is handed over again moves nothing back, so that nothing behind it is applied twice.
+    #[test]
+    fn what_comes_again_moves_nothing_back() {
+        let mut f = Fixture::new(3);
+        let (work, _) = f.work(1, 2, (1, 2));
+        f.apply(work);
+        assert_eq!(f.queue.applied(), LogIndex(3));
     }
 
     #[test]

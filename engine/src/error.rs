@@ -92,6 +92,9 @@ pub enum StartError {
         /// First index of the log.
         first: u64,
     },
+    /// What the log and the state machine say of themselves cannot be true, as nothing that Kontiki wrote would say it.
+    #[error("log and state machine contradict each other or themselves: {0}")]
+    Restored(kontiki_core::RestoredError),
     /// A thread could not be started.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),

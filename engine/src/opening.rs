@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::sync::Arc;
 
-use kontiki_core::{ClusterId, GroupId, NodeId, Raft, Restored, Time};
+use kontiki_core::{ClusterId, GroupId, NodeId, Raft, Restored, RestoredError, Time};
 use kontiki_io::{Completion, Io};
 use kontiki_mem::{Hold, Ring};
 use kontiki_net::{Net, NetError};
@@ -113,9 +113,11 @@ impl Opening {
             tracing::info!(%recovery, "log recovered");
         }
         let applied = self.queue.applied();
-        if applied.next() < restored.first {
-            return Err(StartError::StateBehindLog { applied: applied.0, first: restored.first.0 });
-        }
+        let restored = Restored { applied, ..restored };
+        restored.validate().map_err(|error| match error {
+            RestoredError::Gap { applied, first } => StartError::StateBehindLog { applied: applied.0, first: first.0 },
+            error => StartError::Restored(error),
+        })?;
         if applied > restored.last {
             tracing::error!(
                 applied = applied.0,
@@ -136,7 +138,6 @@ impl Opening {
             window_frames: config.window_frames,
             seed,
         };
-        let restored = Restored { applied, ..restored };
         let raft = Raft::new(core, restored, now);
         let Some(listen) = config.listen_addr() else {
             return Err(StartError::Config(crate::ConfigError::Value {

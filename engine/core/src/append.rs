@@ -43,9 +43,8 @@ impl Raft {
             }
             Verdict::Fits(new) => self.write(IndexRange { from: new, to: range.to }, frame.term, fx),
         }
-        let following = &mut self.following;
-        following.verified = following.verified.max(range.to.min(self.log.last()));
-        following.leader_commit = following.leader_commit.max(commit);
+        self.following.verified = self.following.verified.max(range.to.min(self.log.last()));
+        self.hear_commit(commit);
     }
 
     /// A frame of the present leader waits for room. It is no sign of life: it may have waited for long.

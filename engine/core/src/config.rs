@@ -1,10 +1,10 @@
-//! What a core is told once: its settings, and what recovery found.
+//! What a core is told once: its settings.
 
 use alloc::vec::Vec;
 use core::fmt;
 
+use crate::NodeId;
 use crate::limits::{MAX_TIMEOUT_NS, MAX_VOTERS};
-use crate::{LogIndex, NodeId, Term};
 
 /// Timing and identity of one replica's core. Times in nanoseconds.
 #[derive(Clone, Debug)]
@@ -101,27 +101,6 @@ impl Config {
         }
         Ok(())
     }
-}
-
-/// What recovery found, handed to a new core.
-#[derive(Clone, Debug, Default)]
-pub struct Restored {
-    /// Current term.
-    pub term: Term,
-    /// Vote in that term.
-    pub vote: Option<NodeId>,
-    /// Whether the node is recovering.
-    pub recovering: bool,
-    /// First index the log holds (1 on an empty, never compacted log).
-    pub first: LogIndex,
-    /// Term of the entry before `first`.
-    pub prev_term: Term,
-    /// Runs of equal term, ascending: (first index, term). At least the newest runs; empty only if the log is.
-    pub runs: Vec<(LogIndex, Term)>,
-    /// Last index of the log; one before `first` if it is empty.
-    pub last: LogIndex,
-    /// Index to which the state machine is already applied (may exceed `last`).
-    pub applied: LogIndex,
 }
 
 #[cfg(test)]

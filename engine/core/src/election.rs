@@ -167,7 +167,7 @@ impl Raft {
         fx: &mut Effects,
     ) {
         if !granted && term > self.hard.term {
-            if self.credible_term(term) {
+            if self.believes(term, fx) {
                 self.follow(term, None, fx);
             }
             return;
@@ -212,7 +212,7 @@ impl Raft {
     /// The answer to a vote request.
     pub(crate) fn vote_reply(&mut self, peer: usize, term: Term, granted: bool, fx: &mut Effects) {
         if term > self.hard.term {
-            if self.credible_term(term) {
+            if self.believes(term, fx) {
                 self.follow(term, None, fx);
             }
             return;

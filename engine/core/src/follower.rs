@@ -1,5 +1,6 @@
 //! What a follower owes its leader: heartbeat answers, acknowledgements, signs of life while the disk works.
 
+use crate::limits::MAX_INDEX;
 use crate::raft::{Raft, Role};
 use crate::{Effects, LogIndex, Message, Term, Time};
 
@@ -47,7 +48,7 @@ impl Following {
 impl Raft {
     /// A peer speaks as the leader of `term`. Returns whether it is to be listened to.
     pub(crate) fn hear_leader(&mut self, peer: usize, term: Term, fx: &mut Effects) -> bool {
-        if !self.credible_term(term) {
+        if !self.believes(term, fx) {
             return false;
         }
         let Some(speaker) = self.peers.get_mut(peer) else { return false };
@@ -81,11 +82,14 @@ impl Raft {
         session_commit: LogIndex,
         fx: &mut Effects,
     ) {
+        if term_start.0 > MAX_INDEX || session_commit.0 > MAX_INDEX {
+            return self.refuse();
+        }
         if !self.hear_leader(peer, term, fx) {
             return;
         }
+        self.hear_commit(commit);
         let following = &mut self.following;
-        following.leader_commit = following.leader_commit.max(commit);
         following.term_start = term_start;
         following.session_commit = session_commit;
         // Round zero only brings a commit index: nobody waits for its answer.
@@ -93,6 +97,12 @@ impl Raft {
             self.following.answered_at = self.now;
             self.answer(peer, self.heartbeat_reply_of(round), fx);
         }
+    }
+
+    /// The leader names its commit index. What lies past the end of this log is not remembered: whatever brings more of the log names it again,
+    /// and what was never true must not hold for entries to come.
+    pub(crate) fn hear_commit(&mut self, commit: LogIndex) {
+        self.following.leader_commit = self.following.leader_commit.max(commit.min(self.log.last()));
     }
 
     fn heartbeat_reply_of(&self, round: u64) -> Message {

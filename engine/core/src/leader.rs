@@ -121,7 +121,7 @@ impl Raft {
     /// An answer of a follower. Returns whether it is one to this leader, in its term; a greater term ends it.
     pub(crate) fn follower_answers(&mut self, peer: usize, term: Term, fx: &mut Effects) -> bool {
         if term > self.hard.term {
-            if self.credible_term(term) {
+            if self.believes(term, fx) {
                 self.follow(term, None, fx);
             }
             return false;

@@ -32,14 +32,17 @@ mod quorum;
 mod raft;
 mod recovering;
 mod replicate;
+mod restored;
 mod rng;
 mod runs;
+mod terms;
 mod timers;
 mod types;
 
-pub use config::{Config, ConfigError, Restored};
+pub use config::{Config, ConfigError};
 pub use effect::{Effect, Effects};
 pub use event::{Append, Event};
 pub use message::Message;
 pub use raft::{PeerProgress, Raft, Role};
+pub use restored::{Restored, RestoredError};
 pub use types::{ClusterId, FrameMeta, GroupId, Incarnation, IndexRange, LogIndex, NodeId, SessionId, Term, Time, WriteId};

@@ -29,6 +29,17 @@ pub const HUNG_DISK_TIMEOUTS: u64 = 3;
 /// Highest term taken from a peer or campaigned in: sums of terms stay far from overflow.
 pub const MAX_TERM: u64 = u64::MAX / 4;
 
+/// How far a term may lie above this node's and be believed of a peer. Each is an election that somebody held, so no honest one is that
+/// far ahead, but of whoever was away for weeks of elections: that node goes up by as much once a [`TERM_STEP_NS`], until it is there.
+pub const MAX_TERM_STEP: u64 = 1 << 20;
+
+/// For how long peers have to name terms that are not believed before this node goes up by [`MAX_TERM_STEP`], and how long that step then
+/// bounds what is believed, in nanoseconds. The greatest term is far beyond what any peer can bring about so.
+pub const TERM_STEP_NS: u64 = 1_000_000_000;
+
+/// For how long a term that was not believed is remembered, in nanoseconds: one message changes nothing, however long ago the last was.
+pub const DOUBT_NS: u64 = 16 * TERM_STEP_NS;
+
 /// Highest log index taken from a peer: sums of indexes stay far from overflow.
 pub const MAX_INDEX: u64 = u64::MAX / 4;
 
@@ -40,4 +51,5 @@ const _: () = assert!(TERM_RUNS >= 2, "the run being superseded and the one that
 const _: () = assert!(LOOKUP_ANSWERS > u32::BITS as usize + 4, "one bisection fits");
 const _: () = assert!(PENDING_WRITES >= 2 && INFLIGHT_GROUPS >= 1);
 const _: () = assert!(MAX_INDEX < u64::MAX - u32::MAX as u64, "a frame's last index never overflows");
+const _: () = assert!(MAX_TERM / MAX_TERM_STEP > 100_000 * 365 * 24 * 3600, "100,000 years of steps");
 const _: () = assert!(MAX_TIMEOUT_NS < u64::MAX / (HUNG_DISK_TIMEOUTS * 16));

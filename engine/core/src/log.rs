@@ -43,13 +43,10 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// The log that recovery found: all of it is durable.
-    ///
-    /// # Panics
-    /// If `restored` contradicts itself.
+    /// The log that recovery found, which [validates](Restored::validate): all of it is durable.
     pub(crate) fn new(restored: &Restored) -> Log {
         let first = restored.first.max(LogIndex(1));
-        let last = restored.last.max(first.prev());
+        let last = restored.last;
         let mut log = Log {
             first,
             prev_term: restored.prev_term,
@@ -60,11 +57,10 @@ impl Log {
             lookups: Lookups::default(),
             pending: Deque::new(),
         };
-        for (at, term) in restored.runs.iter().filter(|(at, _)| *at <= last) {
+        for (at, term) in &restored.runs {
             log.runs.append(*at, *term);
             log.last_term = *term;
         }
-        assert!(last < first || !restored.runs.is_empty(), "a log that is not empty has terms");
         log.runs.compact(first);
         log
     }

@@ -15,10 +15,13 @@ pub(crate) enum Mode {
     },
     /// The logs agree up to `next - 1`: frames are sent ahead of their answers.
     Replicate,
-    /// The follower needs what this log no longer holds. Nothing is sent until it holds more than `seen`.
+    /// The follower needs what this log no longer holds. Nothing is sent until its log ends elsewhere than at `seen`, or a while has passed:
+    /// what it answered may have been wrong.
     Behind {
         /// Its last index when that was found.
         seen: LogIndex,
+        /// When that was found.
+        since: Time,
     },
 }
 
@@ -263,10 +266,10 @@ impl Progress {
     }
 
     /// The log no longer holds what this follower needs.
-    pub(crate) fn behind(&mut self) {
+    pub(crate) fn behind(&mut self, now: Time) {
         self.sending = None;
         self.inflight.clear();
-        self.mode = Mode::Behind { seen: self.reported_last };
+        self.mode = Mode::Behind { seen: self.reported_last, since: now };
     }
 }
 
@@ -394,7 +397,7 @@ mod tests {
         progress.reports(LogIndex(6), Time(60));
         progress.reports(LogIndex(5), Time(70));
         assert_eq!(progress.lost_from(100, Time(150)), Some(LogIndex(5)));
-        progress.behind();
-        assert_eq!(progress.mode, Mode::Behind { seen: LogIndex(5) });
+        progress.behind(Time(80));
+        assert_eq!(progress.mode, Mode::Behind { seen: LogIndex(5), since: Time(80) });
     }
 }

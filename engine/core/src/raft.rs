@@ -2,16 +2,18 @@
 
 use heapless::Vec;
 
-use crate::config::{Config, Restored};
+use crate::config::Config;
 use crate::election::Campaign;
 use crate::follower::Following;
 use crate::hard_state::HardState;
 use crate::leader::Leading;
-use crate::limits::{MAX_INDEX, MAX_PEERS, MAX_TERM};
+use crate::limits::{MAX_INDEX, MAX_PEERS};
 use crate::log::Log;
 use crate::peer::Peer;
 use crate::progress::Mode;
+use crate::restored::Restored;
 use crate::rng::Rng;
+use crate::terms::Belief;
 use crate::{Effect, Effects, Event, FrameMeta, LogIndex, Message, NodeId, SessionId, Term, Time, WriteId};
 
 /// What a replica is at the moment.
@@ -75,6 +77,7 @@ pub struct Raft {
     /// The last late tick was forgiven; the next is not.
     pub(crate) excused: bool,
     pub(crate) rng: Rng,
+    pub(crate) belief: Belief,
     last_write: WriteId,
     /// What the last [`Effect::Role`] said.
     announced: (Role, Term, Option<NodeId>),
@@ -88,10 +91,13 @@ impl Raft {
     /// the record of the term they came in, though never an answer to them.
     ///
     /// # Panics
-    /// If `config` does not [validate](Config::validate), or `restored` contradicts itself.
+    /// If `config` or `restored` does not validate (see [`Config::validate`], [`Restored::validate`]).
     pub fn new(config: Config, restored: Restored, now: Time) -> Raft {
         if let Err(error) = config.validate() {
             panic!("configuration of the core: {error}");
+        }
+        if let Err(error) = restored.validate() {
+            panic!("what recovery found: {error}");
         }
         let log = Log::new(&restored);
         let mut hard = HardState::new(restored.term, restored.vote, restored.recovering);
@@ -103,10 +109,11 @@ impl Raft {
         let mut raft = Raft {
             peers,
             announced: (Role::Follower, hard.term, None),
+            belief: Belief::new(hard.term, now),
             hard,
             role: Role::Follower,
             leader: None,
-            commit: restored.applied.max(log.first().prev()),
+            commit: restored.applied,
             log,
             campaign: Campaign::default(),
             following: Following::default(),
@@ -323,15 +330,6 @@ impl Raft {
     /// Counts something that a correct peer would not have sent.
     pub(crate) fn refuse(&mut self) {
         self.refusals = self.refusals.saturating_add(1);
-    }
-
-    /// Whether a peer's term can be true. One that cannot is counted.
-    pub(crate) fn credible_term(&mut self, term: Term) -> bool {
-        let credible = (1..=MAX_TERM).contains(&term.0);
-        if !credible {
-            self.refuse();
-        }
-        credible
     }
 
     /// How far this log itself is known to hold what is committed; nothing past it may be released.

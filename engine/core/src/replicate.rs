@@ -53,13 +53,13 @@ impl Raft {
 
     /// The log no longer holds what a follower needs.
     pub(crate) fn frames_gone(&mut self, at: usize, first: LogIndex, fx: &mut Effects) {
-        let leading = self.role == Role::Leader;
+        let (leading, now) = (self.role == Role::Leader, self.now);
         let Some(peer) = self.peers.get_mut(at) else { return };
         let Some(sending) = peer.progress.sending.take() else { return };
         if !leading || sending.void {
             return;
         }
-        peer.progress.behind();
+        peer.progress.behind(now);
         if !core::mem::replace(&mut peer.progress.behind_told, true) {
             fx.push(Effect::FollowerBehind { peer: peer.id, needs: sending.from, first });
         }
@@ -140,8 +140,9 @@ impl Raft {
                     progress.probe_from(next);
                 }
             }
-            Mode::Behind { seen } => {
-                if last_index > seen && last_index.0.saturating_add(1) >= first.0 {
+            Mode::Behind { seen, since } => {
+                let worth_a_try = last_index != seen || now.since(since) >= patience_ns;
+                if worth_a_try && last_index.0.saturating_add(1) >= first.0 {
                     progress.probe_from(held.next());
                 }
             }

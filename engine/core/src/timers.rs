@@ -83,8 +83,12 @@ impl Raft {
         Some(quorum.max(self.leading.floor).plus_ns(self.config.election_max_ns))
     }
 
-    /// Leader: when its oldest write will have been outstanding for too long to go on leading (hazard H97).
+    /// Leader: when its oldest write will have been outstanding for too long to go on leading (hazard H97). `None` where nothing can be
+    /// committed without this disk, whoever leads: to step down would only tell callers that the outcome is unknown.
     fn disk_hung_at(&self) -> Option<Time> {
+        if self.peers.len() < quorum::majority(self.peers.len() + 1) {
+            return None;
+        }
         // A leader whose log has no room even for its no-op cannot lead either; another one may have room.
         let speechless = self.leading.term_start.0 == 0;
         let since = if speechless { self.leading.since } else { self.log.writing_since()?.max(self.leading.since) };

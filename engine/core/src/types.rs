@@ -54,9 +54,9 @@ newtype!(
 );
 
 impl LogIndex {
-    /// The index after this one.
+    /// The index after this one; the greatest stays itself.
     pub const fn next(self) -> Self {
-        LogIndex(self.0 + 1)
+        LogIndex(self.0.saturating_add(1))
     }
     /// The index before this one; zero stays zero.
     pub const fn prev(self) -> Self {

@@ -109,7 +109,8 @@ fn pre_vote_reply(term: Term, granted: bool, recovering: bool) -> Message {
 
 /// A log of entries `1..=last`, all of term 1.
 fn log(last: u64) -> Restored {
-    Restored { term: Term(1), first: LogIndex(1), last: LogIndex(last), runs: vec![(LogIndex(1), Term(1))], ..Restored::default() }
+    let runs = if last == 0 { vec![] } else { vec![(LogIndex(1), Term(1))] };
+    Restored { term: Term(1), first: LogIndex(1), last: LogIndex(last), runs, ..Restored::default() }
 }
 
 fn heartbeat(term: u64) -> Message {
@@ -352,8 +353,7 @@ fn a_late_tick_does_not_excuse_a_hung_disk() {
 
 /// A leader whose log begins at 5, and the request for what n2 lacks, which begins at 1.
 fn leader_of_a_compacted_log() -> (One, Term) {
-    let restored =
-        Restored { term: Term(1), first: LogIndex(5), last: LogIndex(8), prev_term: Term(1), runs: vec![(LogIndex(5), Term(1))], ..log(0) };
+    let restored = Restored { first: LogIndex(5), prev_term: Term(1), runs: vec![(LogIndex(5), Term(1))], applied: LogIndex(4), ..log(8) };
     let mut one = One::start(3, restored);
     let noop = one.lead(false);
     assert_eq!(sent_from(&one.seal(noop), 2), Some(9));

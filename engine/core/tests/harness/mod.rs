@@ -110,6 +110,8 @@ impl Cluster {
     pub(crate) fn start(&mut self, id: NodeId) {
         let now = self.now;
         self.node_mut(id).start(now);
+        let said = std::mem::take(&mut self.node_mut(id).trace);
+        self.trace.extend(said);
         let term = self.node(id).record.term;
         self.oracle.started(id, term);
         for other in self.ids() {

@@ -64,7 +64,7 @@ pub(crate) struct Node {
     pub(crate) hold_log: bool,
     /// How far the durable state machine applied: survives a stop.
     pub(crate) applied: LogIndex,
-    /// The state machine is volatile: nothing survives.
+    /// The state machine is volatile: nothing survives but what the log no longer holds.
     pub(crate) volatile: bool,
     /// The log begins at this index (compaction), for senders and after a restart.
     pub(crate) compacted: LogIndex,
@@ -130,8 +130,12 @@ impl Node {
             prev_term: self.log.get((self.compacted.0 as usize).wrapping_sub(2)).map_or(Term(0), |entry| entry.frame.term),
             runs: runs.split_off(newest),
             last: LogIndex(self.log.len() as u64),
-            applied: if self.volatile { LogIndex(0) } else { self.applied },
+            applied: if self.volatile { self.compacted.prev() } else { self.applied },
         };
+        if let Err(error) = restored.validate() {
+            self.trace.push(format!("n{} does not start: {error}", self.id()));
+            return;
+        }
         self.raft = Some(Raft::new(self.config.clone(), restored, now));
         // The new core counts its writes from one.
         self.hard_durable = WriteId(0);

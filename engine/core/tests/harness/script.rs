@@ -11,7 +11,7 @@
 //! | `io.hold n1 log` / `io.ok n1 log [count]` | withholds completions of `log` or `hard` writes / completes them |
 //! | `kill n1 [kept]` / `start n1` | stops n1, `kept` writes under way still reach the disk / starts it |
 //! | `damage n1 k` | of a stopped node: the last k log writes are lost, and recovery marked it |
-//! | `compact n1 5` / `volatile n1` | n1's log now begins at 5 / its state machine starts empty |
+//! | `compact n1 5` / `volatile n1` | n1's log now begins at 5 / its state machine starts with no more than what was compacted |
 //! | `t+3` / `ms 20` / `pass n1 30` / `wait 150` | time passes: election timeouts; milliseconds; only n1 ticks; nobody does |
 //! | `stall n1 900` | time passes for all but n1, whose tick then comes before its mail |
 //! | `msg n2->n1 vote t=5 last=9@3` | hands n1 a message as if from n2, in the current session |
