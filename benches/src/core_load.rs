@@ -30,6 +30,7 @@ impl CoreLoad {
             voters: (1..=voters).map(NodeId).collect(),
             election_min_ns: 150_000_000,
             election_max_ns: 300_000_000,
+            election_limit_ns: 10_000_000_000,
             heartbeat_ns: 40_000_000,
             news_ns: 2_500_000,
             window_bytes: 4 << 20,

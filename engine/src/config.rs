@@ -77,6 +77,9 @@ pub struct Config {
     pub election_min_ms: u64,
     /// Longest election timeout, in milliseconds; more than `election_min_ms`.
     pub election_max_ms: u64,
+    /// Where this replica's disk is too slow for these two, an election waits longer, for what was measured: a vote counts once it is durable. In
+    /// no case longer than this, in milliseconds, or `election_max_ms` if that is more.
+    pub election_limit_ms: u64,
     /// Heartbeat interval, in milliseconds; at most a third of `election_min_ms`.
     pub heartbeat_ms: u64,
 
@@ -127,6 +130,7 @@ impl Default for Config {
             dir: PathBuf::new(),
             election_min_ms: 150,
             election_max_ms: 300,
+            election_limit_ms: 10_000,
             heartbeat_ms: 40,
             max_entry_bytes: 64 << 10,
             max_frame_bytes: 256 << 10,
@@ -255,6 +259,7 @@ impl Config {
         range("heartbeat_ms", self.heartbeat_ms, 1, 60_000)?;
         range("election_min_ms", self.election_min_ms, 3 * self.heartbeat_ms, 600_000)?;
         range("election_max_ms", self.election_max_ms, self.election_min_ms + 1, 1_200_000)?;
+        range("election_limit_ms", self.election_limit_ms, 1, 1_200_000)?;
         let block = kontiki_mem::BLOCK_BYTES;
         range("max_frame_bytes", self.max_frame_bytes as u64, limits::MIN_FRAME_BYTES as u64, limits::MAX_FRAME_BYTES as u64)?;
         if !self.max_frame_bytes.is_multiple_of(block) {
@@ -355,6 +360,7 @@ mod tests {
             ("heartbeat_ms = 0", "heartbeat_ms"),
             ("election_min_ms = 10", "election_min_ms"),
             ("election_max_ms = 100", "election_max_ms"),
+            ("election_limit_ms = 0", "election_limit_ms"),
             ("max_entry_bytes = 0", "max_entry_bytes"),
             ("max_entry_bytes = 999999999", "max_entry_bytes"),
             ("max_frame_bytes = 17000", "max_frame_bytes"),

@@ -119,6 +119,8 @@ pub(crate) struct Replica {
     commit_latency: Latency,
     gather: Gather,
     disk_full: bool,
+    /// The longest election timeout that the operator was last told of, in ns.
+    told_election_ns: u64,
     recovery: String,
 }
 
@@ -138,6 +140,7 @@ impl Replica {
         let applied = queue.applied();
         let peers = config.members.len();
         let resolver = shared.tickets.resolver();
+        let told_election_ns = raft.election_timeouts_ns().1;
         Replica {
             commit: LogIndex(0),
             awaited: LogIndex(u64::MAX),
@@ -170,6 +173,7 @@ impl Replica {
             commit_latency: Latency::default(),
             gather: Gather::default(),
             disk_full: false,
+            told_election_ns,
             recovery,
         }
     }
@@ -211,6 +215,7 @@ impl Replica {
         }
         self.wal_events(now, io)?;
         self.watch_space();
+        self.watch_pace();
         self.net_events(now, io)?;
         if now >= self.raft.deadline() {
             self.step(now, Event::Tick, io);

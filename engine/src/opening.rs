@@ -132,6 +132,7 @@ impl Opening {
             voters: config.members.iter().map(|m| NodeId(m.id)).collect(),
             election_min_ns: config.election_min_ms * MS,
             election_max_ns: config.election_max_ms * MS,
+            election_limit_ns: config.election_limit_ms.max(config.election_max_ms) * MS,
             heartbeat_ns: config.heartbeat_ms * MS,
             news_ns: config.heartbeat_ms * MS / NEWS_SHARE,
             window_bytes: config.window_bytes,

@@ -126,6 +126,12 @@ pub struct Status {
     pub recovering: bool,
     /// Whether it refuses writes for lack of disk space.
     pub disk_full: bool,
+    /// Shortest and longest election timeout in effect, in milliseconds: as configured, or longer where this replica's flushes are slow.
+    pub election_ms: (u64, u64),
+    /// What a flush takes here, smoothed, in nanoseconds: what the election timeouts adapt to. Zero before the first.
+    pub flush_ns: u64,
+    /// Whether the disk is so slow that elections wait longer than configured.
+    pub disk_slow: bool,
     /// Peers.
     pub peers: Vec<PeerStatus>,
     /// Counts since start.
@@ -153,7 +159,9 @@ impl fmt::Display for Status {
             "commit = {}\napplied = {}\nfirst = {}\nlast = {}\ndurable = {}",
             self.commit, self.applied, self.first, self.last, self.durable
         )?;
-        writeln!(f, "recovering = {}\ndisk_full = {}", self.recovering, self.disk_full)?;
+        writeln!(f, "recovering = {}\ndisk_full = {}\ndisk_slow = {}", self.recovering, self.disk_full, self.disk_slow)?;
+        let (min, max) = self.election_ms;
+        writeln!(f, "election_min_ms = {min}\nelection_max_ms = {max}\nflush_us = {}", self.flush_ns / 1000)?;
         writeln!(f, "backend = {:?}\nrecovery = {:?}", self.backend, self.recovery)?;
         writeln!(f, "\n[counters]\nentries_proposed = {}\nentries_applied = {}", c.entries_proposed, c.entries_applied)?;
         writeln!(f, "frames_sealed = {}\nframes_received = {}", c.frames_sealed, c.frames_received)?;

@@ -139,6 +139,7 @@ mod tests {
             "listen",
             "election_min_ms",
             "election_max_ms",
+            "election_limit_ms",
             "heartbeat_ms",
             "max_entry_bytes",
             "max_frame_bytes",

@@ -52,6 +52,9 @@ pub(crate) struct View {
     /// Whether it refuses writes for lack of space.
     #[serde(default)]
     pub(crate) disk_full: bool,
+    /// Whether elections wait longer than configured, as its disk is slow.
+    #[serde(default)]
+    pub(crate) disk_slow: bool,
     /// The backend for input and output.
     #[serde(default)]
     pub(crate) backend: String,
@@ -187,7 +190,8 @@ pub(crate) fn run(command: &Status) -> Result<(), Error> {
 
 fn row(addr: SocketAddr, view: &View) -> [String; 11] {
     let connected = view.peers.iter().filter(|p| p.connected).count();
-    let notes: Vec<&str> = [(view.recovering, "recovering"), (view.disk_full, "disk full")].iter().filter(|n| n.0).map(|n| n.1).collect();
+    let notes = [(view.recovering, "recovering"), (view.disk_full, "disk full"), (view.disk_slow, "disk slow")];
+    let notes: Vec<&str> = notes.iter().filter(|n| n.0).map(|n| n.1).collect();
     [
         view.id.to_string(),
         addr.to_string(),

@@ -18,6 +18,8 @@ pub struct Config {
     pub election_min_ns: u64,
     /// Longest election timeout. Also how long a leader may go without hearing from a quorum.
     pub election_max_ns: u64,
+    /// Where this node's flushes are too slow for these timeouts they are longer, up to this for the longest: at least `election_max_ns`.
+    pub election_limit_ns: u64,
     /// Heartbeat interval, at most half the shortest election timeout.
     pub heartbeat_ns: u64,
     /// After how long a follower is told of a commit index that no frame carries, at most a heartbeat interval. Under load the next
@@ -49,7 +51,7 @@ pub enum ConfigError {
         /// This node.
         node: NodeId,
     },
-    /// Timeouts must satisfy 0 < 2 * heartbeat <= election min <= election max <= a day, and news <= heartbeat.
+    /// Timeouts must satisfy 0 < 2 * heartbeat <= election min <= election max <= election limit <= a day, and news <= heartbeat.
     Timeouts,
     /// Both windows must be at least 1.
     Window,
@@ -62,7 +64,7 @@ impl fmt::Display for ConfigError {
             ConfigError::BadVoter { node } => write!(f, "voter {node}: ids must not be zero, and each must stand once"),
             ConfigError::NotAVoter { node } => write!(f, "node {node} is not among the voters: add it, or correct its id"),
             ConfigError::Timeouts => {
-                write!(f, "timeouts must satisfy 0 < 2 * heartbeat <= shortest election timeout <= longest <= one day")
+                write!(f, "timeouts must satisfy 0 < 2 * heartbeat <= shortest election timeout <= longest <= their limit <= one day")
             }
             ConfigError::Window => write!(f, "the window per follower must be at least one byte and one frame"),
         }
@@ -92,7 +94,8 @@ impl Config {
             && self.news_ns <= self.heartbeat_ns
             && self.heartbeat_ns <= self.election_min_ns / 2
             && self.election_min_ns <= self.election_max_ns
-            && self.election_max_ns <= MAX_TIMEOUT_NS;
+            && self.election_max_ns <= self.election_limit_ns
+            && self.election_limit_ns <= MAX_TIMEOUT_NS;
         if !ordered {
             return Err(ConfigError::Timeouts);
         }
@@ -113,6 +116,7 @@ mod tests {
             voters: alloc::vec![NodeId(1), NodeId(2), NodeId(3)],
             election_min_ns: 100,
             election_max_ns: 200,
+            election_limit_ns: 200,
             heartbeat_ns: 20,
             news_ns: 20,
             window_bytes: 1,
@@ -138,7 +142,8 @@ mod tests {
         assert_eq!(bad(|c| c.news_ns = 21), Some(ConfigError::Timeouts));
         assert_eq!(bad(|c| c.heartbeat_ns = 0), Some(ConfigError::Timeouts));
         assert_eq!(bad(|c| c.election_max_ns = 99), Some(ConfigError::Timeouts));
-        assert_eq!(bad(|c| c.election_max_ns = u64::MAX), Some(ConfigError::Timeouts));
+        assert_eq!(bad(|c| c.election_limit_ns = 199), Some(ConfigError::Timeouts));
+        assert_eq!(bad(|c| (c.election_max_ns, c.election_limit_ns) = (u64::MAX, u64::MAX)), Some(ConfigError::Timeouts));
         assert_eq!(bad(|c| c.window_frames = 0), Some(ConfigError::Window));
     }
 }

@@ -6,7 +6,8 @@ use crate::quorum::{self, Poll};
 use crate::raft::{Raft, Role};
 use crate::{Effects, LogIndex, Message, Term};
 
-/// The election under way.
+/// This node's candidacy in the current term. It outlasts its timeout: asking for pre-votes again changes nothing, and a vote that comes late, of
+/// a voter whose disk is slow, still counts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Campaign {
     /// The vote for itself is durable: it counts, and the others may be asked.
@@ -14,6 +15,13 @@ pub(crate) struct Campaign {
     /// Every voter answered, some of them recovering, and this log is the greatest. Such a candidate needs the vote of
     /// all: each voter then says for itself, at the time of its vote, that it holds nothing this log lacks.
     all_answered: bool,
+}
+
+impl Campaign {
+    /// Whether the others were asked: it stands, and its own vote is durable.
+    pub(crate) fn is_asking(&self) -> bool {
+        self.voted
+    }
 }
 
 impl Raft {
@@ -28,9 +36,10 @@ impl Raft {
     pub(crate) fn ask_for_pre_votes(&mut self, fx: &mut Effects) {
         self.role = Role::PreCandidate;
         self.leader = None;
-        self.campaign = Campaign::default();
         self.announce(fx);
-        self.clear_ballots();
+        for peer in &mut self.peers {
+            peer.ballot = None;
+        }
         for peer in 0..self.peers.len() {
             self.ask_for_vote(peer, fx);
         }
@@ -48,12 +57,6 @@ impl Raft {
             _ => return,
         };
         self.send(peer, message, fx);
-    }
-
-    fn clear_ballots(&mut self) {
-        for peer in &mut self.peers {
-            peer.ballot = None;
-        }
     }
 
     fn ballots(&self, wanted: impl Fn(Ballot) -> bool) -> usize {
@@ -87,7 +90,9 @@ impl Raft {
         self.hard.vote_for(self.config.id);
         self.campaign = Campaign { voted: false, all_answered };
         self.following = crate::follower::Following::new(self.commit_here(), self.now);
-        self.clear_ballots();
+        for peer in &mut self.peers {
+            peer.voted = false;
+        }
         self.wait_for_election();
         self.announce(fx);
         self.persist(fx);
@@ -106,7 +111,7 @@ impl Raft {
     }
 
     fn count_votes(&mut self, fx: &mut Effects) {
-        let granted = self.ballots(|ballot| ballot == Ballot::Granted) + usize::from(self.campaign.voted);
+        let granted = self.peers.iter().filter(|peer| peer.voted).count() + usize::from(self.campaign.voted);
         let won = match self.campaign.all_answered {
             true => granted == self.voters(),
             false => quorum::poll(self.voters(), granted, 0) == Poll::Won,
@@ -121,6 +126,14 @@ impl Raft {
     /// a moment ago and may have heard from one before.
     fn is_sticky(&self) -> bool {
         self.role == Role::Leader || self.now < self.sticky_until
+    }
+
+    /// Whether an election is under way that another one would only be in the way of: this node's term or vote is on its way to the disk; or, where
+    /// disks are slow, it has voted, not for this peer, and does not wait for the outcome in vain yet.
+    fn is_awaiting_an_election(&self, peer: usize) -> bool {
+        let other = self.hard.vote.is_some() && self.hard.vote != self.peers.get(peer).map(|peer| peer.id);
+        let waits = other && self.leader.is_none() && self.role != Role::PreCandidate && self.now < self.election_at;
+        !self.hard.is_durable() || self.is_disk_slow() && waits
     }
 
     /// Whether nothing in this node's hard state and log speaks against a vote in `term`, which is not below its own.
@@ -141,8 +154,8 @@ impl Raft {
         if !self.credible_term(term) {
             return;
         }
-        let granted =
-            !self.is_sticky() && !self.hard.recovering && term >= self.hard.term && self.could_vote(peer, term, last_index, last_term);
+        let free = !self.is_sticky() && !self.is_awaiting_an_election(peer) && !self.hard.recovering;
+        let granted = free && term >= self.hard.term && self.could_vote(peer, term, last_index, last_term);
         let reply = Message::PreVoteReply {
             // A refusal tells a node that is behind the term to ask in (hazard H09).
             term: if granted { term } else { self.hard.term },
@@ -181,14 +194,10 @@ impl Raft {
             (false, true) => Ballot::Recovering { last_term, last_index },
             (false, false) => Ballot::Refused,
         };
-        self.set_ballot(peer, ballot);
-        self.count_pre_votes(fx);
-    }
-
-    fn set_ballot(&mut self, peer: usize, ballot: Ballot) {
         if let Some(peer) = self.peers.get_mut(peer) {
             peer.ballot = Some(ballot);
         }
+        self.count_pre_votes(fx);
     }
 
     /// RequestVote.
@@ -217,8 +226,12 @@ impl Raft {
             }
             return;
         }
-        if self.role == Role::Candidate && term == self.hard.term {
-            self.set_ballot(peer, if granted { Ballot::Granted } else { Ballot::Refused });
+        // Only its own candidacy in this term can have led to it, unless that has ended: this node follows, or leads.
+        let stands = self.campaign.is_asking() && matches!(self.role, Role::Candidate | Role::PreCandidate);
+        if stands && granted && term == self.hard.term {
+            if let Some(peer) = self.peers.get_mut(peer) {
+                peer.voted = true;
+            }
             self.count_votes(fx);
         }
     }

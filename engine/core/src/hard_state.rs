@@ -1,7 +1,7 @@
 //! Term, vote and the recovering mark: durable before any answer that rests on them (paper, figure 2).
 
 use crate::raft::Raft;
-use crate::{Effect, Effects, NodeId, Term, WriteId};
+use crate::{Effect, Effects, NodeId, Term, Time, WriteId};
 
 /// The hard state in memory, and how far the disk is behind it.
 #[derive(Clone, Debug)]
@@ -11,14 +11,18 @@ pub(crate) struct HardState {
     pub(crate) recovering: bool,
     /// Changed since the last write was asked for.
     changed: bool,
-    /// The newest write asked for, until it is durable. A newer one covers all older ones: whatever an older one
-    /// promised holds in the newer state too.
+    /// Term or vote did: others may be told nothing that rests on them.
+    binding: bool,
+    /// The newest write asked for that has a new term or vote, until it is durable. A newer one covers all older ones: whatever an older
+    /// one promised holds in the newer state too.
     outstanding: Option<WriteId>,
+    /// Since when there has been one.
+    saving_since: Time,
 }
 
 impl HardState {
     pub(crate) fn new(term: Term, vote: Option<NodeId>, recovering: bool) -> HardState {
-        HardState { term, vote, recovering, changed: false, outstanding: None }
+        HardState { term, vote, recovering, changed: false, binding: false, outstanding: None, saving_since: Time(0) }
     }
 
     /// Enters a greater term, in which nobody has the vote yet.
@@ -26,17 +30,18 @@ impl HardState {
         assert!(term > self.term, "terms only grow");
         self.term = term;
         self.vote = None;
-        self.changed = true;
+        (self.changed, self.binding) = (true, true);
     }
 
     /// Votes, for good, in the current term.
     pub(crate) fn vote_for(&mut self, node: NodeId) {
         assert!(self.vote.is_none_or(|vote| vote == node), "one vote a term");
-        self.changed |= self.vote.is_none();
+        self.binding |= self.vote.is_none();
+        self.changed |= self.binding;
         self.vote = Some(node);
     }
 
-    /// The node has recovered.
+    /// The node has recovered. Nothing that it says waits for the disk to know: if that forgets it, the node recovers once more.
     pub(crate) fn recovered(&mut self) {
         self.changed |= self.recovering;
         self.recovering = false;
@@ -47,9 +52,21 @@ impl HardState {
         self.outstanding
     }
 
-    /// Whether the state in memory is durable.
+    /// Whether term and vote as they are in memory are durable.
     pub(crate) fn is_durable(&self) -> bool {
-        !self.changed && self.outstanding.is_none()
+        !self.binding && self.outstanding.is_none()
+    }
+
+    /// Whether a term or vote is on its way to the disk.
+    pub(crate) fn is_saving(&self) -> bool {
+        self.outstanding.is_some()
+    }
+
+    /// A write is durable. Since when a term or vote was on its way to the disk, if one was.
+    pub(crate) fn written(&mut self, write: WriteId) -> Option<Time> {
+        let newest = self.outstanding?;
+        self.outstanding = self.outstanding.filter(|_| newest > write);
+        Some(self.saving_since)
     }
 }
 
@@ -61,15 +78,12 @@ impl Raft {
         }
         let write = self.next_write();
         self.hard.changed = false;
-        self.hard.outstanding = Some(write);
-        fx.push(Effect::PersistHardState { write, term: self.hard.term, vote: self.hard.vote, recovering: self.hard.recovering });
-    }
-
-    /// A hard-state write is durable.
-    pub(crate) fn hard_state_durable(&mut self, write: WriteId, fx: &mut Effects) {
-        if self.hard.outstanding.is_some_and(|newest| newest <= write) {
-            self.hard.outstanding = None;
-            self.self_vote_durable(fx);
+        if core::mem::take(&mut self.hard.binding) {
+            if self.hard.outstanding.is_none() {
+                self.hard.saving_since = self.now;
+            }
+            self.hard.outstanding = Some(write);
         }
+        fx.push(Effect::PersistHardState { write, term: self.hard.term, vote: self.hard.vote, recovering: self.hard.recovering });
     }
 }

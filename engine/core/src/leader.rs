@@ -32,7 +32,7 @@ impl Leading {
 impl Raft {
     /// A candidate with enough votes, its own durable, takes office.
     pub(crate) fn become_leader(&mut self, fx: &mut Effects) {
-        assert!(self.role == Role::Candidate && self.hard.vote == Some(self.config.id), "only a candidate wins");
+        assert!(self.campaign.is_asking() && self.hard.vote == Some(self.config.id), "only a candidate wins");
         assert!(self.commit <= self.log.last(), "a leader's log holds all that is committed (leader completeness)");
         self.role = Role::Leader;
         self.leader = Some(self.config.id);

@@ -26,6 +26,7 @@ pub mod limits;
 mod log;
 mod lookup;
 mod message;
+mod pace;
 mod peer;
 mod progress;
 mod quorum;

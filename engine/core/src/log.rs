@@ -142,6 +142,11 @@ impl Log {
         !self.pending.is_empty()
     }
 
+    /// How many writes await the disk.
+    pub(crate) fn writes(&self) -> usize {
+        self.pending.len()
+    }
+
     /// When the oldest write that awaits the disk was asked for.
     pub(crate) fn writing_since(&self) -> Option<Time> {
         self.pending.front().map(|pending| pending.since)

@@ -3,10 +3,10 @@
 use crate::progress::Progress;
 use crate::{LogIndex, NodeId, SessionId, Term, Time};
 
-/// A peer's answer to a pre-vote or vote request of the current round.
+/// A peer's answer to a pre-vote request of the current round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ballot {
-    /// It would, or did, vote for this node.
+    /// It would vote for this node.
     Granted,
     /// It would not.
     Refused,
@@ -25,8 +25,10 @@ pub(crate) struct Peer {
     pub(crate) id: NodeId,
     /// The current session; messages of any other are ignored.
     pub(crate) session: Option<SessionId>,
-    /// Its answer in the election under way.
+    /// What it answered to the pre-vote under way.
     pub(crate) ballot: Option<Ballot>,
+    /// It voted for this node in the current term.
+    pub(crate) voted: bool,
     /// Leader: the commit index when the session opened.
     pub(crate) session_commit: LogIndex,
     /// Leader: its last sign of life in this term.
@@ -49,6 +51,7 @@ impl Peer {
             id,
             session: None,
             ballot: None,
+            voted: false,
             session_commit: LogIndex(0),
             heard: Time(0),
             heartbeat_at: None,

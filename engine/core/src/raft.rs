@@ -9,6 +9,7 @@ use crate::hard_state::HardState;
 use crate::leader::Leading;
 use crate::limits::{MAX_INDEX, MAX_PEERS};
 use crate::log::Log;
+use crate::pace::Pace;
 use crate::peer::Peer;
 use crate::progress::Mode;
 use crate::restored::Restored;
@@ -72,11 +73,14 @@ pub struct Raft {
     pub(crate) now: Time,
     /// Not a leader: when to start an election.
     pub(crate) election_at: Time,
+    /// Since when it waits for that.
+    pub(crate) waits_since: Time,
     /// No candidate is heard before this (leader stickiness; thesis, section 4.2.3).
     pub(crate) sticky_until: Time,
     /// The last late tick was forgiven; the next is not.
     pub(crate) excused: bool,
     pub(crate) rng: Rng,
+    pub(crate) pace: Pace,
     pub(crate) belief: Belief,
     last_write: WriteId,
     /// What the last [`Effect::Role`] said.
@@ -120,6 +124,8 @@ impl Raft {
             leading: Leading::new(now),
             now,
             election_at: now,
+            waits_since: now,
+            pace: Pace::new(&config),
             // Before it stopped this node may have promised a leader to be sticky.
             sticky_until: now.plus_ns(config.election_min_ns),
             excused: false,
@@ -158,7 +164,10 @@ impl Raft {
                 }
             }
             Event::Sealed { frame, bytes: _ } => self.sealed(frame, effects),
-            Event::LogDurable { write } => self.log_durable(write),
+            Event::LogDurable { write } => {
+                assert!(write <= self.last_write, "a write that was never asked for cannot be durable");
+                self.log_durable(write);
+            }
             Event::HardStateDurable { write } => self.hard_state_durable(write, effects),
             Event::FramesSent { peer, session, to, bytes, frames } => {
                 if let Some(peer) = self.peer_in_session(peer, session) {
@@ -241,9 +250,7 @@ impl Raft {
             peer.news_at = None;
             peer.outdated = false;
             peer.progress = crate::progress::Progress::new(next, now);
-            if self.role != Role::Candidate {
-                peer.ballot = None;
-            }
+            peer.ballot = None;
         }
         if self.leader == Some(peer) {
             self.following.session_changed();
@@ -257,13 +264,6 @@ impl Raft {
         {
             peer.session = None;
             peer.progress.sending = None;
-        }
-    }
-
-    fn log_durable(&mut self, write: WriteId) {
-        assert!(write <= self.last_write, "a write that was never asked for cannot be durable");
-        if self.log.written(write) {
-            self.following.acknowledge();
         }
     }
 

@@ -11,7 +11,9 @@ use crate::{Effects, Time};
 impl Raft {
     /// Draws a fresh election timeout from now.
     pub(crate) fn wait_for_election(&mut self) {
-        let timeout_ns = self.rng.between(self.config.election_min_ns, self.config.election_max_ns);
+        let (min_ns, max_ns) = self.election_timeouts_ns();
+        let timeout_ns = self.rng.between(min_ns, max_ns);
+        self.waits_since = self.now;
         self.election_at = self.now.plus_ns(timeout_ns);
     }
 
@@ -49,10 +51,13 @@ impl Raft {
         }
     }
 
-    /// When silence has a consequence: a leader steps down, anyone else starts an election.
+    /// When silence has a consequence: a leader steps down, anyone else starts an election. Not while this node's own term and vote are on
+    /// their way to the disk: it is this one then that is silent.
     fn condemned_at(&self) -> Time {
         if self.role == Role::Leader {
             [self.quorum_lost_at(), self.disk_hung_at()].into_iter().flatten().min().unwrap_or(Time(u64::MAX))
+        } else if self.hard.is_saving() {
+            Time(u64::MAX)
         } else {
             self.election_at
         }
@@ -80,7 +85,7 @@ impl Raft {
         let followers = self.peers.iter().map(|peer| peer.heard);
         let mut heard: Vec<Time, MAX_VOTERS> = followers.chain([self.now]).collect();
         let quorum = quorum::reached_by_majority(&mut heard).unwrap_or(self.now);
-        Some(quorum.max(self.leading.floor).plus_ns(self.config.election_max_ns))
+        Some(quorum.max(self.leading.floor).plus_ns(self.election_max_ns()))
     }
 
     /// Leader: when its oldest write will have been outstanding for too long to go on leading (hazard H97). `None` where nothing can be
@@ -92,12 +97,12 @@ impl Raft {
         // A leader whose log has no room even for its no-op cannot lead either; another one may have room.
         let speechless = self.leading.term_start.0 == 0;
         let since = if speechless { self.leading.since } else { self.log.writing_since()?.max(self.leading.since) };
-        Some(since.plus_ns(HUNG_DISK_TIMEOUTS.saturating_mul(self.config.election_max_ns)))
+        Some(since.plus_ns(HUNG_DISK_TIMEOUTS.saturating_mul(self.election_max_ns())))
     }
 
     /// Whether this node's disk answers well enough to stand for election.
     pub(crate) fn disk_is_prompt(&self) -> bool {
         let oldest = self.log.writing_since();
-        self.hard.is_durable() && oldest.is_none_or(|since| self.now.since(since) < self.config.election_max_ns)
+        self.hard.is_durable() && oldest.is_none_or(|since| self.now.since(since) < self.election_max_ns())
     }
 }

@@ -39,6 +39,7 @@ fn core() -> Raft {
         voters: vec![NodeId(1), PEER, NodeId(3)],
         election_min_ns: 100,
         election_max_ns: 200,
+        election_limit_ns: 200,
         heartbeat_ns: 20,
         news_ns: 0,
         window_bytes: 1 << 20,

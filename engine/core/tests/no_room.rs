@@ -23,6 +23,7 @@ fn speechless_leader() -> (Raft, Time) {
         voters: (1..=3).map(NodeId).collect(),
         election_min_ns: 150 * MS,
         election_max_ns: ELECTION_MAX,
+        election_limit_ns: ELECTION_MAX,
         heartbeat_ns: 40 * MS,
         news_ns: 0,
         window_bytes: 1 << 20,

@@ -24,6 +24,7 @@ impl One {
             voters: (1..=voters).map(NodeId).collect(),
             election_min_ns: ELECTION_MAX / 2,
             election_max_ns: ELECTION_MAX,
+            election_limit_ns: ELECTION_MAX,
             heartbeat_ns: HEARTBEAT,
             news_ns: 0,
             window_bytes: 1 << 20,

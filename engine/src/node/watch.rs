@@ -9,6 +9,8 @@ use kontiki_wal::Space;
 use super::Replica;
 use crate::status::{PeerStatus, Status};
 
+const MS: u64 = 1_000_000;
+
 impl Replica {
     /// Tells the operator when the disk is full, and when it is not any more.
     pub(super) fn watch_space(&mut self) {
@@ -20,6 +22,35 @@ impl Replica {
             } else {
                 tracing::info!("disk space is back");
             }
+        }
+    }
+
+    /// Tells the operator when elections wait longer than configured, as this disk is slow, and when they do not any more: each time that what
+    /// they wait has doubled, or is back to half.
+    pub(super) fn watch_pace(&mut self) {
+        let (min, max) = self.raft.election_timeouts_ns();
+        let told = self.told_election_ns;
+        if max == told || max / 2 < told && told / 2 < max && self.raft.is_disk_slow() {
+            return;
+        }
+        self.told_election_ns = max;
+        let (min_ms, max_ms, flush_ms) = (min / MS, max / MS, self.raft.flush_ns() / MS);
+        if !self.raft.is_disk_slow() {
+            tracing::info!(min_ms, max_ms, "the disk is quick again: election timeouts as configured");
+        } else if max_ms < self.config.election_limit_ms {
+            tracing::warn!(
+                flush_ms,
+                min_ms,
+                max_ms,
+                "the disk is slow: an election waits for its flushes, so election timeouts are longer"
+            );
+        } else {
+            tracing::warn!(
+                flush_ms,
+                min_ms,
+                max_ms,
+                "the disk is slower than election_limit_ms allows for: elections may fail again and again. Raise it, or use a quicker medium"
+            );
         }
     }
 
@@ -68,6 +99,9 @@ impl Replica {
             durable: self.raft.durable(),
             recovering: self.raft.recovering(),
             disk_full: self.disk_full,
+            election_ms: (self.raft.election_timeouts_ns().0 / MS, self.raft.election_timeouts_ns().1 / MS),
+            flush_ns: self.raft.flush_ns(),
+            disk_slow: self.raft.is_disk_slow(),
             peers,
             counters,
             flush_latency: self.flush_latency.clone(),

@@ -18,6 +18,7 @@ use oracle::Oracle;
 pub(crate) const MS: u64 = 1_000_000;
 pub(crate) const ELECTION_MIN: u64 = 100 * MS;
 pub(crate) const ELECTION_MAX: u64 = 200 * MS;
+pub(crate) const ELECTION_LIMIT: u64 = 10_000 * MS;
 pub(crate) const HEARTBEAT: u64 = 20 * MS;
 
 /// What differs between clusters.
@@ -56,6 +57,7 @@ impl Cluster {
             voters: voters.clone(),
             election_min_ns: ELECTION_MIN,
             election_max_ns: ELECTION_MAX,
+            election_limit_ns: ELECTION_LIMIT,
             heartbeat_ns: HEARTBEAT,
             news_ns: options.news_ns,
             window_bytes: options.window_bytes,
@@ -209,7 +211,7 @@ impl Cluster {
             let mut moved = false;
             for id in self.ids() {
                 for hard in [true, false] {
-                    while !self.node(id).held(hard) && self.complete(id, hard) {
+                    while self.node(id).may_complete(hard, self.now) && self.complete(id, hard) {
                         moved = true;
                     }
                 }
@@ -225,10 +227,11 @@ impl Cluster {
         panic!("the cluster does not settle: something answers for ever");
     }
 
-    /// The next deadline of those nodes that `ticks` lets tick.
+    /// The next deadline of those nodes that `ticks` lets tick, or the end of a write.
     fn next_deadline(&self, ticks: impl Fn(NodeId) -> bool) -> Time {
         let running = self.nodes.iter().filter(|node| ticks(node.config.id));
-        running.filter_map(|node| node.raft.as_ref().map(|raft| raft.deadline())).min().unwrap_or(Time(u64::MAX))
+        let due = running.filter_map(|node| node.raft.as_ref().map(|raft| raft.deadline()));
+        due.chain(self.nodes.iter().filter_map(Node::next_completion)).min().unwrap_or(Time(u64::MAX))
     }
 
     /// Lets time pass until `until`, from deadline to deadline, settling at each. Only nodes in `ticks` are ticked.
@@ -273,7 +276,7 @@ impl Cluster {
             if self.leaders().contains(&id) {
                 return true;
             }
-            let next = self.next_deadline(|other| other == id).max(self.now.plus_ns(MS));
+            let next = self.next_deadline(|other| other == id).max(self.now.plus_ns(MS)).min(self.now.plus_ns(ELECTION_LIMIT));
             self.run_until(next, |other| other == id);
         }
         false

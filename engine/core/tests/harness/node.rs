@@ -28,6 +28,7 @@ pub(crate) struct HardRecord {
 #[derive(Clone, Debug)]
 struct LogWrite {
     write: WriteId,
+    due: Time,
     from: LogIndex,
     entries: Vec<Entry>,
 }
@@ -55,7 +56,10 @@ pub(crate) struct Node {
     /// A frame that has its place and is not told to the core yet.
     pub(crate) sealing: Vec<Entry>,
     log_writes: VecDeque<LogWrite>,
-    hard_writes: VecDeque<(WriteId, HardRecord)>,
+    hard_writes: VecDeque<(WriteId, HardRecord, Time)>,
+    /// What a flush takes: of a log write one, of a hard state one for each copy. Writes of a kind are flushed one after the other.
+    pub(crate) flush_ns: u64,
+    now: Time,
     hard_durable: WriteId,
     log_durable: WriteId,
     waiting: Vec<Waiting>,
@@ -91,6 +95,8 @@ impl Node {
             sealing: Vec::new(),
             log_writes: VecDeque::new(),
             hard_writes: VecDeque::new(),
+            flush_ns: 0,
+            now: Time(0),
             hard_durable: WriteId(0),
             log_durable: WriteId(0),
             waiting: Vec::new(),
@@ -181,6 +187,10 @@ impl Node {
             raft.durable(),
             raft.commit()
         );
+        let (min, max) = raft.election_timeouts_ns();
+        if raft.is_disk_slow() {
+            out.push_str(&format!(", waits {} to {} ms", min / 1_000_000, max / 1_000_000));
+        }
         if raft.recovering() {
             out.push_str(", recovering");
         }
@@ -199,8 +209,31 @@ impl Node {
         out
     }
 
-    pub(crate) fn held(&self, hard: bool) -> bool {
-        if hard { self.hold_hard } else { self.hold_log }
+    /// Whether the oldest write of a kind ends by itself now.
+    pub(crate) fn may_complete(&self, hard: bool, now: Time) -> bool {
+        self.due(hard).is_some_and(|due| due <= now)
+    }
+
+    /// When the oldest write of a kind ends by itself.
+    fn due(&self, hard: bool) -> Option<Time> {
+        match hard {
+            true => self.hard_writes.front().map(|write| write.2).filter(|_| !self.hold_hard),
+            false => self.log_writes.front().map(|write| write.due).filter(|_| !self.hold_log),
+        }
+    }
+
+    /// When the next write ends by itself.
+    pub(crate) fn next_completion(&self) -> Option<Time> {
+        self.due(true).into_iter().chain(self.due(false)).min()
+    }
+
+    /// A hard state is to be written: at most one is under way, and the newest behind it, as the node has it.
+    fn save(&mut self, write: WriteId, record: HardRecord) {
+        if self.flush_ns > 0 && self.hard_writes.len() > 1 {
+            self.hard_writes.pop_back();
+        }
+        let begun = self.hard_writes.back().map_or(self.now, |write| write.2.max(self.now));
+        self.hard_writes.push_back((write, record, begun.plus_ns(2 * self.flush_ns)));
     }
 
     pub(crate) fn hold_mut(&mut self, hard: bool) -> &mut bool {
@@ -214,7 +247,7 @@ impl Node {
     /// The oldest write of a kind reaches the disk.
     pub(crate) fn complete(&mut self, hard: bool) -> Option<Event> {
         if hard {
-            let (write, record) = self.hard_writes.pop_front()?;
+            let (write, record, _) = self.hard_writes.pop_front()?;
             assert!(record.term >= self.record.term, "durable terms never fall");
             let revote = record.term == self.record.term && self.record.vote.is_some() && record.vote != self.record.vote;
             assert!(!revote, "a durable vote is for good in its term");
@@ -222,7 +255,7 @@ impl Node {
             self.hard_durable = write;
             Some(Event::HardStateDurable { write })
         } else {
-            let LogWrite { write, from, entries } = self.log_writes.pop_front()?;
+            let LogWrite { write, from, entries, .. } = self.log_writes.pop_front()?;
             self.disk.truncate(from.0 as usize - 1);
             assert_eq!(self.disk.len() as u64 + 1, from.0, "writes leave no gap on the disk");
             self.disk.extend_from_slice(&entries);
@@ -261,6 +294,7 @@ impl Node {
 
     /// Steps the events, flushes, and carries out all effects, until nothing follows at once.
     pub(crate) fn turn(&mut self, now: Time, events: Vec<(Event, Vec<Entry>)>, net: &mut Network, oracle: &mut Oracle) {
+        self.now = now;
         let mut queue: VecDeque<(Event, Vec<Entry>)> = events.into();
         for _ in 0..10_000 {
             while let Some((event, entries)) = queue.pop_front() {
@@ -295,7 +329,7 @@ impl Node {
             match effect {
                 Effect::PersistHardState { write, term, vote, recovering } => {
                     self.writes_asked += 1;
-                    self.hard_writes.push_back((write, HardRecord { term, vote, recovering }));
+                    self.save(write, HardRecord { term, vote, recovering });
                 }
                 Effect::AppendFrame { write, range } => self.append(write, range, &event, &entries),
                 Effect::SealNoop { frame } => {
@@ -348,7 +382,9 @@ impl Node {
         self.log.truncate(range.from.0 as usize - 1);
         assert_eq!(self.log.len() as u64 + 1, range.from.0, "the log has no gap");
         self.log.extend_from_slice(&entries[from..=to]);
-        self.log_writes.push_back(LogWrite { write, from: range.from, entries: entries[from..=to].to_vec() });
+        let begun = self.log_writes.back().map_or(self.now, |write| write.due.max(self.now));
+        let due = begun.plus_ns(self.flush_ns);
+        self.log_writes.push_back(LogWrite { write, due, from: range.from, entries: entries[from..=to].to_vec() });
     }
 
     /// Hands frames to the network as the reactor would: whole ones, the first narrowed.

@@ -9,6 +9,7 @@
 //! | `hold n1->n2 frame` | captures such packets (`*` for any node, any kind); `unhold` captures no more |
 //! | `rel` / `rel.back` / `dup` / `drop` + filter | captured packets go on their way / newest first / a copy of them does / are gone; `held` lists them |
 //! | `io.hold n1 log` / `io.ok n1 log [count]` | withholds completions of `log` or `hard` writes / completes them |
+//! | `flush n1 400` | from now on a flush of n1's disk (`*`: of each) takes so many milliseconds: a log write is one, a hard state two |
 //! | `kill n1 [kept]` / `start n1` | stops n1, `kept` writes under way still reach the disk / starts it |
 //! | `damage n1 k` | of a stopped node: the last k log writes are lost, and recovery marked it |
 //! | `compact n1 5` / `volatile n1` | n1's log now begins at 5 / its state machine starts with no more than what was compacted |
@@ -138,6 +139,11 @@ fn command(cluster: &mut Cluster, line: &str) -> Result<String, String> {
                 }
                 _ => *cluster.node_mut(id).hold_mut(hard) = name == "io.hold",
             }
+        }
+        "flush" => {
+            let ids = if word(1)? == "*" { cluster.ids() } else { vec![node(word(1)?)?] };
+            let ns = number(word(2)?)? * MS;
+            ids.into_iter().for_each(|id| cluster.node_mut(id).flush_ns = ns);
         }
         "kill" => cluster.stop(node(word(1)?)?, words.get(2).map_or(Ok(0), |kept| number(kept))? as usize),
         "start" => cluster.start(node(word(1)?)?),
