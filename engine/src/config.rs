@@ -100,7 +100,9 @@ pub struct Config {
     /// How long a follower that makes no progress may hold the leader back, in milliseconds; zero: it never does. One that is
     /// slower than the load but goes on is waited for once memory is full, so that it does not fall behind what the log retains.
     pub hold_back_ms: u64,
-    /// Connections of clients at once.
+    /// Connections of clients at once; zero, the default: none. The port is the peers' and not encrypted: whoever reaches it and is served
+    /// as a client can propose, and read what the state machine replies. With zero it still answers who asks for the node's status, and no
+    /// more.
     pub max_clients: usize,
 
     /// Size of a log segment, in bytes: a multiple of 4096, more than four frames.
@@ -140,7 +142,7 @@ impl Default for Config {
             window_bytes: 4 << 20,
             window_frames: 64,
             hold_back_ms: 100,
-            max_clients: 32,
+            max_clients: 0,
             segment_bytes: 16 << 20,
             retention_bytes: 256 << 20,
             writes_in_flight: 2,
@@ -185,7 +187,7 @@ impl Config {
     }
 
     /// A configuration for a board with little memory: a replica stays below 16 MiB, where the defaults take up to 32. Batches are smaller,
-    /// and so is throughput under full load: entries of at most 16 KiB, 2,048 proposals in flight, eight clients.
+    /// and so is throughput under full load: entries of at most 16 KiB, 2,048 proposals in flight.
     pub fn small(cluster: u128, id: u64, members: Vec<Member>, dir: impl Into<PathBuf>) -> Config {
         Config {
             max_entry_bytes: 16 << 10,
@@ -193,7 +195,6 @@ impl Config {
             max_in_flight: 2048,
             ring_bytes: 4 << 20,
             window_bytes: 1 << 20,
-            max_clients: 8,
             segment_bytes: 4 << 20,
             retention_bytes: 64 << 20,
             ..Config::new(cluster, id, members, dir)
@@ -218,6 +219,13 @@ impl Config {
     /// Where this replica listens.
     pub fn listen_addr(&self) -> Option<SocketAddr> {
         self.listen.or_else(|| self.me().map(|m| m.addr))
+    }
+
+    /// Longest frame that this replica takes from a leader, in bytes, whatever it seals itself: half of the memory for frames can be made
+    /// free for one, and one must fit into a segment. Peers are told.
+    pub(crate) fn takes_frame_bytes(&self) -> usize {
+        let segment = usize::try_from(self.segment_bytes).unwrap_or(usize::MAX) - kontiki_mem::BLOCK_BYTES;
+        limits::MAX_FRAME_BYTES.min(self.ring_bytes / 2).min(segment)
     }
 
     /// Checks every value.

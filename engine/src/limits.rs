@@ -13,6 +13,10 @@ use kontiki_wal::limits as wal;
 pub const MIN_FRAME_BYTES: usize = 16 << 10;
 /// Largest frame a configuration may set, in bytes.
 pub const MAX_FRAME_BYTES: usize = frame::MAX_FRAME_BYTES;
+/// Shortest frames that peers' limits bring this node to seal: every configuration takes them.
+pub const LEAST_SEAL_BYTES: usize = 4 * MIN_FRAME_BYTES;
+/// Shortest interval of heartbeats that peers' election timeouts bring this node to, in nanoseconds.
+pub const LEAST_TOLD_HEARTBEAT_NS: u64 = 5_000_000;
 /// Entries in one frame: what one side table of tickets holds.
 pub const MAX_FRAME_ENTRIES: usize = 16 << 10;
 /// Frames kept in memory for followers and apply, at most.
@@ -53,7 +57,7 @@ pub const MIN_FREE_SEGMENTS: u64 = 32;
 
 /// Connections there may be at once, those being set up or wound down included.
 pub(crate) const fn connections(members: usize, clients: usize) -> usize {
-    members * net::CONNECTIONS_PER_PEER + 2 * net::MAX_GREETINGS + clients + 4
+    members * net::CONNECTIONS_PER_PEER + 2 * net::MAX_GREETINGS + clients + net::STATUS_PLACES + net::SPARE_CLIENTS
 }
 
 /// Operations that a node may have outstanding at once: per connection a receive, a send and a shutdown; the listener's;

@@ -8,6 +8,7 @@ mod gather;
 mod handover;
 #[cfg(test)]
 mod harness;
+mod neighbours;
 mod replication;
 mod room;
 mod sealing;
@@ -39,6 +40,7 @@ use crate::saves::Saves;
 use crate::shared::Shared;
 use crate::status::{Counters, Latency};
 use gather::Gather;
+use neighbours::Neighbours;
 
 /// A frame in hand while the core decides what of it is written.
 struct Hand {
@@ -118,6 +120,7 @@ pub(crate) struct Replica {
     flush_latency: Latency,
     commit_latency: Latency,
     gather: Gather,
+    neighbours: Neighbours,
     disk_full: bool,
     /// The longest election timeout that the operator was last told of, in ns.
     told_election_ns: u64,
@@ -145,8 +148,9 @@ impl Replica {
             commit: LogIndex(0),
             awaited: LogIndex(u64::MAX),
             next_apply: applied.next(),
-            catchup: CatchUp::new(limits::READ_BYTES.max(config.max_frame_bytes), peers),
+            catchup: CatchUp::new(limits::READ_BYTES.max(config.takes_frame_bytes()), peers),
             clients: Clients::new(config.max_in_flight),
+            neighbours: Neighbours::new(&config),
             role: raft.role(),
             config,
             incarnation,
@@ -323,20 +327,21 @@ impl Replica {
                     self.stalled.push_back(stalled);
                     self.retry_stalled(now, io);
                 }
-                NetEvent::SessionUp { peer, session, incarnation, remote } => {
-                    tracing::info!(%peer, %session, %incarnation, %remote, "session open");
+                NetEvent::SessionUp { peer, session, parameters, .. } => {
                     self.counters.sessions += 1;
+                    self.introduced(peer, parameters);
                     self.step(now, Event::SessionUp { peer, session }, io);
                 }
-                NetEvent::SessionDown { peer, session, reason } => {
-                    tracing::info!(%peer, %session, %reason, "session closed");
+                NetEvent::SessionDown { peer, session, .. } => {
+                    self.agree();
                     self.deferred.retain(|d| d.session != session || d.to != peer);
                     self.stalled.retain(|s| s.session != session || s.from != peer);
                     self.catchup.forget(peer);
                     self.step(now, Event::SessionDown { peer, session }, io);
                 }
                 NetEvent::Client(event) => self.client(event, io),
-                NetEvent::Refused { peer, remote, reason } => tracing::warn!(?peer, %remote, %reason, "refused"),
+                // Counted, and in the log, by the transport.
+                NetEvent::Refused { .. } | NetEvent::Unreached { .. } => {}
                 NetEvent::Listening { addr } => tracing::info!(%addr, "listening"),
                 NetEvent::Fatal(error) => return Err(Failure::Net(error.to_string())),
             }

@@ -54,7 +54,7 @@ impl Opening {
                 Medium::Safe => kontiki_wal::Medium::Safe,
                 Medium::Lossy => kontiki_wal::Medium::Lossy,
             },
-            max_frame_bytes: config.max_frame_bytes,
+            max_frame_bytes: config.takes_frame_bytes(),
             sole_voter: config.members.len() == 1,
             ..kontiki_wal::Options::default()
         };
@@ -149,7 +149,8 @@ impl Opening {
         };
         let peers = config.members.iter().filter(|m| m.id != config.id).map(|m| (NodeId(m.id), m.addr)).collect();
         let mut options = kontiki_net::Options::new(ClusterId(config.cluster), NodeId(config.id), incarnation, listen, peers);
-        options.max_frame_bytes = config.max_frame_bytes;
+        options.max_frame_bytes = config.takes_frame_bytes();
+        options.parameters = parameters(&config);
         options.bulk_queue_frames = config.window_frames as usize;
         options.bulk_queue_bytes = config.window_bytes;
         options.max_clients = config.max_clients;
@@ -162,6 +163,19 @@ impl Opening {
         let Some(ring) = self.ring.take() else { panic!("the log opens once") };
         let (shared, queue) = (self.shared.clone(), Arc::clone(&self.queue));
         Ok(Replica::new(Parts { config, incarnation, raft, wal, net, ring, shared, queue, recovery }))
+    }
+}
+
+/// What peers are told of this node.
+fn parameters(config: &Config) -> kontiki_net::Parameters {
+    let told = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+    kontiki_net::Parameters {
+        takes_frame_bytes: told(config.takes_frame_bytes() as u64),
+        max_frame_bytes: told(config.max_frame_bytes as u64),
+        max_entry_bytes: told(config.max_entry_bytes as u64),
+        heartbeat_ms: told(config.heartbeat_ms),
+        election_min_ms: told(config.election_min_ms),
+        election_max_ms: told(config.election_max_ms),
     }
 }
 

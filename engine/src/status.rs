@@ -4,6 +4,8 @@ use std::fmt;
 
 use kontiki_core::{Incarnation, LogIndex, NodeId, Role, Term};
 
+use kontiki_net::Unreached;
+
 use crate::error::LeaderHint;
 
 /// One peer, as a leader sees it (a follower knows only whether it is connected).
@@ -21,6 +23,12 @@ pub struct PeerStatus {
     pub inflight_bytes: u64,
     /// Whether the leader still looks for where the logs agree.
     pub probing: bool,
+    /// Longest frame that it takes, as it said when its last session opened, in bytes; zero if it has not spoken yet.
+    pub takes_frame_bytes: u64,
+    /// The frame that it needs next and does not take, in bytes; zero if there is none. It gets no further until it takes more.
+    pub needs_frame_bytes: u64,
+    /// Why it cannot be reached, once the operator was told so.
+    pub unreached: Option<Unreached>,
 }
 
 /// Counts since start.
@@ -184,6 +192,10 @@ impl fmt::Display for Status {
                 "\n[[peers]]\nid = {}\nconnected = {}\nmatched = {}\nnext = {}\ninflight_bytes = {}\nprobing = {}",
                 p.id, p.connected, p.matched, p.next, p.inflight_bytes, p.probing
             )?;
+            writeln!(f, "takes_frame_bytes = {}\nneeds_frame_bytes = {}", p.takes_frame_bytes, p.needs_frame_bytes)?;
+            if let Some(why) = p.unreached {
+                writeln!(f, "unreached = {:?}", why.to_string())?;
+            }
         }
         Ok(())
     }

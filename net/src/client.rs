@@ -15,7 +15,7 @@ use kontiki_core::{ClusterId, Incarnation, NodeId, SessionId};
 
 use crate::client_wire::{ClientWireError, Request, Response, decode_response, encode_request, message_bytes, request_bytes};
 use crate::hello::{Channel, HandshakeRefusal, Hello, HelloError, HelloKind};
-use crate::limits::{HELLO_BYTES, PROTOCOL_VERSION};
+use crate::limits::HELLO_BYTES;
 
 /// Room for answers to begin with; a longer one gets as much as it needs, in bytes.
 const RECEIVE_BYTES: usize = 64 << 10;
@@ -175,8 +175,8 @@ impl Client {
         }
         let welcome = match self.inbox.first_chunk::<HELLO_BYTES>().map(Hello::decode) {
             Some(Ok(welcome)) => welcome,
-            Some(Err(HelloError::Version { theirs })) => {
-                return Err(ClientError::Refused(HandshakeRefusal::Version { ours: PROTOCOL_VERSION, theirs }));
+            Some(Err(HelloError::Version { ours, theirs })) => {
+                return Err(ClientError::Refused(HandshakeRefusal::Version { ours, theirs }));
             }
             Some(Err(error)) => return Err(ClientError::Greeting(error)),
             None => return Err(ClientError::Unexpected),

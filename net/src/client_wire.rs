@@ -11,11 +11,12 @@ use std::net::SocketAddr;
 
 use kontiki_core::NodeId;
 
-use crate::limits::{CLIENT_HEADER_BYTES, CLIENT_SESSION_BYTES, PROTOCOL_VERSION};
+use crate::limits::{CLIENT_HEADER_BYTES, CLIENT_SESSION_BYTES};
 use crate::wire::{Reader, Writer, checksum_around};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"KTKq");
-const VERSION: u8 = PROTOCOL_VERSION as u8;
+/// Of these messages' layout: unchanged since the protocol's version 1.
+const VERSION: u8 = 1;
 const CRC_AT: usize = 12;
 const WITH_SESSION: u16 = 1;
 

@@ -1,26 +1,31 @@
-//! The control channel: every [`Message`] of the core, and a keepalive, as small checksummed records.
+//! The control channel: [`Parameters`], then every [`Message`] of the core, and keepalives, as small checksummed records.
 //!
 //! ```text
 //! 0 magic u32 | 4 version u8 | 5 kind u8 | 6 length u16 | 8 session u64 | 16 sequence u64 | 24 crc32 u32 | 28 zero u32 | 32 body
 //! ```
 //!
-//! The length counts the whole record and is fixed by the kind. The checksum covers everything but itself.
+//! The length counts the whole record and is fixed by the kind; that of parameters is bounded, since later versions tell
+//! more. The checksum covers everything but itself.
 
 use kontiki_core::{LogIndex, Message, SessionId, Term};
 
 use crate::limits::{CONTROL_HEADER_BYTES, CONTROL_MAX_BYTES, PROTOCOL_VERSION};
+use crate::parameters::Parameters;
 use crate::wire::{Reader, Writer, checksum_around};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"KTKc");
 const VERSION: u8 = PROTOCOL_VERSION as u8;
 const CRC_AT: usize = 24;
 const KEEPALIVE: u8 = 0x7f;
+const PARAMETERS: u8 = 0x7e;
 
 /// What a control record carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Payload {
     /// "I live": sent when there was nothing else to say.
     Keepalive,
+    /// What the sender takes, and its pace: the first record of each direction, and only that.
+    Parameters(Parameters),
     /// A message of the core.
     Message(Message),
 }
@@ -68,9 +73,15 @@ pub enum ControlError {
     /// A field holds what no sender writes.
     #[error("control message with a field out of range")]
     Field,
+    /// Parameters that are not the first record, or something else that is.
+    #[error("control message of kind {kind} where a session's first one carries parameters, and no other does")]
+    Order {
+        /// The kind.
+        kind: u8,
+    },
 }
 
-/// Bytes of the body of a kind; `None` if the kind is unknown.
+/// Bytes of the body of a kind as this version writes it; `None` if the kind is unknown.
 const fn body_bytes(kind: u8) -> Option<usize> {
     Some(match kind {
         1 => 24,
@@ -82,14 +93,30 @@ const fn body_bytes(kind: u8) -> Option<usize> {
         7 | 8 => 16,
         9 => 40,
         KEEPALIVE => 0,
+        PARAMETERS => Parameters::BYTES,
         _ => return None,
     })
 }
 
+/// Bytes of a whole record whose header says `length`.
+///
+/// # Errors
+/// If no record of that kind has that length.
+fn record_bytes(kind: u8, length: u16) -> Result<usize, ControlError> {
+    let expected = CONTROL_HEADER_BYTES + body_bytes(kind).ok_or(ControlError::Kind { kind })?;
+    let claimed = usize::from(length);
+    let fits = match kind {
+        PARAMETERS => (CONTROL_HEADER_BYTES..=CONTROL_MAX_BYTES).contains(&claimed),
+        _ => claimed == expected,
+    };
+    if fits { Ok(claimed) } else { Err(ControlError::Length { length, expected: expected as u16 }) }
+}
+
 impl Payload {
-    const fn kind(&self) -> u8 {
+    pub(crate) const fn kind(&self) -> u8 {
         match self {
             Payload::Keepalive => KEEPALIVE,
+            Payload::Parameters(_) => PARAMETERS,
             Payload::Message(message) => match message {
                 Message::PreVote { .. } => 1,
                 Message::PreVoteReply { .. } => 2,
@@ -113,8 +140,10 @@ impl Control {
         let out = out.get_mut(..length)?;
         let mut w = Writer::new(out);
         w.u32(MAGIC).u8(VERSION).u8(kind).u16(length as u16).u64(self.session.0).u64(self.sequence).u32(0).u32(0);
-        if let Payload::Message(message) = &self.payload {
-            encode_body(message, &mut w);
+        match &self.payload {
+            Payload::Keepalive => {}
+            Payload::Parameters(parameters) => parameters.encode(&mut w),
+            Payload::Message(message) => encode_body(message, &mut w),
         }
         assert_eq!(w.len(), length, "the table of body lengths is right");
         Writer::seal(out, CRC_AT);
@@ -138,11 +167,8 @@ impl Control {
         }
         let kind = r.u8().ok_or(field)?;
         let length = r.u16().ok_or(field)?;
-        let expected = CONTROL_HEADER_BYTES + body_bytes(kind).ok_or(ControlError::Kind { kind })?;
-        if usize::from(length) != expected {
-            return Err(ControlError::Length { length, expected: expected as u16 });
-        }
-        let Some(record) = bytes.get(..expected) else { return Ok(None) };
+        let length = record_bytes(kind, length)?;
+        let Some(record) = bytes.get(..length) else { return Ok(None) };
         let session = SessionId(r.u64().ok_or(field)?);
         let sequence = r.u64().ok_or(field)?;
         if r.u32().ok_or(field)? != checksum_around(record, CRC_AT) {
@@ -153,7 +179,7 @@ impl Control {
         }
         let mut body = Reader(&record[CONTROL_HEADER_BYTES..]);
         let payload = decode_body(kind, &mut body).ok_or(field)?;
-        Ok(Some((Control { session, sequence, payload }, expected)))
+        Ok(Some((Control { session, sequence, payload }, length)))
     }
 }
 
@@ -180,6 +206,7 @@ fn encode_body(message: &Message, w: &mut Writer<'_>) {
 fn decode_body(kind: u8, r: &mut Reader<'_>) -> Option<Payload> {
     let message = match kind {
         KEEPALIVE => return Some(Payload::Keepalive),
+        PARAMETERS => return Parameters::decode(r).map(Payload::Parameters),
         1 => Message::PreVote { term: term(r)?, last_index: index(r)?, last_term: term(r)? },
         2 => {
             Message::PreVoteReply { term: term(r)?, last_index: index(r)?, last_term: term(r)?, granted: r.flag()?, recovering: r.flag()? }
@@ -251,7 +278,10 @@ mod tests {
     }
 
     fn any_control() -> impl Strategy<Value = Control> {
-        let payload = prop_oneof![Just(Payload::Keepalive), any_message().prop_map(Payload::Message)];
+        let parameters = any::<[u32; 3]>().prop_map(|[takes_frame_bytes, heartbeat_ms, election_min_ms]| {
+            Payload::Parameters(Parameters { takes_frame_bytes, heartbeat_ms, election_min_ms, ..Parameters::default() })
+        });
+        let payload = prop_oneof![Just(Payload::Keepalive), parameters, any_message().prop_map(Payload::Message)];
         (any::<u64>(), any::<u64>(), payload).prop_map(|(session, sequence, payload)| Control {
             session: SessionId(session),
             sequence,
@@ -277,7 +307,8 @@ mod tests {
             let length = control.encode(&mut bytes).unwrap();
             let bit = bit.index(length * 8);
             bytes[bit / 8] ^= 1 << (bit % 8);
-            prop_assert!(Control::decode(&bytes[..length]).is_err());
+            // With what may follow: a length that grew is only found out then.
+            prop_assert!(Control::decode(&bytes).is_err());
         }
 
         #[test]
@@ -292,6 +323,34 @@ mod tests {
             bytes.extend(rest);
             prop_assert!(!matches!(Control::decode(&bytes), Ok(Some(_))));
         }
+    }
+
+    #[test]
+    fn parameters_may_be_longer_than_ours_but_not_without_bound() {
+        let record = |body: usize| {
+            let mut bytes = vec![0; CONTROL_HEADER_BYTES + body];
+            let length = bytes.len() as u16;
+            Writer::new(&mut bytes)
+                .u32(MAGIC)
+                .u8(VERSION)
+                .u8(PARAMETERS)
+                .u16(length)
+                .u64(1)
+                .u64(1)
+                .u32(0)
+                .u32(0)
+                .u16(99)
+                .u16(body as u16 - 4);
+            Writer::seal(&mut bytes, CRC_AT);
+            bytes
+        };
+        for body in [4, 5, Parameters::BYTES, CONTROL_MAX_BYTES - CONTROL_HEADER_BYTES] {
+            let payload = Payload::Parameters(Parameters::default());
+            let control = Control { session: SessionId(1), sequence: 1, payload };
+            assert_eq!(Control::decode(&record(body)), Ok(Some((control, CONTROL_HEADER_BYTES + body))));
+        }
+        let longer = record(CONTROL_MAX_BYTES - CONTROL_HEADER_BYTES + 1);
+        assert!(matches!(Control::decode(&longer[..CONTROL_HEADER_BYTES]), Err(ControlError::Length { .. })));
     }
 
     #[test]

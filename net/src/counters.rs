@@ -29,6 +29,13 @@ pub struct Counters {
     pub sessions_up: u64,
     /// Sessions ended.
     pub sessions_down: u64,
+    /// Sessions of an incarnation that is further above the last one than a node's restarts explain: not remembered.
+    pub incarnation_jumps: u64,
+    /// Handshakes turned away because the peer had a session, and was alive.
+    pub occupied: u64,
+    /// Sessions of an older incarnation than an earlier session of the same peer: an old copy of its data directory, or the
+    /// earlier one was somebody else.
+    pub incarnations_back: u64,
     /// Connection attempts begun.
     pub dials: u64,
     /// Connection attempts and handshakes of ours that failed.
@@ -39,6 +46,10 @@ pub struct Counters {
     pub crowded_out: u64,
     /// Clients welcomed.
     pub clients: u64,
+    /// Requests turned away on a place that is kept for the status.
+    pub turned_away: u64,
+    /// Requests answered as too long for this node.
+    pub requests_too_long: u64,
     /// Requests of clients handed over.
     pub requests: u64,
     /// Responses queued for clients.

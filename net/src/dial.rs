@@ -5,10 +5,11 @@ use kontiki_io::{Io, IoError, Output};
 
 use crate::conns::{Purpose, Slot};
 use crate::hello::{Channel, HandshakeRefusal, Hello, HelloError, HelloKind};
-use crate::limits::{MAX_ABANDONED_DIALS, PROTOCOL_VERSION};
+use crate::limits::MAX_ABANDONED_DIALS;
 use crate::listen::process;
 use crate::net::Net;
 use crate::peer::Half;
+use crate::reach::Unreached;
 use crate::refusal::Refusal;
 
 impl Net {
@@ -46,19 +47,16 @@ impl Net {
         }
     }
 
-    /// Gives up a handshake, if one is in progress.
-    pub(crate) fn half_failed(&mut self, p: usize, now: Time, io: &mut dyn Io) {
-        let Some(peer) = self.peers.get_mut(p) else { return };
-        let Some(half) = peer.half.take() else { return };
-        let we_dial = peer.we_dial;
+    /// Gives up our handshake with a peer, if one is in progress.
+    pub(crate) fn half_failed(&mut self, p: usize, why: Unreached, now: Time, io: &mut dyn Io) {
+        let Some(half) = self.peers.get_mut(p).and_then(|peer| peer.half.take()) else { return };
         self.conns.doom(half.control, io);
         if let Some(bulk) = half.bulk {
             self.conns.doom(bulk, io);
         }
-        if we_dial {
-            self.counters.dials_failed += 1;
-            self.dial_later(p, now);
-        }
+        self.counters.dials_failed += 1;
+        self.not_reached(p, why);
+        self.dial_later(p, now);
     }
 
     /// A connect ended.
@@ -69,10 +67,10 @@ impl Net {
             Purpose::DialBulk(p) => (p, Channel::Bulk),
             purpose => panic!("{purpose:?} does not connect"),
         };
-        let peer = self.peers.get(p).and_then(|peer| Some((peer.id, peer.half.as_ref()?)));
-        let (true, Some((to, half))) = (result.is_ok(), peer) else {
-            return self.half_failed(p, now, io);
-        };
+        if let Err(error) = result {
+            return self.half_failed(p, Unreached::Connect(error), now, io);
+        }
+        let Some((to, half)) = self.peers.get(p).and_then(|peer| Some((peer.id, peer.half.as_ref()?))) else { return };
         let hello = self.hello(HelloKind::Hello, channel, to, half.session, half.nonce);
         if self.greet(slot, &hello, now, io) {
             self.await_greeting(slot, now, io);
@@ -83,24 +81,27 @@ impl Net {
     pub(crate) fn welcomed(&mut self, p: usize, slot: Slot, answer: Result<Hello, HelloError>, now: Time, io: &mut dyn Io) {
         let Some(purpose) = self.conns.get(slot).map(|conn| conn.purpose) else { return };
         let channel = if purpose == Purpose::DialBulk(p) { Channel::Bulk } else { Channel::Control };
-        let welcome = match self.judge_answer(p, channel, answer) {
+        let welcome = match self.judge_answer(p, channel, answer, now) {
             Ok(welcome) => welcome,
             Err(refusal) => {
-                self.report(Some(p), slot, refusal);
-                return self.half_failed(p, now, io);
+                self.report(Some(p), slot, refusal, now);
+                let why = if let Refusal::ByPeer(refusal) = refusal { Unreached::ByPeer(refusal) } else { Unreached::Refused };
+                return self.half_failed(p, why, now, io);
             }
         };
-        match channel {
-            Channel::Bulk if self.may_open_session() => self.open_session(p, slot, now, io),
-            Channel::Bulk => self.half_failed(p, now, io),
-            _ => self.control_welcomed(p, slot, &welcome, now, io),
+        if channel != Channel::Bulk {
+            return self.control_welcomed(p, slot, &welcome, now, io);
+        }
+        match self.may_open_session().then(|| self.peers.get_mut(p)?.half.take()).flatten() {
+            Some(half) => self.open_session(p, half, slot, now, io),
+            None => self.half_failed(p, Unreached::Closed, now, io),
         }
     }
 
     /// Whether an answer is the answer to our greeting, from the one we greeted.
-    fn judge_answer(&self, p: usize, channel: Channel, answer: Result<Hello, HelloError>) -> Result<Hello, Refusal> {
+    fn judge_answer(&self, p: usize, channel: Channel, answer: Result<Hello, HelloError>, now: Time) -> Result<Hello, Refusal> {
         let welcome = answer.map_err(|error| match error {
-            HelloError::Version { theirs } => Refusal::Handshake(HandshakeRefusal::Version { ours: PROTOCOL_VERSION, theirs }),
+            HelloError::Version { ours, theirs } => Refusal::Handshake(HandshakeRefusal::Version { ours, theirs }),
             error => Refusal::Greeting(error),
         })?;
         let Some((peer, half)) = self.peers.get(p).and_then(|peer| Some((peer, peer.half.as_ref()?))) else {
@@ -131,7 +132,7 @@ impl Net {
         if !expected {
             return Err(Refusal::Answer);
         }
-        peer.admits(process(&welcome)).map_err(Refusal::Handshake)?;
+        peer.admits(process(&welcome), now).map_err(Refusal::Handshake)?;
         Ok(welcome)
     }
 
@@ -140,7 +141,7 @@ impl Net {
         let Some(peer) = self.peers.get_mut(p) else { return };
         let bulk = self.conns.open(Purpose::DialBulk(p), peer.addr, None);
         let (Some(half), Some(conn), Some(bulk)) = (peer.half.as_mut(), self.conns.get_mut(slot), bulk) else {
-            return self.half_failed(p, now, io);
+            return self.half_failed(p, Unreached::Closed, now, io);
         };
         conn.purpose = Purpose::HalfControl(p);
         half.nonce = welcome.nonce;

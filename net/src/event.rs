@@ -9,6 +9,8 @@ use kontiki_io::IoError;
 use kontiki_mem::BlockMut;
 
 use crate::limits::EVENTS;
+use crate::parameters::Parameters;
+use crate::reach::Unreached;
 use crate::refusal::Refusal;
 
 /// One thing that happened on the network.
@@ -29,6 +31,8 @@ pub enum NetEvent {
         incarnation: Incarnation,
         /// Its address on the control connection.
         remote: SocketAddr,
+        /// What it takes, and its pace.
+        parameters: Parameters,
     },
     /// A session is over.
     SessionDown {
@@ -72,6 +76,13 @@ pub enum NetEvent {
         /// Why.
         reason: Refusal,
     },
+    /// A peer is away for so long that the operator was told; [`NetEvent::SessionUp`] says that it is back.
+    Unreached {
+        /// The peer.
+        peer: NodeId,
+        /// Why.
+        why: Unreached,
+    },
     /// The transport cannot work.
     Fatal(NetError),
 }
@@ -109,6 +120,24 @@ pub enum DownReason {
     /// This node is stopping.
     #[error("this node stops")]
     Stopped,
+}
+
+impl DownReason {
+    /// What the log counts it by.
+    pub(crate) fn topic(self) -> &'static str {
+        match self {
+            DownReason::Closed => "down: closed",
+            DownReason::Io(_) => "down: failed",
+            DownReason::Silent => "down: silent",
+            DownReason::Stalled => "down: stalled",
+            DownReason::Replaced => "down: replaced",
+            DownReason::Cut => "down: cut",
+            DownReason::Revoked => "down: revoked",
+            DownReason::NoRoom => "down: no room",
+            DownReason::Refused(_) => "down: refused",
+            DownReason::Stopped => "down: stopped",
+        }
+    }
 }
 
 /// One client's connection: never used twice.

@@ -1,17 +1,19 @@
 //! The handshake: one fixed-size greeting each way on every new connection.
 //!
 //! ```text
-//! 0 magic u64 | 8 version u16 | 10 kind u8 | 11 channel u8 | 12 code u16 | 14 zero u16 | 16 cluster u128
+//! 0 magic u64 | 8 highest version u16 | 10 kind u8 | 11 channel u8 | 12 code u16 | 14 lowest version u16 | 16 cluster u128
 //! 32 from u64 | 40 to u64 | 48 incarnation u64 | 56 instance u64 | 64 session u64 | 72 nonce u64 | 80 detail u64
 //! 88 zero .. 124 crc32 of bytes 0..124
 //! ```
 //!
-//! In every version: 128 bytes, magic and version first, checksum last. So two versions can always tell
-//! each other apart, and each can name both to its operator.
+//! In every version: 128 bytes, magic and highest version first, channel and lowest version at their places, checksum
+//! last. So two programs can always tell what they have in common, and if it is nothing, each can name both ranges to
+//! its operator. (Version 1 wrote a zero for the lowest version: it spoke no other.)
 
 use kontiki_core::{ClusterId, Incarnation, NodeId, SessionId};
 
-use crate::limits::{HELLO_BYTES, PROTOCOL_VERSION};
+use crate::limits::HELLO_BYTES;
+use crate::versions::Versions;
 use crate::wire::{Reader, Writer, checksum_around};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"KONTIKI\n");
@@ -28,6 +30,17 @@ pub enum Channel {
     Client = 3,
 }
 
+impl Channel {
+    fn from_wire(byte: u8) -> Option<Channel> {
+        match byte {
+            1 => Some(Channel::Control),
+            2 => Some(Channel::Bulk),
+            3 => Some(Channel::Client),
+            _ => None,
+        }
+    }
+}
+
 /// Whose greeting it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HelloKind {
@@ -40,13 +53,13 @@ pub enum HelloKind {
 /// Why a greeting was turned down. Goes over the wire as a code and one number of detail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HandshakeRefusal {
-    /// The two programs speak different versions.
-    #[error("protocol version {theirs} is not ours ({ours}): run the same release on both nodes")]
+    /// The two programs have no version in common.
+    #[error("no common version of the protocol: this side speaks {ours}, the other {theirs}; run releases that overlap")]
     Version {
-        /// The refusing side's.
-        ours: u16,
-        /// The other side's.
-        theirs: u16,
+        /// What the refusing side speaks.
+        ours: Versions,
+        /// What the other side speaks.
+        theirs: Versions,
     },
     /// Another cluster.
     #[error("belongs to another cluster: check the addresses of the peers")]
@@ -90,6 +103,12 @@ pub enum HandshakeRefusal {
     /// No room for another client or session now.
     #[error("no room for another connection now: try again later")]
     Busy,
+    /// A session with this node is open, and its process is alive.
+    #[error("a session with this node is open and alive, in incarnation {incarnation}: another process takes its place once it is silent")]
+    Occupied {
+        /// The incarnation of the process that has it.
+        incarnation: Incarnation,
+    },
     /// A reason that this version does not know.
     #[error("refused for reason {code}, unknown to this version")]
     Other {
@@ -99,10 +118,28 @@ pub enum HandshakeRefusal {
 }
 
 impl HandshakeRefusal {
+    /// Its reason without the details: what the log counts by.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Version { .. } => "handshake: version",
+            Self::Cluster => "handshake: cluster",
+            Self::Target { .. } => "handshake: target",
+            Self::UnknownPeer { .. } => "handshake: unknown peer",
+            Self::OwnId { .. } => "handshake: own id",
+            Self::Duplicate { .. } => "handshake: duplicate",
+            Self::Stale { .. } => "handshake: stale",
+            Self::Direction => "handshake: direction",
+            Self::NotOpen => "handshake: not open",
+            Self::Busy => "handshake: busy",
+            Self::Occupied { .. } => "handshake: occupied",
+            Self::Other { .. } => "handshake: other",
+        }
+    }
+
     /// The code on the wire, never zero, and its detail.
     pub fn to_wire(self) -> (u16, u64) {
         match self {
-            Self::Version { ours, theirs } => (1, u64::from(ours) << 16 | u64::from(theirs)),
+            Self::Version { ours, theirs } => (1, u64::from(ours.pack()) << 32 | u64::from(theirs.pack())),
             Self::Cluster => (2, 0),
             Self::Target { to } => (3, to.0),
             Self::UnknownPeer { from } => (4, from.0),
@@ -112,6 +149,7 @@ impl HandshakeRefusal {
             Self::Direction => (8, 0),
             Self::NotOpen => (9, 0),
             Self::Busy => (10, 0),
+            Self::Occupied { incarnation } => (11, incarnation.0),
             Self::Other { code } => (code.max(1), 0),
         }
     }
@@ -120,7 +158,7 @@ impl HandshakeRefusal {
     pub fn from_wire(code: u16, detail: u64) -> Option<Self> {
         Some(match code {
             0 => return None,
-            1 => Self::Version { ours: (detail >> 16) as u16, theirs: detail as u16 },
+            1 => Self::Version { ours: Versions::unpack((detail >> 32) as u32), theirs: Versions::unpack(detail as u32) },
             2 => Self::Cluster,
             3 => Self::Target { to: NodeId(detail) },
             4 => Self::UnknownPeer { from: NodeId(detail) },
@@ -130,6 +168,7 @@ impl HandshakeRefusal {
             8 => Self::Direction,
             9 => Self::NotOpen,
             10 => Self::Busy,
+            11 => Self::Occupied { incarnation: Incarnation(detail) },
             code => Self::Other { code },
         })
     }
@@ -144,11 +183,13 @@ pub enum HelloError {
     /// Damaged on the way.
     #[error("greeting damaged (checksum)")]
     Checksum,
-    /// Another version of the protocol.
-    #[error("protocol version {theirs}, ours is {PROTOCOL_VERSION}")]
+    /// No version of the protocol in common.
+    #[error("no common version of the protocol: this side speaks {ours}, the other {theirs}")]
     Version {
-        /// The sender's version.
-        theirs: u16,
+        /// What we speak.
+        ours: Versions,
+        /// What the sender speaks.
+        theirs: Versions,
     },
     /// A field holds what this version never writes.
     #[error("greeting with an unknown kind or channel")]
@@ -186,20 +227,21 @@ pub struct Hello {
 impl Hello {
     /// Writes the greeting.
     pub fn encode(&self, out: &mut [u8; HELLO_BYTES]) {
-        self.encode_as(PROTOCOL_VERSION, out);
+        self.encode_as(Versions::ours(self.channel), out);
     }
 
-    /// Writes the greeting as another version would: for tests of the refusal.
+    /// Writes the greeting as a program of other versions would: for tests.
     #[doc(hidden)]
-    pub fn encode_as(&self, version: u16, out: &mut [u8; HELLO_BYTES]) {
+    pub fn encode_as(&self, versions: impl Into<Versions>, out: &mut [u8; HELLO_BYTES]) {
+        let versions = versions.into();
         out.fill(0);
         Writer::new(out)
             .u64(MAGIC)
-            .u16(version)
+            .u16(versions.highest())
             .u8(self.kind as u8)
             .u8(self.channel as u8)
             .u16(self.code)
-            .u16(0)
+            .u16(versions.lowest())
             .u128(self.cluster.0)
             .u64(self.from.0)
             .u64(self.to.0)
@@ -214,8 +256,17 @@ impl Hello {
     /// Reads a greeting.
     ///
     /// # Errors
-    /// What is wrong with it; a version that is not ours is told apart from damage.
+    /// What is wrong with it; a program of other versions is told apart from damage.
     pub fn decode(bytes: &[u8; HELLO_BYTES]) -> Result<Hello, HelloError> {
+        Self::decode_spoken(bytes).map(|(hello, _)| hello)
+    }
+
+    /// Reads a greeting, and which version the two sides speak from now on.
+    ///
+    /// # Errors
+    /// As [`Hello::decode`].
+    pub fn decode_spoken(bytes: &[u8; HELLO_BYTES]) -> Result<(Hello, u16), HelloError> {
+        let field = HelloError::Field;
         let mut r = Reader(bytes);
         if r.u64() != Some(MAGIC) {
             return Err(HelloError::Magic);
@@ -223,29 +274,25 @@ impl Hello {
         if Reader(&bytes[CRC_AT..]).u32() != Some(checksum_around(bytes, CRC_AT)) {
             return Err(HelloError::Checksum);
         }
-        match r.u16() {
-            Some(PROTOCOL_VERSION) => {}
-            theirs => return Err(HelloError::Version { theirs: theirs.unwrap_or(0) }),
-        }
-        Self::fields(&mut r).ok_or(HelloError::Field)
-    }
-
-    fn fields(r: &mut Reader<'_>) -> Option<Hello> {
-        let kind = match r.u8()? {
+        let highest = r.u16().ok_or(field)?;
+        let kind = r.u8().ok_or(field)?;
+        // A channel of a later version is one between nodes, as far as the versions go.
+        let channel = Channel::from_wire(r.u8().ok_or(field)?);
+        let code = r.u16().ok_or(field)?;
+        let lowest = r.u16().ok_or(field)?;
+        let theirs = Versions::new(if lowest == 0 { highest } else { lowest }, highest).ok_or(field)?;
+        let ours = Versions::ours(channel.unwrap_or(Channel::Control));
+        let spoken = ours.common(theirs).ok_or(HelloError::Version { ours, theirs })?;
+        let kind = match kind {
             1 => HelloKind::Hello,
             2 => HelloKind::Welcome,
-            _ => return None,
+            _ => return Err(field),
         };
-        let channel = match r.u8()? {
-            1 => Channel::Control,
-            2 => Channel::Bulk,
-            3 => Channel::Client,
-            _ => return None,
-        };
-        let code = r.u16()?;
-        if r.u16()? != 0 {
-            return None;
-        }
+        let hello = Self::fields(kind, channel.ok_or(field)?, code, &mut r).ok_or(field)?;
+        Ok((hello, spoken))
+    }
+
+    fn fields(kind: HelloKind, channel: Channel, code: u16, r: &mut Reader<'_>) -> Option<Hello> {
         let hello = Hello {
             kind,
             channel,
@@ -266,8 +313,9 @@ impl Hello {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
     use super::*;
+    use crate::limits::{OLDEST_NODE_VERSION, PROTOCOL_VERSION};
     use proptest::prelude::*;
 
     pub(crate) fn sample() -> Hello {
@@ -305,18 +353,52 @@ mod tests {
     }
 
     #[test]
-    fn another_version_is_named() {
+    fn versions_without_overlap_are_named_and_others_agree_on_the_highest() {
+        let ours = Versions::ours(Channel::Bulk);
         let mut bytes = [0; HELLO_BYTES];
-        sample().encode_as(PROTOCOL_VERSION + 1, &mut bytes);
-        assert_eq!(Hello::decode(&bytes), Err(HelloError::Version { theirs: PROTOCOL_VERSION + 1 }));
+        for theirs in [PROTOCOL_VERSION + 1, OLDEST_NODE_VERSION - 1, u16::MAX].map(Versions::from) {
+            sample().encode_as(theirs, &mut bytes);
+            assert_eq!(Hello::decode(&bytes), Err(HelloError::Version { ours, theirs }));
+        }
+        for theirs in [(1, PROTOCOL_VERSION), (1, u16::MAX), (PROTOCOL_VERSION, u16::MAX)] {
+            sample().encode_as(Versions::new(theirs.0, theirs.1).unwrap(), &mut bytes);
+            assert_eq!(Hello::decode_spoken(&bytes), Ok((sample(), PROTOCOL_VERSION)), "{theirs:?}");
+        }
+    }
+
+    /// Version 1 had a zero where the lowest version stands now; its clients' requests are still understood.
+    #[test]
+    fn a_greeting_of_version_1_speaks_version_1_alone() {
+        let version_1 = |hello: Hello| {
+            let mut bytes = [0; HELLO_BYTES];
+            hello.encode_as(1, &mut bytes);
+            bytes[14..16].fill(0);
+            Writer::seal(&mut bytes, CRC_AT);
+            Hello::decode_spoken(&bytes)
+        };
+        let client = Hello { channel: Channel::Client, ..sample() };
+        assert_eq!(version_1(client), Ok((client, 1)));
+        assert_eq!(version_1(sample()), Err(HelloError::Version { ours: Versions::ours(Channel::Bulk), theirs: 1.into() }));
+    }
+
+    #[test]
+    fn a_range_that_is_none_is_no_greeting() {
+        let mut bytes = [0; HELLO_BYTES];
+        sample().encode(&mut bytes);
+        for (highest, lowest) in [(0u16, 0u16), (0, 1), (2, 3), (1, u16::MAX)] {
+            bytes[8..10].copy_from_slice(&highest.to_le_bytes());
+            bytes[14..16].copy_from_slice(&lowest.to_le_bytes());
+            Writer::seal(&mut bytes, CRC_AT);
+            assert_eq!(Hello::decode(&bytes), Err(HelloError::Field), "{lowest} to {highest}");
+        }
     }
 
     #[test]
     fn every_refusal_comes_back_as_sent() {
-        for code in 1..=11 {
+        for code in 1..=12 {
             let detail = if code == 1 {
-                5 << 16 | 6
-            } else if matches!(code, 3..=7) {
+                5 << 48 | 6 << 32 | 7 << 16 | 7
+            } else if matches!(code, 3..=7 | 11) {
                 77
             } else {
                 0

@@ -26,14 +26,21 @@
 //! dialler                                listener
 //!   control: Hello { session: new }    ->
 //!                                      <-  Welcome { session, nonce: new }
-//!   bulk:    Hello { session, nonce }  ->  session up
-//!   session up                         <-  Welcome { session, nonce }
+//!   bulk:    Hello { session, nonce }  ->
+//!                                      <-  Welcome { session, nonce }
+//!   control: Parameters                ->  session up
+//!   session up                         <-  Parameters
 //! ```
 //!
 //! The session id is fresh from the dialler, the nonce from the listener: so neither side opens a session on a recording of an
-//! older one. Every greeting names version, cluster, both nodes, incarnation and process; a wrong one is answered with
-//! a typed [`HandshakeRefusal`]. An older incarnation than one already seen is refused, and so is a second
-//! process of the same incarnation. A complete handshake replaces the peer's older session: exactly one is live.
+//! older one. Every greeting names a range of versions, cluster, both nodes, incarnation and process; a wrong one is answered with
+//! a typed [`HandshakeRefusal`]. The first record of each direction carries [`Parameters`]: what its sender takes, and its pace. A
+//! complete handshake replaces the peer's older session: exactly one is live.
+//!
+//! Nothing on the wire proves who says it, so whoever reaches the port can say anything in a peer's name. Therefore a session whose peer
+//! is alive keeps its place against every other process; handshakes do not end each other; and what a session's greeting said counts
+//! for as long as the session, and for a moment after it. Within that an older incarnation is refused, and a second process
+//! of the same one. See `docs/decisions/0017`.
 //!
 //! Every control message and every frame's stamp carries the session and a number that grows by one. Anything damaged,
 //! doubled, missing or foreign is counted, reported, and ends the session; nothing of it reaches the node.
@@ -59,6 +66,7 @@
 //!
 //! # Clients
 //!
+//! A few places are kept for whoever asks for the node's status; with `max_clients` 0 there are no others.
 //! Programs connect to the same listener with a greeting of their own and send [`Request`]s; see [`ClientEvent`],
 //! [`Net::payload`] and [`Net::respond`] on the node's side, [`client::Client`] on theirs.
 
@@ -75,15 +83,20 @@ mod hello;
 mod inbox;
 pub mod limits;
 mod listen;
+mod log_gate;
+mod long_request;
 mod net;
 mod options;
 mod outbox;
+mod parameters;
 mod peer;
 mod random;
+mod reach;
 mod refusal;
 mod serve;
 mod session;
 mod token;
+mod versions;
 mod wire;
 
 pub use bulk_out::{BulkRoom, FrameStamp, Pinning};
@@ -96,7 +109,10 @@ pub use event::{ClientEvent, ClientId, DownReason, NetError, NetEvent, Payload};
 pub use hello::{Channel, HandshakeRefusal, Hello, HelloError, HelloKind};
 pub use net::Net;
 pub use options::{Options, OptionsError};
+pub use parameters::Parameters;
+pub use reach::Unreached;
 pub use refusal::Refusal;
-pub use serve::ERROR_REPLY_TOO_LONG;
+pub use serve::{ERROR_NO_CLIENTS, ERROR_REPLY_TOO_LONG, ERROR_REQUEST_TOO_LONG, STATUS_ALONE};
 pub use session::SendError;
 pub use token::TOKEN_TAG;
+pub use versions::Versions;

@@ -3,8 +3,15 @@
 use kontiki_frame::{BODY_OFFSET, STAMP_BYTES};
 use kontiki_io::MAX_PIECES;
 
-/// Version of the peer and client protocols; both sides of a connection must name the same.
-pub const PROTOCOL_VERSION: u16 = 1;
+/// The newest version of the protocol between nodes, and of that with clients: what this program speaks wherever the
+/// other side does.
+pub const PROTOCOL_VERSION: u16 = 2;
+
+/// The oldest version that it speaks with other nodes. (Version 1 had no [`crate::Parameters`].)
+pub const OLDEST_NODE_VERSION: u16 = 2;
+
+/// The oldest version that it speaks with clients: their requests have not changed since.
+pub const OLDEST_CLIENT_VERSION: u16 = 1;
 
 /// Bytes of a [`crate::Hello`], in every version of the protocol.
 pub const HELLO_BYTES: usize = 128;
@@ -24,8 +31,8 @@ pub const MAX_GREETING_MEMORY_BYTES: usize = 4096;
 /// Bytes before the body of a control message.
 pub const CONTROL_HEADER_BYTES: usize = 32;
 
-/// Longest control message, header included, in bytes.
-pub const CONTROL_MAX_BYTES: usize = 80;
+/// Longest control message, header included, in bytes: room for parameters that this version does not know.
+pub const CONTROL_MAX_BYTES: usize = 1024;
 
 /// Size of each control buffer, in bytes: one receives, two alternate in sending.
 pub const CONTROL_BUFFER_BYTES: usize = 4096;
@@ -51,8 +58,16 @@ pub const ACCEPT_RETRY_NS: u64 = 100_000_000;
 /// Connection attempts per peer that were given up but have not ended yet; no more are begun beyond.
 pub const MAX_ABANDONED_DIALS: usize = 4;
 
-/// Connections per peer: one session live, one closing, one being set up, and the abandoned.
-pub const CONNECTIONS_PER_PEER: usize = 6 + MAX_ABANDONED_DIALS;
+/// Handshakes of one peer that may be open at once: a stranger who greets in its name does not end the one that it is in
+/// the middle of.
+pub const MAX_HALVES: usize = 4;
+
+/// Connections per peer: one session live, one closing, one being set up, the abandoned, and further handshakes.
+pub const CONNECTIONS_PER_PEER: usize = 6 + MAX_ABANDONED_DIALS + MAX_HALVES;
+
+/// How far above the last one an incarnation may be that is remembered beyond its session. Nothing on the wire proves
+/// who says it; a node counts one up with each start.
+pub const MAX_INCARNATION_JUMP: u64 = 1 << 16;
 
 /// Events that may wait, besides one for each live session and client.
 pub const EVENTS: usize = 512;
@@ -63,10 +78,26 @@ pub const CLIENT_HEADER_BYTES: usize = 32;
 /// Bytes of the session prefix of a proposal.
 pub const CLIENT_SESSION_BYTES: usize = 16;
 
+/// Longest payload of a request that is read past and answered, where it is too long for this node: what the largest of
+/// nodes takes. Whatever claims to be longer is no request.
+pub const MAX_LONG_REQUEST_BYTES: usize = kontiki_frame::MAX_FRAME_BYTES;
+
+/// Places kept for connections that ask for the node's status, when those of clients are taken or there are none. The
+/// one that was quiet longest gives way to a newer one.
+pub const STATUS_PLACES: usize = 4;
+
+/// Connections of clients that may be wound down while their places are taken again.
+pub const SPARE_CLIENTS: usize = 4 + STATUS_PLACES;
+
+/// Size of the receive buffer of a place for the status, in bytes.
+pub const STATUS_REQUEST_BYTES: usize = 512;
+
 /// Clients at once, at most, whatever the options say.
 pub const MAX_CLIENTS: usize = 4096;
 
 const _: () = assert!(HELLO_BYTES <= SMALL_BYTES);
+const _: () = assert!(1 <= OLDEST_CLIENT_VERSION && OLDEST_CLIENT_VERSION <= PROTOCOL_VERSION);
+const _: () = assert!(1 <= OLDEST_NODE_VERSION && OLDEST_NODE_VERSION <= PROTOCOL_VERSION && PROTOCOL_VERSION <= u8::MAX as u16);
 // A greeting comes in and is answered in one and the same buffer, and buffers take whole blocks.
 const _: () = assert!(kontiki_mem::BLOCK_BYTES <= MAX_GREETING_MEMORY_BYTES && SMALL_BYTES <= kontiki_mem::BLOCK_BYTES);
 const _: () = assert!(SMALL_BYTES.is_multiple_of(64) && CONTROL_BUFFER_BYTES.is_multiple_of(64));
@@ -74,4 +105,6 @@ const _: () = assert!(CONTROL_BUFFER_BYTES >= 2 * CONTROL_MAX_BYTES);
 const _: () = assert!(RECEIVE_BYTES.is_multiple_of(kontiki_frame::BLOCK_BYTES));
 const _: () = assert!(SMALL_BYTES <= kontiki_frame::BLOCK_BYTES, "a frame's start never reaches past its first block");
 // Slots are named by 16 bits of a token.
-const _: () = assert!(MAX_PEERS * CONNECTIONS_PER_PEER + 2 * MAX_GREETINGS + 2 * MAX_CLIENTS < u16::MAX as usize);
+const _: () =
+    assert!(MAX_PEERS * CONNECTIONS_PER_PEER + 2 * MAX_GREETINGS + 2 * MAX_CLIENTS + STATUS_PLACES + SPARE_CLIENTS < u16::MAX as usize);
+const _: () = assert!(STATUS_REQUEST_BYTES.is_multiple_of(64) && STATUS_REQUEST_BYTES >= CLIENT_HEADER_BYTES);

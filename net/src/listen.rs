@@ -8,7 +8,7 @@ use kontiki_io::{Handle, Io, IoError, IoErrorKind, Op, Output};
 use crate::conns::{Purpose, Slot};
 use crate::event::{NetError, NetEvent};
 use crate::hello::{Channel, HandshakeRefusal, Hello, HelloError, HelloKind};
-use crate::limits::{ACCEPT_RETRY_NS, MAX_GREETINGS, PROTOCOL_VERSION};
+use crate::limits::{ACCEPT_RETRY_NS, MAX_GREETINGS};
 use crate::net::Net;
 use crate::peer::{Half, Process};
 use crate::refusal::Refusal;
@@ -148,19 +148,19 @@ impl Net {
     pub(crate) fn greeted(&mut self, slot: Slot, hello: Result<Hello, HelloError>, now: Time, io: &mut dyn Io) {
         let hello = match hello {
             Ok(hello) if hello.kind == HelloKind::Hello => hello,
-            Err(HelloError::Version { theirs }) => {
-                let refusal = HandshakeRefusal::Version { ours: PROTOCOL_VERSION, theirs };
+            Err(HelloError::Version { ours, theirs }) => {
+                let refusal = HandshakeRefusal::Version { ours, theirs };
                 return self.refuse_greeting(slot, None, refusal, now, io);
             }
             other => {
-                self.report(None, slot, Refusal::Greeting(other.err().unwrap_or(HelloError::Field)));
+                self.report(None, slot, Refusal::Greeting(other.err().unwrap_or(HelloError::Field)), now);
                 return self.conns.doom(slot, io);
             }
         };
         let done = match hello.channel {
             Channel::Client => self.judge_client(&hello).and_then(|()| self.client_connected(slot, &hello, now, io)),
-            Channel::Control => self.judge(&hello).map(|p| self.control_greeted(p, slot, &hello, now, io)),
-            Channel::Bulk => self.judge(&hello).and_then(|p| self.bulk_greeted(p, slot, &hello, now, io)),
+            Channel::Control => self.judge(&hello, now).map(|p| self.control_greeted(p, slot, &hello, now, io)),
+            Channel::Bulk => self.judge(&hello, now).and_then(|p| self.bulk_greeted(p, slot, &hello, now, io)),
         };
         if let Err(refusal) = done {
             self.refuse_greeting(slot, Some(&hello), refusal, now, io);
@@ -178,7 +178,7 @@ impl Net {
     }
 
     /// Which peer greets, if it is one and may dial us.
-    fn judge(&self, hello: &Hello) -> Result<usize, HandshakeRefusal> {
+    fn judge(&self, hello: &Hello, now: Time) -> Result<usize, HandshakeRefusal> {
         if hello.cluster != self.options.cluster {
             return Err(HandshakeRefusal::Cluster);
         }
@@ -193,40 +193,65 @@ impl Net {
         if peer.we_dial {
             return Err(HandshakeRefusal::Direction);
         }
-        peer.admits(process(hello))?;
+        peer.admits(process(hello), now)?;
         Ok(p)
     }
 
-    /// A peer opens a control channel: answers with a nonce that its bulk channel must repeat.
+    /// A peer opens a control channel: answers with a nonce that its bulk channel must repeat. Whoever greets in a peer's name
+    /// gets that far: the handshakes that are open already, and a session, are not touched.
     fn control_greeted(&mut self, p: usize, slot: Slot, hello: &Hello, now: Time, io: &mut dyn Io) {
-        self.half_failed(p, now, io);
         let nonce = self.random.nonzero();
         let welcome = self.hello(HelloKind::Welcome, Channel::Control, hello.from, hello.session, nonce);
+        let crowded =
+            self.peers.get(p).filter(|peer| peer.greeted.is_full()).and_then(|peer| peer.greeted.first()).map(|half| half.control);
+        if let Some(oldest) = crowded {
+            self.counters.crowded_out += 1;
+            self.greeted_lost(p, oldest);
+            self.conns.doom(oldest, io);
+        }
         let (Some(peer), Some(conn)) = (self.peers.get_mut(p), self.conns.get_mut(slot)) else { return };
         conn.purpose = Purpose::HalfControl(p);
-        peer.half = Some(Half { session: hello.session, nonce, process: Some(process(hello)), control: slot, bulk: None });
+        let half = Half { session: hello.session, nonce, process: Some(process(hello)), control: slot, bulk: None };
+        assert!(peer.greeted.push(half).is_ok(), "a place was made");
+        if let Some(open) = peer.session.as_mut().filter(|open| open.process != process(hello)) {
+            // Does it still live? If its process is gone, its system says so.
+            open.spoken = Time(0);
+        }
         self.conns.set_deadline(slot, Some(now.plus_ns(self.options.handshake_timeout_ns)));
         self.greet(slot, &welcome, now, io);
     }
 
+    /// A handshake that greeted us will not be completed.
+    pub(crate) fn greeted_lost(&mut self, p: usize, control: Slot) {
+        if let Some(peer) = self.peers.get_mut(p) {
+            peer.greeted.retain(|half| half.control != control);
+        }
+    }
+
     /// A peer opens the bulk channel that completes its session: only one that knows our fresh nonce can.
     fn bulk_greeted(&mut self, p: usize, slot: Slot, hello: &Hello, now: Time, io: &mut dyn Io) -> Result<(), HandshakeRefusal> {
-        let continues = self.peers.get(p).and_then(|peer| peer.half.as_ref()).is_some_and(|half| {
+        let continues = |half: &Half| {
             half.session == hello.session
                 && half.nonce == hello.nonce
                 && half.process == Some(process(hello))
                 && hello.session != SessionId(0)
-        });
-        if !continues {
-            return Err(HandshakeRefusal::NotOpen);
+        };
+        let peer = self.peers.get(p).ok_or(HandshakeRefusal::NotOpen)?;
+        let at = peer.greeted.iter().position(continues).ok_or(HandshakeRefusal::NotOpen)?;
+        if let Err(refusal) = peer.may_replace(process(hello), self.options.idle_timeout_ns, now) {
+            self.counters.occupied += 1;
+            return Err(refusal);
         }
         if !self.may_open_session() {
             return Err(HandshakeRefusal::Busy);
         }
         let welcome = self.hello(HelloKind::Welcome, Channel::Bulk, hello.from, hello.session, hello.nonce);
         self.conns.set_deadline(slot, None);
-        if self.greet(slot, &welcome, now, io) {
-            self.open_session(p, slot, now, io);
+        if self.greet(slot, &welcome, now, io)
+            && let Some(peer) = self.peers.get_mut(p)
+        {
+            let half = peer.greeted.remove(at);
+            self.open_session(p, half, slot, now, io);
         }
         Ok(())
     }

@@ -12,11 +12,17 @@ use crate::conns::{Conns, Purpose, Slot};
 use crate::counters::Counters;
 use crate::event::{ClientEvent, DownReason, Events, NetEvent};
 use crate::hello::{Channel, HandshakeRefusal, Hello, HelloKind};
-use crate::limits::{CONNECTIONS_PER_PEER, CONTROL_BUFFER_BYTES, HELLO_BYTES, MAX_GREETINGS, SMALL_BYTES, STAMPS_BYTES};
+use crate::limits::{
+    CONNECTIONS_PER_PEER, CONTROL_BUFFER_BYTES, HELLO_BYTES, MAX_GREETINGS, SMALL_BYTES, SPARE_CLIENTS, STAMPS_BYTES, STATUS_PLACES,
+    STATUS_REQUEST_BYTES,
+};
 use crate::listen::Listener;
+use crate::log_gate::{Hushed, LogGate, Topic};
 use crate::options::{Options, OptionsError};
+use crate::parameters::Parameters;
 use crate::peer::Peer;
 use crate::random::Random;
+use crate::reach::{Reach, Unreached};
 use crate::refusal::Refusal;
 use crate::serve::Client;
 use crate::token::{Action, parse};
@@ -30,6 +36,9 @@ pub(crate) struct Pools {
     pub(crate) stamps: Pool,
     pub(crate) requests: Pool,
     pub(crate) responses: Pool,
+    /// Of the places kept for the status.
+    pub(crate) status_requests: Pool,
+    pub(crate) status_responses: Pool,
 }
 
 /// The transport of one node. See the crate's overview.
@@ -48,6 +57,7 @@ pub struct Net {
     pub(crate) ready: Vec<usize>,
     pub(crate) events: Events,
     pub(crate) counters: Counters,
+    pub(crate) log: LogGate,
     pub(crate) pools: Pools,
     pub(crate) listener: Listener,
     /// The peer whose frames are taken.
@@ -73,17 +83,20 @@ impl Net {
                 we_dial: options.node < id,
                 seen: None,
                 half: None,
+                greeted: heapless::Vec::new(),
                 session: None,
                 bulk_out: BulkOut::new(options.bulk_queue_frames, options.bulk_queue_bytes),
                 attempts: 0,
                 dial_at: Time(0),
+                reach: Reach::default(),
             })
             .collect();
         peers.sort_by_key(|peer| peer.id);
         // Connections that are being wound down still hold their slot and buffers: hence twice, or a few more.
         let clients = options.max_clients;
         let spare_clients = if clients == 0 { 0 } else { clients + 4 };
-        let slots = peers.len() * CONNECTIONS_PER_PEER + 2 * MAX_GREETINGS + spare_clients;
+        let places = clients + STATUS_PLACES;
+        let slots = peers.len() * CONNECTIONS_PER_PEER + 2 * MAX_GREETINGS + places + SPARE_CLIENTS;
         let block = |bytes: usize| bytes.next_multiple_of(64);
         let pools = Pools {
             small: Pool::new(2 * slots, SMALL_BYTES),
@@ -91,18 +104,21 @@ impl Net {
             stamps: Pool::new((peers.len() * 2).max(1), STAMPS_BYTES),
             requests: Pool::new(spare_clients.max(1), block(options.request_message_bytes())),
             responses: Pool::new((2 * spare_clients).max(1), block(options.max_requests_in_flight * options.response_bytes())),
+            status_requests: Pool::new(2 * STATUS_PLACES, STATUS_REQUEST_BYTES),
+            status_responses: Pool::new(4 * STATUS_PLACES, block(options.response_bytes())),
         };
         Ok(Net {
             instance: random.nonzero(),
             rules: Rules { cluster: options.cluster, group: options.group, max_frame_bytes: options.max_frame_bytes },
             random,
             conns: Conns::new(slots),
-            events: Events::new(peers.len(), clients),
+            events: Events::new(peers.len(), places),
             peers,
-            clients: (0..clients).map(|_| None).collect(),
+            clients: (0..places).map(|_| None).collect(),
             clients_opened: 0,
-            ready: Vec::with_capacity(clients),
+            ready: Vec::with_capacity(places),
             counters: Counters::default(),
+            log: LogGate::default(),
             pools,
             listener: Listener::default(),
             granted: None,
@@ -122,6 +138,7 @@ impl Net {
         self.listen(io);
         for peer in &mut self.peers {
             peer.dial_at = now;
+            peer.reach = Reach::new(now);
         }
     }
 
@@ -164,8 +181,13 @@ impl Net {
         for p in 0..self.peers.len() {
             self.tick_session(p, now, io, ring);
             self.tick_dial(p, now, io);
+            self.tick_reach(p, now);
         }
-        self.tick_clients(io);
+        self.tick_clients(now, io);
+        while let Some(Hushed { topic, count, remote }) = self.log.due(now) {
+            let (peer, remote) = (topic.peer.map_or(0, |peer| peer.0), remote.map(tracing::field::display));
+            tracing::warn!(peer, remote, count, "{}: more of it since the last line on it", topic.what);
+        }
     }
 
     /// When [`Net::tick`] is next due; a time in the past while events wait to be polled.
@@ -176,9 +198,10 @@ impl Net {
         if self.stopping {
             return None;
         }
-        let peers = (0..self.peers.len()).filter_map(|p| self.session_deadline(p).into_iter().chain(self.dial_deadline(p)).min());
+        let peers = (0..self.peers.len()).flat_map(|p| [self.session_deadline(p), self.dial_deadline(p), self.reach_deadline(p)]);
         let now_if_ready = (!self.ready.is_empty()).then_some(Time(0));
-        peers.chain(self.conns.deadline()).chain(self.listener.retry_at()).chain(now_if_ready).min()
+        let others = [self.conns.deadline(), self.listener.retry_at(), self.log.deadline(), now_if_ready];
+        peers.chain(others).flatten().min()
     }
 
     /// The next event.
@@ -201,7 +224,7 @@ impl Net {
         self.stopping = true;
         for p in 0..self.peers.len() {
             self.session_down(p, DownReason::Stopped, now, io);
-            self.half_failed(p, now, io);
+            self.half_failed(p, Unreached::Closed, now, io);
         }
         for c in 0..self.clients.len() {
             self.client_gone(c, io);
@@ -229,12 +252,21 @@ impl Net {
 
     /// The open session with a peer.
     pub fn session(&self, peer: NodeId) -> Option<SessionId> {
-        self.peers.get(self.peer_index(peer)?)?.session.as_ref().map(|session| session.id)
+        self.peers.get(self.peer_index(peer)?)?.up().map(|session| session.id)
+    }
+
+    /// What a peer said of itself when its session opened: what it takes, and its pace.
+    pub fn parameters(&self, peer: NodeId) -> Option<Parameters> {
+        self.peers.get(self.peer_index(peer)?)?.up()?.parameters
     }
 
     /// Where a peer listens, for clients that look for the leader.
     pub fn peer_addr(&self, peer: NodeId) -> Option<SocketAddr> {
         self.peers.get(self.peer_index(peer)?).map(|peer| peer.addr)
+    }
+
+    fn dials_peer(&self, p: usize) -> bool {
+        self.peers.get(p).is_some_and(|peer| peer.we_dial)
     }
 
     pub(crate) fn peer_index(&self, id: NodeId) -> Option<usize> {
@@ -267,14 +299,17 @@ impl Net {
         self.conns.get(slot).is_some()
     }
 
-    /// Counts a refusal and reports it to the operator.
-    pub(crate) fn report(&mut self, peer: Option<usize>, slot: Slot, reason: Refusal) {
+    /// Counts a refusal and reports it to the operator: a line a reason, peer and minute, since it is others who cause them.
+    pub(crate) fn report(&mut self, peer: Option<usize>, slot: Slot, reason: Refusal, now: Time) {
         self.counters.refuse(&reason);
         let peer = peer.and_then(|p| self.peers.get(p)).map(|peer| peer.id);
-        // Whoever floods us does not flood the log.
-        let Some(conn) = self.conns.get(slot).filter(|_| self.events.takes_reports()) else { return };
-        tracing::warn!(peer = peer.map_or(0, |peer| peer.0), remote = %conn.remote, %reason, "refused");
-        self.events.push(NetEvent::Refused { peer, remote: conn.remote, reason });
+        let Some(remote) = self.conns.get(slot).map(|conn| conn.remote) else { return };
+        if self.log.admits(Topic { peer, what: reason.topic() }, Some(remote), now) {
+            tracing::warn!(peer = peer.map_or(0, |peer| peer.0), %remote, %reason, "refused");
+        }
+        if self.events.takes_reports() {
+            self.events.push(NetEvent::Refused { peer, remote, reason });
+        }
     }
 
     fn received(&mut self, slot: Slot, result: Result<Output, IoError>, buf: Option<IoBuf>, now: Time, io: &mut dyn Io) {
@@ -359,7 +394,15 @@ impl Net {
         let Some(conn) = self.conns.get(slot) else { return };
         match conn.purpose {
             Purpose::Greeting | Purpose::Refusing => {}
-            Purpose::DialControl(p) | Purpose::DialBulk(p) | Purpose::HalfControl(p) => self.half_failed(p, now, io),
+            Purpose::HalfControl(p) if !self.dials_peer(p) => self.greeted_lost(p, slot),
+            Purpose::DialControl(p) | Purpose::DialBulk(p) | Purpose::HalfControl(p) => {
+                let why = match reason {
+                    DownReason::Silent => Unreached::Silent,
+                    DownReason::Io(error) => Unreached::Connect(error),
+                    _ => Unreached::Closed,
+                };
+                self.half_failed(p, why, now, io);
+            }
             Purpose::Control(p) | Purpose::Bulk(p) => self.session_down(p, reason, now, io),
             Purpose::Client(c) => self.client_gone(c, io),
         }
@@ -371,7 +414,7 @@ impl Net {
         let Some(conn) = self.conns.get(slot) else { return };
         match conn.purpose {
             Purpose::Greeting => {
-                self.report(None, slot, Refusal::Slow);
+                self.report(None, slot, Refusal::Slow, now);
                 self.conns.doom(slot, io);
             }
             Purpose::Client(c) => self.client_overdue(c, now, io),
@@ -382,7 +425,7 @@ impl Net {
     /// Answers a greeting with a refusal, and closes the connection behind it.
     pub(crate) fn refuse_greeting(&mut self, slot: Slot, hello: Option<&Hello>, refusal: HandshakeRefusal, now: Time, io: &mut dyn Io) {
         let peer = hello.filter(|hello| hello.channel != Channel::Client).and_then(|hello| self.peer_index(hello.from));
-        self.report(peer, slot, Refusal::Handshake(refusal));
+        self.report(peer, slot, Refusal::Handshake(refusal), now);
         let (channel, to, session) =
             hello.map_or((Channel::Control, NodeId(0), SessionId(0)), |hello| (hello.channel, hello.from, hello.session));
         let (code, detail) = refusal.to_wire();

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use kontiki_core::{ClusterId, GroupId, Incarnation, NodeId};
 
 use crate::limits::{CLIENT_HEADER_BYTES, MAX_CLIENTS, MAX_PEERS};
+use crate::parameters::Parameters;
 
 const MS: u64 = 1_000_000;
 
@@ -25,6 +26,8 @@ pub struct Options {
     pub peers: Vec<(NodeId, SocketAddr)>,
     /// Longest frame taken from a peer, padding included.
     pub max_frame_bytes: usize,
+    /// What peers are told of this node besides; its `takes_frame_bytes` is `max_frame_bytes`, whatever stands here.
+    pub parameters: Parameters,
     /// Most frames waiting to be sent to one peer.
     pub bulk_queue_frames: usize,
     /// Bytes of frames that may wait or be under way to one peer (one frame always may).
@@ -70,6 +73,7 @@ impl Options {
             listen,
             peers,
             max_frame_bytes: kontiki_frame::MAX_FRAME_BYTES,
+            parameters: Parameters::default(),
             bulk_queue_frames: 256,
             bulk_queue_bytes: 4 << 20,
             max_clients: 32,
@@ -132,6 +136,11 @@ impl Options {
             return bad("backoff_min_ns");
         }
         Ok(())
+    }
+
+    /// What peers are told of this node.
+    pub(crate) fn parameters(&self) -> Parameters {
+        Parameters { takes_frame_bytes: u32::try_from(self.max_frame_bytes).unwrap_or(u32::MAX), ..self.parameters }
     }
 
     /// Room that one response may take, header included: set aside when its request is taken, so that

@@ -9,7 +9,10 @@ use crate::bulk_out::BulkOut;
 use crate::conns::Slot;
 use crate::hello::HandshakeRefusal;
 use crate::inbox::Inbox;
+use crate::limits::MAX_HALVES;
 use crate::outbox::Outbox;
+use crate::parameters::Parameters;
+use crate::reach::Reach;
 
 /// A process: the incarnation of a node, and the number it drew at its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,11 +21,20 @@ pub(crate) struct Process {
     pub(crate) instance: u64,
 }
 
+/// The newest process that had a session, and for how long it counts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    pub(crate) process: Process,
+    /// Until when an older process may not take its place. Nothing on the wire proves who says it: so what was said in a
+    /// session outlives it only for as long as its process would need to come back.
+    pub(crate) until: Time,
+}
+
 /// A handshake in progress.
 #[derive(Debug)]
 pub(crate) struct Half {
     pub(crate) session: SessionId,
-    /// Drawn by the listening side; zero until the diallers knows it.
+    /// Drawn by the listening side; zero until the dialler knows it.
     pub(crate) nonce: u64,
     /// Who answered (dialling), or who greeted (listening).
     pub(crate) process: Option<Process>,
@@ -35,6 +47,10 @@ pub(crate) struct Half {
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) id: SessionId,
+    pub(crate) process: Process,
+    pub(crate) remote: SocketAddr,
+    /// What the peer said of itself: the session is up from then on.
+    pub(crate) parameters: Option<Parameters>,
     pub(crate) control: Slot,
     pub(crate) bulk: Slot,
     pub(crate) inbox: Inbox,
@@ -62,25 +78,47 @@ pub(crate) struct Peer {
     pub(crate) addr: SocketAddr,
     /// Whether this node, having the lower id, dials.
     pub(crate) we_dial: bool,
-    /// The newest process that completed a handshake.
-    pub(crate) seen: Option<Process>,
+    pub(crate) seen: Option<Seen>,
+    /// Our handshake, where we dial.
     pub(crate) half: Option<Half>,
+    /// Handshakes that greeted us, where the peer dials: any of them may be a stranger's.
+    pub(crate) greeted: heapless::Vec<Half, MAX_HALVES>,
     pub(crate) session: Option<Session>,
     pub(crate) bulk_out: BulkOut,
     /// Attempts since the last session that lasted.
     pub(crate) attempts: u32,
     /// When to dial next.
     pub(crate) dial_at: Time,
+    pub(crate) reach: Reach,
 }
 
 impl Peer {
-    /// Whether a process may stand for this peer: not older than one already seen, nor a second one of
+    /// The open session, once it is up.
+    pub(crate) fn up(&self) -> Option<&Session> {
+        self.session.as_ref().filter(|session| session.parameters.is_some())
+    }
+
+    /// Whether a process may stand for this peer: not older than one that has a session, or just had one, nor a second one of
     /// the same incarnation.
-    pub(crate) fn admits(&self, process: Process) -> Result<(), HandshakeRefusal> {
-        match self.seen {
+    pub(crate) fn admits(&self, process: Process, now: Time) -> Result<(), HandshakeRefusal> {
+        let open = self.up().map(|session| session.process);
+        let seen = self.seen.filter(|seen| seen.until > now).map(|seen| seen.process);
+        match open.or(seen) {
             Some(seen) if process.incarnation < seen.incarnation => Err(HandshakeRefusal::Stale { seen: seen.incarnation }),
             Some(seen) if process.incarnation == seen.incarnation && process.instance != seen.instance => {
                 Err(HandshakeRefusal::Duplicate { incarnation: seen.incarnation })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a new session of `process` may take the place of the open one. A peer that is alive says so at least each
+    /// quarter of the idle timeout: one that was heard within half of it keeps its place against any other process. Its own
+    /// number tells a process from all others, since nobody else has seen it.
+    pub(crate) fn may_replace(&self, process: Process, idle_ns: u64, now: Time) -> Result<(), HandshakeRefusal> {
+        match self.up() {
+            Some(open) if open.process != process && now.since(open.heard) < idle_ns / 2 => {
+                Err(HandshakeRefusal::Occupied { incarnation: open.process.incarnation })
             }
             _ => Ok(()),
         }

@@ -97,6 +97,14 @@ impl Refusal {
         "request",
     ];
 
+    /// What the log counts it by.
+    pub(crate) fn topic(&self) -> &'static str {
+        match self {
+            Refusal::Handshake(refusal) | Refusal::ByPeer(refusal) => refusal.name(),
+            other => Self::NAMES.get(other.kind()).copied().unwrap_or("other"),
+        }
+    }
+
     pub(crate) fn kind(&self) -> usize {
         match self {
             Refusal::Greeting(_) => 0,

@@ -7,13 +7,16 @@ use kontiki_mem::{Block, Ring};
 use crate::bulk_in::{BulkIn, Next};
 use crate::bulk_out::{BulkRoom, FrameStamp, Pinning};
 use crate::conns::{Purpose, Slot};
-use crate::control::{Control, Payload};
+use crate::control::{Control, ControlError, Payload};
 use crate::event::{DownReason, NetEvent};
 use crate::inbox::Inbox;
-use crate::limits::{CONTROL_MAX_BYTES, RING_RETRY_NS};
+use crate::limits::{CONTROL_MAX_BYTES, MAX_INCARNATION_JUMP, RING_RETRY_NS};
+use crate::log_gate::Topic;
 use crate::net::Net;
 use crate::outbox::Outbox;
-use crate::peer::Session;
+use crate::parameters::Parameters;
+use crate::peer::{Half, Seen, Session};
+use crate::reach::Unreached;
 use crate::refusal::Refusal;
 
 /// Why something was not queued for a peer.
@@ -26,6 +29,14 @@ pub enum SendError {
     /// again when [`Net::bulk_room`] has grown.
     #[error("the peer's queue is full")]
     Full,
+    /// The frame is longer than the peer takes.
+    #[error("a frame of {bytes} bytes, the peer takes at most {takes}")]
+    TooLong {
+        /// The frame's length, in bytes.
+        bytes: usize,
+        /// What the peer takes, in bytes.
+        takes: usize,
+    },
 }
 
 impl Net {
@@ -47,10 +58,14 @@ impl Net {
     /// not sent, a wire stamp made of `stamp` goes in their place. Goes out with the next [`Net::tick`].
     ///
     /// # Errors
-    /// If the session is gone, or there is no room: see [`Net::bulk_room`].
+    /// If the session is gone, there is no room (see [`Net::bulk_room`]), or the peer does not take frames of that length.
     pub fn send_frame(&mut self, now: Time, peer: NodeId, session: SessionId, stamp: FrameStamp, block: Block) -> Result<(), SendError> {
         let p = self.open_peer(peer, session)?;
         let peer = self.peers.get_mut(p).ok_or(SendError::NoSession)?;
+        let takes = peer.up().and_then(|open| open.parameters).map_or(0, |parameters| parameters.takes_frame_bytes as usize);
+        if block.len() > takes {
+            return Err(SendError::TooLong { bytes: block.len(), takes });
+        }
         if !peer.bulk_out.push(now, stamp, block) {
             self.counters.frames_held_back += 1;
             return Err(SendError::Full);
@@ -61,7 +76,7 @@ impl Net {
 
     /// Room for frames to a peer; none without a session.
     pub fn bulk_room(&self, peer: NodeId) -> BulkRoom {
-        let peer = self.peer_index(peer).and_then(|p| self.peers.get(p)).filter(|peer| peer.session.is_some());
+        let peer = self.peer_index(peer).and_then(|p| self.peers.get(p)).filter(|peer| peer.up().is_some());
         peer.map_or(BulkRoom { frames: 0, bytes: 0 }, |peer| peer.bulk_out.room())
     }
 
@@ -100,7 +115,7 @@ impl Net {
 
     fn open_peer(&self, peer: NodeId, session: SessionId) -> Result<usize, SendError> {
         let p = self.peer_index(peer).ok_or(SendError::NoSession)?;
-        let open = self.peers.get(p).and_then(|peer| peer.session.as_ref()).is_some_and(|open| open.id == session);
+        let open = self.peers.get(p).and_then(|peer| peer.up()).is_some_and(|open| open.id == session);
         if open { Ok(p) } else { Err(SendError::NoSession) }
     }
 
@@ -110,11 +125,12 @@ impl Net {
         self.events.room() >= 2 && self.pools.control.available() >= 1 && self.pools.small.available() >= 1
     }
 
-    /// The handshake is complete: replaces the peer's older session by the new one. The caller has seen that it may.
-    pub(crate) fn open_session(&mut self, p: usize, bulk: Slot, now: Time, io: &mut dyn Io) {
+    /// The handshake is complete: replaces the peer's older session by the new one, and introduces this node. The session is
+    /// up once the peer has done so too. The caller has seen that it may.
+    pub(crate) fn open_session(&mut self, p: usize, half: Half, bulk: Slot, now: Time, io: &mut dyn Io) {
         self.session_down(p, DownReason::Replaced, now, io);
         let Some(peer) = self.peers.get_mut(p) else { return };
-        let half = peer.half.take().and_then(|half| Some((half.process?, self.conns.get(half.control)?.remote, half)));
+        let half = half.process.zip(self.conns.get(half.control)).map(|(process, conn)| (process, conn.remote, half));
         let buffers = self.pools.control.take().zip(self.pools.small.take());
         let (Some((process, remote, half)), Some((inbox, small))) = (half, buffers) else {
             panic!("a session is opened by a complete handshake, with buffers at hand");
@@ -126,10 +142,12 @@ impl Net {
             }
             self.conns.set_deadline(slot, None);
         }
-        peer.seen = Some(process);
         peer.bulk_out.reset(half.session);
         peer.session = Some(Session {
             id: half.session,
+            process,
+            remote,
+            parameters: None,
             control: half.control,
             bulk,
             inbox: Inbox::new(inbox),
@@ -143,10 +161,45 @@ impl Net {
             bulk_in: BulkIn::new(half.session, small),
             ring_retry: None,
         });
+        let parameters = Payload::Parameters(self.options.parameters());
+        assert!(self.queue_control(p, parameters, now), "a session's first record finds an empty buffer");
+    }
+
+    /// The peer has said what it takes: the session is up.
+    fn introduced(&mut self, p: usize, parameters: Parameters, now: Time) {
+        self.reached(p, now);
+        let Some(peer) = self.peers.get_mut(p) else { return };
+        let Some(session) = peer.session.as_mut() else { return };
+        session.parameters = Some(parameters);
+        let (id, process, remote) = (session.id, session.process, session.remote);
+        let last = peer.seen.map_or(0, |seen| seen.process.incarnation.0);
+        let jumps = process.incarnation.0.saturating_sub(last) > MAX_INCARNATION_JUMP;
+        let back = process.incarnation.0 < last;
+        if jumps {
+            self.counters.incarnation_jumps += 1;
+        } else {
+            peer.seen = Some(Seen { process, until: Time(0) });
+        }
+        self.counters.incarnations_back += u64::from(back);
         self.counters.sessions_up += 1;
-        let (peer, session, incarnation) = (peer.id, half.session, process.incarnation);
-        tracing::info!(peer = peer.0, session = session.0, incarnation = incarnation.0, %remote, "session up");
-        self.events.push_start(NetEvent::SessionUp { peer, session, incarnation, remote });
+        let (peer, session, incarnation) = (peer.id, id, process.incarnation);
+        let mut says = |what| self.log.admits(Topic { peer: Some(peer), what }, Some(remote), now);
+        if jumps && says("incarnation: jump") {
+            tracing::warn!(
+                peer = peer.0, incarnation = incarnation.0, last, %remote,
+                "a far higher incarnation than the last one: not remembered beyond this session"
+            );
+        }
+        if back && says("incarnation: back") {
+            tracing::warn!(
+                peer = peer.0, incarnation = incarnation.0, last, %remote,
+                "an older incarnation than before: an old copy of its data directory, or somebody else had spoken for it"
+            );
+        }
+        if says("session up") {
+            tracing::info!(peer = peer.0, session = session.0, incarnation = incarnation.0, %remote, "session up");
+        }
+        self.events.push_start(NetEvent::SessionUp { peer, session, incarnation, remote, parameters });
     }
 
     /// Ends the session with a peer, if there is one.
@@ -163,14 +216,26 @@ impl Net {
         if we_dial {
             self.dial_later(p, now);
         }
+        if session.parameters.is_none() {
+            // It was never up: nobody was told of it.
+            return self.not_reached(p, Unreached::Closed);
+        }
+        if let Some(seen) = self.peers.get_mut(p).and_then(|peer| peer.seen.as_mut()) {
+            seen.until = now.plus_ns(self.options.idle_timeout_ns / 4);
+        }
+        self.away(p, now);
         self.counters.sessions_down += 1;
-        tracing::info!(peer = id.0, session = session.id.0, %reason, "session down");
+        // What it was refused for is in the log already.
+        let told = matches!(reason, DownReason::Refused(_));
+        if !told && self.log.admits(Topic { peer: Some(id), what: reason.topic() }, None, now) {
+            tracing::info!(peer = id.0, session = session.id.0, %reason, "session down");
+        }
         self.events.push_end(NetEvent::SessionDown { peer: id, session: session.id, reason });
     }
 
     /// Ends a session over something that its peer sent.
     fn refuse_session(&mut self, p: usize, slot: Slot, refusal: Refusal, now: Time, io: &mut dyn Io) {
-        self.report(Some(p), slot, refusal);
+        self.report(Some(p), slot, refusal, now);
         self.session_down(p, DownReason::Refused(refusal), now, io);
     }
 
@@ -179,7 +244,9 @@ impl Net {
         loop {
             let Some(peer) = self.peers.get_mut(p) else { return };
             let Some(session) = peer.session.as_mut() else { return };
-            if self.events.room() == 0 {
+            // A session that comes up needs a place for its end too.
+            let needs = if session.parameters.is_some() { 1 } else { 2 };
+            if self.events.room() < needs {
                 return;
             }
             let slot = session.control;
@@ -198,9 +265,17 @@ impl Net {
             }
             session.next_in += 1;
             session.inbox.consume(length);
-            if let Payload::Message(message) = control.payload {
-                self.counters.messages_in += 1;
-                self.events.push(NetEvent::Message { peer: peer.id, session: session.id, message });
+            match (control.payload, session.parameters.is_some()) {
+                (Payload::Parameters(parameters), false) => self.introduced(p, parameters, now),
+                (Payload::Parameters(_), true) | (_, false) => {
+                    let error = ControlError::Order { kind: control.payload.kind() };
+                    return self.refuse_session(p, slot, Refusal::Control(error), now, io);
+                }
+                (Payload::Keepalive, true) => {}
+                (Payload::Message(message), true) => {
+                    self.counters.messages_in += 1;
+                    self.events.push(NetEvent::Message { peer: peer.id, session: session.id, message });
+                }
             }
         }
     }
@@ -213,7 +288,8 @@ impl Net {
         }
         while self.events.room() > 0 {
             let Some(peer) = self.peers.get_mut(p) else { return };
-            let Some(session) = peer.session.as_mut() else { return };
+            // Frames may overtake what introduces their sender: they came on a connection of their own.
+            let Some(session) = peer.session.as_mut().filter(|session| session.parameters.is_some()) else { return };
             match session.bulk_in.next_frame(&self.rules) {
                 Ok(None) => return,
                 Ok(Some((stamp, header, block))) => {
@@ -298,7 +374,7 @@ impl Net {
     fn recv_control(&mut self, p: usize, io: &mut dyn Io) {
         let Some(session) = self.peers.get_mut(p).and_then(|peer| peer.session.as_mut()) else { return };
         // Without room for events whole messages may wait in the buffer: it stays here until they are handed over.
-        if self.events.room() == 0 || !self.conns.may_receive(session.control) {
+        if self.events.room() < 2 || !self.conns.may_receive(session.control) {
             return;
         }
         if let Some((buf, at, len)) = session.inbox.lend(CONTROL_MAX_BYTES) {
@@ -309,7 +385,7 @@ impl Net {
     fn recv_bulk(&mut self, p: usize, now: Time, io: &mut dyn Io, ring: &mut Ring) {
         let Some(session) = self.peers.get_mut(p).and_then(|peer| peer.session.as_mut()) else { return };
         session.ring_retry = None;
-        if self.granted != Some(p) || !self.conns.may_receive(session.bulk) {
+        if self.granted != Some(p) || session.parameters.is_none() || !self.conns.may_receive(session.bulk) {
             return;
         }
         let slot = session.bulk;

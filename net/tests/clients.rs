@@ -5,9 +5,10 @@
 mod support;
 
 use kontiki_core::{NodeId, SessionId};
+use kontiki_net::limits::STATUS_PLACES;
 use kontiki_net::{
-    ClientEvent, ClientId, ClientWireError, HandshakeRefusal, Hello, HelloKind, NetEvent, Refusal, Request, Response, decode_response,
-    encode_request, request_bytes,
+    ClientEvent, ClientId, ClientWireError, Hello, HelloKind, NetEvent, Refusal, Request, Response, decode_response, encode_request,
+    request_bytes,
 };
 use support::{Cluster, Host, Raw, World, addr, options};
 
@@ -128,7 +129,7 @@ fn every_kind_of_request_is_answered_whatever_the_chunks() {
 }
 
 #[test]
-fn h93_the_longest_request_is_taken_and_one_byte_more_is_refused_at_its_header() {
+fn h93_the_longest_request_is_taken_and_one_byte_more_is_read_past_and_answered() {
     let (world, mut server) = Server::new(|options| options.max_request_bytes = 5000);
     let raw = connect(&world, &mut server);
     for n in 0..20 {
@@ -139,11 +140,30 @@ fn h93_the_longest_request_is_taken_and_one_byte_more_is_refused_at_its_header()
     assert_eq!(server.asked.len(), 40);
     assert!(server.asked.iter().all(|(_, n, _, bytes)| bytes.iter().all(|byte| u64::from(*byte) == n % 100)));
     let _ = raw.read();
-    // Only the header of what is too long arrives.
-    raw.write(&encoded(1, &Request::Query { payload: &[0; 5017] })[..32]);
+    // Longer ones: by a byte, by what still fits the buffer with a session, and by far. None is kept, and what follows is served.
+    let too_long = [5001, 5017, 100_000, 2 << 20];
+    for (n, bytes) in (200..).zip(too_long) {
+        let request = propose(n, &vec![1; bytes]);
+        for part in request.chunks(100_000) {
+            raw.write(part);
+            server.turns(60);
+        }
+        raw.write(&propose(300 + n, b"next"));
+        server.turns(20);
+        let answers = responses(&raw.read());
+        assert_eq!(answers.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [n, 300 + n]);
+        let expected = format!("a request of {bytes} bytes: this node takes at most 5000 (its max_entry_bytes); nothing was done");
+        assert!(answers[0].1.contains(&expected), "{answers:?}");
+        assert!(answers[1].1.starts_with("Applied"), "{answers:?}");
+    }
+    assert_eq!(server.host.net.counters().requests_too_long, 4);
+    assert_eq!(server.asked.len(), 44, "none of them reached the node");
+    assert!(!raw.closed() && server.host.refusals().is_empty());
+    // What no node takes is no request.
+    raw.write(&propose(1, &vec![0; (2 << 20) + 1])[..32]);
     server.turns(3);
     assert!(raw.closed());
-    let refusal = Refusal::Request(ClientWireError::Length { length: 5017, limit: 5016 });
+    let refusal = Refusal::Request(ClientWireError::Length { length: (2 << 20) + 1, limit: 5016 });
     assert_eq!(server.host.refusals(), [refusal]);
     assert!(matches!(server.events.last(), Some(ClientEvent::Disconnected { .. })));
     assert_eq!(server.host.net.clients(), 0);
@@ -159,8 +179,13 @@ fn h98_a_damaged_request_ends_its_connection_and_reaches_nobody() {
         bytes[bit / 8] ^= 1 << (bit % 8);
         raw.write(&bytes);
         // A length that grew is only found out with more bytes.
-        raw.write(&vec![0; 1 << 17]);
-        server.turns(10);
+        for _ in 0..17 {
+            raw.write(&vec![0; 1 << 17]);
+            server.turns(10);
+            if raw.closed() {
+                break;
+            }
+        }
         assert!(raw.closed(), "bit {bit}");
         assert_eq!(server.asked, []);
         assert_eq!(server.host.net.counters().refused(), 1);
@@ -231,16 +256,21 @@ fn a_client_that_does_not_read_is_held_back_and_then_disconnected() {
 }
 
 #[test]
-fn clients_beyond_the_bound_are_told_busy() {
+fn clients_beyond_the_bound_are_told_busy_and_may_ask_for_the_status() {
     let (world, mut server) = Server::new(|options| options.max_clients = 2);
     let first = connect(&world, &mut server);
     let _second = connect(&world, &mut server);
-    let third = Raw::connect(&world, addr(7001));
-    third.write(&support::client_greeting());
-    server.turns(4);
-    let answer = Hello::decode(third.read().first_chunk().unwrap()).unwrap();
-    assert_eq!(HandshakeRefusal::from_wire(answer.code, answer.detail), Some(HandshakeRefusal::Busy));
-    assert!(third.closed());
+    let third = connect(&world, &mut server);
+    third.write(&encoded(1, &Request::Status));
+    third.write(&propose(2, &[1; 5000]));
+    third.write(&propose(3, b""));
+    third.write(&encoded(4, &Request::Query { payload: b"x" }));
+    third.write(&encoded(5, &Request::Status));
+    server.turns(40);
+    let answers: Vec<String> = responses(&third.read()).into_iter().map(|(_, response)| response).collect();
+    let fine = format!("{:?}", Response::Status(b"fine"));
+    assert_eq!(answers, [fine.as_str(), "Busy", "Busy", "Busy", fine.as_str()]);
+    assert_eq!(server.asked.iter().map(|(_, _, kind, _)| *kind).collect::<String>(), "??", "nothing else reached the node");
     // One leaves, another finds its place, and the id of the one that left stays dead.
     let Some(ClientEvent::Connected { client, .. }) = server.events.first().copied() else { panic!("{:?}", server.events) };
     first.close();
@@ -248,8 +278,43 @@ fn clients_beyond_the_bound_are_told_busy() {
     let fourth = connect(&world, &mut server);
     fourth.write(&propose(1, b"x"));
     server.turns(4);
-    assert_ne!(server.asked[0].0, client);
+    assert_ne!(server.asked[2].0, client);
+    assert_eq!(server.asked[2].2, 'p');
     assert!(!server.host.net.respond(client, 1, Response::Busy));
+}
+
+/// The status is within reach of whoever asks for it, whatever others do with the places kept for it.
+#[test]
+fn the_status_is_reachable_without_clients_and_in_a_crowd() {
+    for max_clients in [0, 2] {
+        let (world, mut server) = Server::new(|options| options.max_clients = max_clients);
+        let crowd: Vec<Raw> = (0..max_clients + 3 * STATUS_PLACES).map(|_| connect(&world, &mut server)).collect();
+        // Those that keep asking for what they do not get are no better than those that say nothing.
+        for (n, raw) in crowd.iter().enumerate().filter(|(_, raw)| !raw.closed()) {
+            raw.write(&propose(n as u64, b"x"));
+        }
+        server.turns(4);
+        let asks = connect(&world, &mut server);
+        asks.write(&encoded(1, &Request::Status));
+        server.turns(4);
+        assert_eq!(responses(&asks.read()), [(1, format!("{:?}", Response::Status(b"fine")))], "{max_clients} clients");
+        assert_eq!(server.host.net.clients(), max_clients + STATUS_PLACES, "bounded");
+        if max_clients == 0 {
+            assert_eq!(server.host.net.counters().turned_away, STATUS_PLACES as u64);
+            let told = responses(&crowd[crowd.len() - 1].read());
+            assert!(told[0].1.contains("max_clients = 0"), "{told:?}");
+        }
+        // Whoever only sits there, or asks for something else again and again, is gone after the handshake timeout.
+        for n in 0..30 {
+            for raw in crowd.iter().filter(|raw| !raw.closed()) {
+                raw.write(&propose(100 + n, b"x"));
+            }
+            server.turns(4);
+            let mut world = world.borrow_mut();
+            world.now = world.now.plus_ns(100 * support::MS);
+        }
+        assert_eq!(server.host.net.clients(), max_clients);
+    }
 }
 
 #[test]

@@ -7,7 +7,8 @@ mod support;
 use kontiki_core::{ClusterId, Incarnation, LogIndex, Message, NodeId, SessionId, Term};
 use kontiki_net::limits::{HELLO_BYTES, MAX_GREETINGS, PROTOCOL_VERSION};
 use kontiki_net::{
-    Channel, Control, ControlPayload, DownReason, HandshakeRefusal, Hello, HelloError, HelloKind, NetError, NetEvent, Refusal, SendError,
+    Channel, Control, ControlError, ControlPayload, DownReason, HandshakeRefusal, Hello, HelloError, HelloKind, NetError, NetEvent,
+    Parameters, Refusal, SendError, Versions,
 };
 use support::{CLUSTER, Cluster, Faults, Host, Raw, World, addr, options};
 
@@ -91,13 +92,30 @@ fn up_says_who_and_down_says_why() {
     cluster.turn();
     let (session, remote) = (cluster.hosts[0].session(2).unwrap(), addr(7002));
     assert!(cluster.hosts[0].events.iter().any(|event| matches!(event,
-        NetEvent::SessionUp { peer: NodeId(2), session: s, incarnation: Incarnation(1), remote: r } if *s == session && *r == remote)));
+        NetEvent::SessionUp { peer: NodeId(2), session: s, incarnation: Incarnation(1), remote: r, .. } if *s == session && *r == remote)));
     cluster.hosts[0].stop();
     cluster.turns(5);
     assert_eq!(cluster.hosts[0].downs(), [DownReason::Stopped]);
     assert_eq!(cluster.hosts[1].downs(), [DownReason::Closed]);
     assert!(cluster.hosts[0].net.idle());
     assert_eq!(cluster.hosts[0].io.outstanding(), 0);
+}
+
+#[test]
+fn each_side_is_told_what_the_other_takes_before_anything_else() {
+    let mut cluster = Cluster::with(2, |options| {
+        options.max_frame_bytes = 4096 << options.node.0;
+        options.parameters.heartbeat_ms = options.node.0 as u32;
+        options.parameters.takes_frame_bytes = 7; // The frame limit is what counts.
+    });
+    cluster.run_until("up", |c| c.hosts.iter().all(|host| host.net.counters().sessions_up == 1));
+    cluster.turn();
+    for (host, peer) in [(0, 2u64), (1, 1)] {
+        let expected = Parameters { takes_frame_bytes: 4096 << peer, heartbeat_ms: peer as u32, ..Parameters::default() };
+        let first = cluster.hosts[host].events.iter().find(|event| !matches!(event, NetEvent::Listening { .. }));
+        assert!(matches!(first, Some(NetEvent::SessionUp { parameters, .. }) if *parameters == expected), "{first:?}");
+        assert_eq!(cluster.hosts[host].net.parameters(NodeId(peer)), Some(expected));
+    }
 }
 
 #[test]
@@ -140,10 +158,24 @@ fn h98_a_flipped_bit_of_the_handshake_opens_nothing_and_heals() {
 }
 
 #[test]
+fn h98_a_flipped_bit_of_the_parameters_opens_nothing_and_heals() {
+    for bit in 0..8 * introduction(1).len() as u64 {
+        let mut cluster = Cluster::new(2);
+        let at = HELLO_BYTES as u64 + bit / 8;
+        let fault = Faults { flip: Some((at, 1 << (bit % 8))), ..Faults::default() };
+        cluster.world.borrow_mut().plan.insert(0, (fault, Faults::default()));
+        cluster.settle();
+        let counters = cluster.hosts[1].net.counters();
+        // A length that grew shows with what follows, or by the silence.
+        assert_eq!((counters.sessions_up, counters.sessions_down), (1, 0), "bit {bit}: the damaged one was never up");
+    }
+}
+
+#[test]
 fn h98_any_flipped_bit_of_a_control_message_ends_the_session_and_is_not_delivered() {
     for bit in 0..8 * 48u64 {
         let mut cluster = Cluster::new(2);
-        let at = HELLO_BYTES as u64 + bit / 8;
+        let at = (HELLO_BYTES + introduction(1).len()) as u64 + bit / 8;
         let fault = Faults { flip: Some((at, 1 << (bit % 8))), ..Faults::default() };
         cluster.world.borrow_mut().plan.insert(0, (fault, Faults::default()));
         cluster.settle();
@@ -170,7 +202,7 @@ fn chunks_of_any_size_change_nothing() {
 }
 
 #[test]
-fn a_restarted_peer_replaces_its_session_at_once() {
+fn a_restarted_peer_replaces_its_session_once_that_is_silent() {
     let mut cluster = Cluster::up(3);
     let old = cluster.hosts[2].session(1).unwrap();
     // Node 1 dies without a word and is back as a new incarnation, before node 3 has noticed.
@@ -181,7 +213,10 @@ fn a_restarted_peer_replaces_its_session_at_once() {
     let dead = std::mem::replace(&mut cluster.hosts[0], Host::new(&world, restarted));
     std::mem::forget(dead);
     cluster.world.borrow_mut().deaf.clear();
+    let begun = cluster.world.borrow().now;
     cluster.run_until("replaced", |c| c.hosts[2].session(1).is_some_and(|session| session != old));
+    let took_ms = cluster.world.borrow().now.since(begun) / support::MS;
+    assert!(took_ms <= 2000, "half the idle timeout, and a pause between two attempts: {took_ms} ms");
     cluster.turn();
     let host = &cluster.hosts[2];
     let news: Vec<_> = host
@@ -271,7 +306,7 @@ fn h94_strangers_are_told_why_they_are_refused() {
     raw.write(&bytes);
     cluster.turns(4);
     let answer = Hello::decode(raw.read().first_chunk().unwrap()).unwrap();
-    let expected = HandshakeRefusal::Version { ours: PROTOCOL_VERSION, theirs: PROTOCOL_VERSION + 1 };
+    let expected = HandshakeRefusal::Version { ours: Versions::ours(Channel::Control), theirs: (PROTOCOL_VERSION + 1).into() };
     assert_eq!(refusal(Some(answer)), Some(expected));
     assert_eq!(cluster.hosts[1].downs(), [], "and none of it touched the session");
     assert!(cluster.hosts[0].session(2).is_some());
@@ -343,6 +378,17 @@ fn h94_a_recorded_session_played_back_changes_nothing() {
     assert_eq!(cluster.hosts[1].messages(), []);
 }
 
+/// The first record of a session, as a test's own node 1 sends it.
+fn introduction(session: u64) -> Vec<u8> {
+    record(session, 1, ControlPayload::Parameters(Parameters::default()))
+}
+
+fn record(session: u64, sequence: u64, payload: ControlPayload) -> Vec<u8> {
+    let mut bytes = [0; 80];
+    let length = Control { session: SessionId(session), sequence, payload }.encode(&mut bytes).unwrap();
+    bytes[..length].to_vec()
+}
+
 /// A test's own node 1, in session with node 2.
 fn handshake(cluster: &mut Cluster, session: u64) -> (Raw, Raw) {
     let (control, welcome) = greet(cluster, 7002, &hello(Channel::Control, 1, 2, session, 0));
@@ -350,6 +396,9 @@ fn handshake(cluster: &mut Cluster, session: u64) -> (Raw, Raw) {
     assert_eq!(welcome.code, 0, "{welcome:?}");
     let (bulk, welcome) = greet(cluster, 7002, &hello(Channel::Bulk, 1, 2, session, welcome.nonce));
     assert_eq!(welcome.unwrap().code, 0);
+    assert_eq!(cluster.hosts[0].session(1), None, "not before both have said what they take");
+    control.write(&introduction(session));
+    cluster.turns(2);
     assert_eq!(cluster.hosts[0].session(1), Some(SessionId(session)));
     (control, bulk)
 }
@@ -365,16 +414,15 @@ fn lone_node_2() -> Cluster {
 
 #[test]
 fn messages_of_another_session_or_out_of_sequence_end_the_session() {
-    let record = |session: u64, sequence: u64| {
-        let mut bytes = [0; 80];
-        let control = Control { session: SessionId(session), sequence, payload: ControlPayload::Message(message(sequence)) };
-        let length = control.encode(&mut bytes).unwrap();
-        bytes[..length].to_vec()
-    };
+    let said = |session: u64, sequence: u64| record(session, sequence, ControlPayload::Message(message(sequence)));
     let cases = [
-        (vec![record(5, 1), record(5, 1)], Refusal::Sequence { expected: 2, theirs: 1 }),
-        (vec![record(5, 1), record(5, 3)], Refusal::Sequence { expected: 2, theirs: 3 }),
-        (vec![record(5, 1), record(6, 2)], Refusal::Session { ours: SessionId(5), theirs: SessionId(6) }),
+        (vec![said(5, 2), said(5, 2)], Refusal::Sequence { expected: 3, theirs: 2 }),
+        (vec![said(5, 2), said(5, 4)], Refusal::Sequence { expected: 3, theirs: 4 }),
+        (vec![said(5, 2), said(6, 3)], Refusal::Session { ours: SessionId(5), theirs: SessionId(6) }),
+        (
+            vec![said(5, 2), record(5, 3, ControlPayload::Parameters(Parameters::default()))],
+            Refusal::Control(ControlError::Order { kind: 0x7e }),
+        ),
     ];
     for (records, refusal) in cases {
         let mut cluster = lone_node_2();
@@ -384,9 +432,24 @@ fn messages_of_another_session_or_out_of_sequence_end_the_session() {
         }
         cluster.turns(4);
         let host = &cluster.hosts[0];
-        assert_eq!(host.messages(), [message(1)], "what was right was delivered, and no more");
+        assert_eq!(host.messages(), [message(2)], "what was right was delivered, and no more");
         assert_eq!(host.downs(), [DownReason::Refused(refusal)]);
         assert!(control.closed() && bulk.closed(), "both connections share one fate");
+    }
+}
+
+#[test]
+fn a_session_begins_with_parameters_or_not_at_all() {
+    for first in [ControlPayload::Keepalive, ControlPayload::Message(message(1))] {
+        let mut cluster = lone_node_2();
+        let (control, welcome) = greet(&mut cluster, 7002, &hello(Channel::Control, 1, 2, 5, 0));
+        let (_bulk, _) = greet(&mut cluster, 7002, &hello(Channel::Bulk, 1, 2, 5, welcome.unwrap().nonce));
+        control.write(&record(5, 1, first));
+        cluster.turns(3);
+        assert!(control.closed());
+        let host = &cluster.hosts[0];
+        assert!(matches!(host.refusals()[..], [Refusal::Control(ControlError::Order { .. })]), "{:?}", host.refusals());
+        assert_eq!((host.messages().len(), host.downs().len()), (0, 0), "nobody hears of a session that was never up");
     }
 }
 
@@ -403,7 +466,6 @@ fn half_a_handshake_or_a_wrong_nonce_opens_no_session() {
     // The right one still does.
     let (_bulk, answer) = greet(&mut cluster, 7002, &hello(Channel::Bulk, 1, 2, 5, nonce));
     assert_eq!(refusal(answer), None);
-    assert_eq!(cluster.hosts[0].net.counters().sessions_up, 1);
     // And once it is used, it is used up.
     let (_bulk, answer) = greet(&mut cluster, 7002, &hello(Channel::Bulk, 1, 2, 5, nonce));
     assert_eq!(refusal(answer), Some(HandshakeRefusal::NotOpen));
@@ -415,9 +477,7 @@ fn a_live_session_outlasts_a_handshake_that_is_never_completed() {
     let (control, _bulk) = handshake(&mut cluster, 5);
     let (half, _) = greet(&mut cluster, 7002, &hello(Channel::Control, 1, 2, 6, 0));
     cluster.turns(1500);
-    let mut bytes = [0; 80];
-    let length = Control { session: SessionId(5), sequence: 1, payload: ControlPayload::Keepalive }.encode(&mut bytes).unwrap();
-    control.write(&bytes[..length]);
+    control.write(&record(5, 2, ControlPayload::Keepalive));
     cluster.turns(1000);
     assert!(half.closed(), "given up after the handshake timeout");
     assert_eq!(cluster.hosts[0].session(1), Some(SessionId(5)));

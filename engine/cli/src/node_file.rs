@@ -11,6 +11,9 @@ use crate::error::Error;
 /// Keys that the program sets itself, because they must agree between the replicas it starts.
 const RESERVED: [&str; 5] = ["cluster", "id", "members", "listen", "dir"];
 
+/// Clients that a replica serves whose file does not say how many.
+pub(crate) const CLIENTS: usize = 32;
+
 /// What the replicas of a self-started cluster have in common, besides who they are: keys and values of
 /// their configuration, as TOML.
 #[derive(Clone, Debug, Default)]
@@ -59,6 +62,10 @@ impl Settings {
     /// The file of replica `id` of `members`, with its log in `dir`.
     pub(crate) fn file(&self, cluster: u128, id: u64, members: &[(u64, SocketAddr)], dir: &Path) -> String {
         let mut text = format!("cluster = \"{cluster:032x}\"\nid = {id}\ndir = {}\n", quoted(&dir.to_string_lossy()));
+        if !self.0.contains_key("max_clients") {
+            // The library serves none unless it is told to.
+            text.push_str(&format!("max_clients = {CLIENTS}\n"));
+        }
         for (key, value) in &self.0 {
             text.extend([key, " = ", value, "\n"]);
         }

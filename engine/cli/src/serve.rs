@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::kv::{self, KeyValue};
 use crate::ledger::Ledger;
 use crate::log::Messages;
+use crate::node_file::CLIENTS;
 use crate::output::say;
 use crate::signals::Attendant;
 
@@ -103,7 +104,13 @@ fn stop_at_eof(proposer: Proposer) -> Result<(), Error> {
 /// It cannot be read, or says something that cannot be.
 pub(crate) fn read_config(path: &Path) -> Result<Config, Error> {
     let text = std::fs::read_to_string(path).map_err(|e| ConfigError::File { path: path.to_owned(), reason: e.to_string() })?;
-    Ok(Config::from_toml(&text)?)
+    let mut config = Config::from_toml(&text)?;
+    if !text.parse::<toml::Table>().is_ok_and(|table| table.contains_key("max_clients")) {
+        // The library serves no clients unless it is told to; this program is there for them.
+        config.max_clients = CLIENTS;
+        config.check()?;
+    }
+    Ok(config)
 }
 
 #[cfg(test)]
@@ -116,6 +123,16 @@ mod tests {
         let config = Config::from_toml(EXAMPLE).unwrap();
         assert_eq!(config.members.len(), 3);
         assert_eq!(config.reply_bytes, kv::REPLY_BYTES);
+    }
+
+    #[test]
+    fn a_file_that_does_not_speak_of_clients_serves_them_and_one_that_says_none_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("n.toml");
+        for (line, clients) in [("", CLIENTS), ("max_clients = 0\n", 0), ("max_clients = 7\n", 7)] {
+            std::fs::write(&path, EXAMPLE.replace("max_clients = 32\n", line)).unwrap();
+            assert_eq!(read_config(&path).unwrap().max_clients, clients);
+        }
     }
 
     #[test]
@@ -132,6 +149,7 @@ mod tests {
             listen: config.listen,
             dir: config.dir.clone(),
             reply_bytes: kv::REPLY_BYTES,
+            max_clients: CLIENTS,
             ..defaults
         };
         assert_eq!(config, expected);

@@ -82,6 +82,8 @@ pub struct Raft {
     pub(crate) rng: Rng,
     pub(crate) pace: Pace,
     pub(crate) belief: Belief,
+    /// How often a leader says that it lives: the configuration's, or less if a follower needs it.
+    pub(crate) heartbeat_ns: u64,
     last_write: WriteId,
     /// What the last [`Effect::Role`] said.
     announced: (Role, Term, Option<NodeId>),
@@ -130,6 +132,7 @@ impl Raft {
             sticky_until: now.plus_ns(config.election_min_ns),
             excused: false,
             rng: Rng::new(config.seed, config.id.0),
+            heartbeat_ns: config.heartbeat_ns,
             last_write: WriteId(0),
             refusals: 0,
             config,

@@ -17,12 +17,18 @@ impl Raft {
         self.election_at = self.now.plus_ns(timeout_ns);
     }
 
+    /// Lets heartbeats be no further apart than `interval_ns`, whatever the configuration says: a follower with a short election timeout
+    /// would not stay one. The last call holds; `u64::MAX` lets the configuration be.
+    pub fn limit_heartbeat(&mut self, interval_ns: u64) {
+        self.heartbeat_ns = self.config.heartbeat_ns.min(interval_ns.max(1));
+    }
+
     /// The earliest of all deadlines.
     pub(crate) fn next_deadline(&self) -> Time {
         if self.role == Role::Leader {
             let heartbeats = self.peers.iter().filter(|peer| peer.session.is_some());
             let due = |peer: &Peer| {
-                let (heartbeat, news) = (peer.heartbeat_due(self.config.heartbeat_ns), peer.news_due(self.config.news_ns));
+                let (heartbeat, news) = (peer.heartbeat_due(self.heartbeat_ns), peer.news_due(self.config.news_ns));
                 heartbeat.min(news.unwrap_or(heartbeat))
             };
             let heartbeat = heartbeats.map(due).min();

@@ -490,3 +490,21 @@ fn a_waiting_frame_vouches_for_what_is_before_it() {
     // Then there is room.
     assert!(writes(&one.step(frame_of(2, 1, 11, 1))).is_some());
 }
+
+/// A follower whose election timeout is shorter than this leader's heartbeats are apart would not stay one.
+#[test]
+fn heartbeats_come_as_often_as_the_most_impatient_follower_needs() {
+    let mut one = One::start(3, log(0));
+    let noop = one.lead(false);
+    one.seal(noop);
+    let mut pause = |limit: u64| {
+        one.raft.limit_heartbeat(limit);
+        one.tick(0);
+        let (before, heartbeats) = (one.now, |e: &Effects| e.iter().filter(|e| matches!(e, Effect::Send { .. })).count());
+        assert_eq!(heartbeats(&one.tick(0)), 2);
+        one.now.since(before)
+    };
+    assert_eq!(pause(10 * MS), 10 * MS);
+    assert_eq!(pause(u64::MAX), HEARTBEAT, "never less often than the configuration says");
+    assert_eq!(pause(0), 1);
+}

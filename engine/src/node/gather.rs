@@ -85,8 +85,8 @@ impl Replica {
 
     /// Whether so much waits that the next batch may as well be begun.
     fn is_full(&self, entries: u32, bytes: usize) -> bool {
-        bytes + self.config.max_entry_bytes.min(self.config.max_frame_bytes / 4) >= self.config.max_frame_bytes
-            || entries as usize >= MAX_FRAME_ENTRIES.min(self.config.max_in_flight)
+        let most = self.neighbours.seal_bytes;
+        bytes + self.config.max_entry_bytes.min(most / 4) >= most || entries as usize >= MAX_FRAME_ENTRIES.min(self.config.max_in_flight)
     }
 
     /// Whether so much waits that a frame of its own is worth what it costs: then it goes out behind the one before, and its callers'

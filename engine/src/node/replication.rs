@@ -3,7 +3,7 @@
 use kontiki_core::{Event, IndexRange, LogIndex, NodeId, Role, SessionId, Time};
 use kontiki_io::Io;
 use kontiki_mem::PoolBuf;
-use kontiki_net::FrameStamp;
+use kontiki_net::{FrameStamp, SendError};
 use kontiki_wal::{Frames, ReadError};
 
 use super::{Replica, Window};
@@ -15,12 +15,17 @@ impl Replica {
     /// Sends from memory what is there, else reads it back from the log.
     pub(super) fn send_frames(&mut self, peer: NodeId, session: SessionId, window: Window, now: Time, io: &mut dyn Io) {
         let Window { from, upto, max_bytes, max_frames } = window;
-        let (mut next, mut bytes, mut frames) = (from, 0u64, 0u32);
+        let (mut next, mut bytes, mut frames, mut needs) = (from, 0u64, 0u32, 0);
         while next <= upto && frames < max_frames && (frames == 0 || bytes < max_bytes) {
             let Some(cached) = self.cache.get(next) else { break };
             let stamp = self.stamp(IndexRange { from: next, to: cached.range.to });
-            if self.net.send_frame(now, peer, session, stamp, cached.block.clone()).is_err() {
-                break;
+            match self.net.send_frame(now, peer, session, stamp, cached.block.clone()) {
+                Ok(()) => {}
+                Err(SendError::TooLong { bytes, .. }) if frames == 0 => {
+                    needs = bytes;
+                    break;
+                }
+                Err(_) => break,
             }
             bytes += cached.block.len() as u64;
             frames += 1;
@@ -28,6 +33,9 @@ impl Replica {
         }
         if frames == 0 && next <= upto && self.cache.get(next).is_none() {
             return self.send_from_log(Ask { peer, session, from, upto, max_bytes, max_frames }, now, io);
+        }
+        if frames > 0 || needs > 0 {
+            self.needs_frame(peer, needs);
         }
         if frames > 0 {
             // From memory again: what was read ahead is of no use.
@@ -80,20 +88,28 @@ impl Replica {
     fn send_piece(&mut self, mut piece: Piece, ask: Ask, now: Time, io: &mut dyn Io) {
         let Ask { peer, session, from, upto, max_bytes, max_frames } = ask;
         let room = self.room_under_way(peer).min(max_bytes);
-        let (mut next, mut bytes, mut frames) = (from, 0u64, 0u32);
+        let (mut next, mut bytes, mut frames, mut needs) = (from, 0u64, 0u32, 0);
         let done = loop {
             let Some((frame, block)) = piece.next() else { break true };
             if bytes >= room || frames >= max_frames || frame.range.to > upto {
                 break false;
             }
-            if self.net.send_frame(now, peer, session, self.stamp(frame.range), block).is_err() {
-                break false;
+            match self.net.send_frame(now, peer, session, self.stamp(frame.range), block) {
+                Ok(()) => {}
+                Err(SendError::TooLong { bytes, .. }) if frames == 0 => {
+                    needs = bytes;
+                    break false;
+                }
+                Err(_) => break false,
             }
             piece.advance();
             bytes += frame.bytes as u64;
             frames += 1;
             next = frame.range.to.next();
         };
+        if frames > 0 || needs > 0 {
+            self.needs_frame(peer, needs);
+        }
         if done {
             self.read_ahead(peer, next, upto, io);
         } else {

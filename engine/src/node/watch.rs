@@ -83,6 +83,9 @@ impl Replica {
                     next: p.map_or(LogIndex(0), |p| p.next),
                     inflight_bytes: p.map_or(0, |p| p.inflight_bytes),
                     probing: p.is_some_and(|p| p.probing),
+                    takes_frame_bytes: self.neighbours.frames(id).0 as u64,
+                    needs_frame_bytes: self.neighbours.frames(id).1 as u64,
+                    unreached: self.net.unreached(id).map(|(why, _)| why),
                 }
             })
             .collect();

@@ -13,7 +13,7 @@ use kontiki_io::{Backend, Io};
 use kontiki_mem::Ring;
 use kontiki_net::limits::{CONTROL_MAX_BYTES, HELLO_BYTES};
 use kontiki_net::{
-    Channel, Control, ControlPayload, HandshakeRefusal, Hello, HelloKind, Request, Response, encode_request, encode_response,
+    Channel, Control, ControlPayload, HandshakeRefusal, Hello, HelloKind, Parameters, Request, Response, encode_request, encode_response,
 };
 use kontiki_wal::limits::{HARD_STATE_COPY_OFFSET, MIN_SEGMENT_BYTES};
 use kontiki_wal::{HardState, Opening, Options, Wal, names, offline};
@@ -106,7 +106,8 @@ fn controls() -> Outcome<Seeds> {
         Message::Received { term, index },
         Message::Rejected { term, prev: index, last_index: index, conflict_term: term, conflict_first: index },
     ];
-    let payloads = messages.into_iter().map(ControlPayload::Message).chain([ControlPayload::Keepalive]);
+    let parameters = Parameters { takes_frame_bytes: 1 << 20, heartbeat_ms: 40, election_min_ms: 150, ..Parameters::default() };
+    let payloads = messages.into_iter().map(ControlPayload::Message).chain([ControlPayload::Keepalive, ControlPayload::Parameters(parameters)]);
     let mut seeds = Seeds::new();
     for (n, payload) in payloads.enumerate() {
         let mut out = [0; CONTROL_MAX_BYTES];
@@ -118,7 +119,7 @@ fn controls() -> Outcome<Seeds> {
 }
 
 fn hellos() -> Seeds {
-    let refused = HandshakeRefusal::Version { ours: 2, theirs: 1 }.to_wire();
+    let refused = HandshakeRefusal::Version { ours: 2.into(), theirs: 1.into() }.to_wire();
     let mut seeds = Seeds::new();
     for (name, kind, channel, (code, detail)) in [
         ("control", HelloKind::Hello, Channel::Control, (0, 0)),

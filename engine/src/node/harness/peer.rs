@@ -83,7 +83,7 @@ impl Peer {
                 }
                 NetEvent::SessionUp { .. } => format!("n{}: session up", self.id),
                 NetEvent::SessionDown { reason, .. } => format!("n{}: session down, {reason}", self.id),
-                NetEvent::Listening { .. } | NetEvent::Client(_) => continue,
+                NetEvent::Listening { .. } | NetEvent::Client(_) | NetEvent::Unreached { .. } => continue,
                 NetEvent::Refused { reason, .. } => format!("n{}: refused, {reason}", self.id),
                 NetEvent::Fatal(error) => format!("n{}: {error}", self.id),
             };

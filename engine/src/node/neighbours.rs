@@ -1,0 +1,131 @@
+//! What peers have said of themselves, and what this node makes of it: which frames it seals, how often it says that it leads.
+
+use kontiki_core::NodeId;
+use kontiki_net::Parameters;
+
+use super::Replica;
+use crate::config::Config;
+use crate::limits::{LEAST_SEAL_BYTES, LEAST_TOLD_HEARTBEAT_NS};
+
+const MS: u64 = 1_000_000;
+
+/// One peer.
+#[derive(Clone, Copy, Debug)]
+struct Neighbour {
+    id: NodeId,
+    /// What it said when its last session opened.
+    said: Parameters,
+    /// The frame that it needs next and does not take, in bytes; zero if there is none.
+    needs_bytes: usize,
+}
+
+/// All peers that have spoken since this node started.
+#[derive(Debug)]
+pub(super) struct Neighbours {
+    known: Vec<Neighbour>,
+    /// Longest frame to seal now, in bytes.
+    pub(super) seal_bytes: usize,
+}
+
+impl Neighbours {
+    pub(super) fn new(config: &Config) -> Neighbours {
+        Neighbours { known: Vec::with_capacity(config.members.len()), seal_bytes: config.max_frame_bytes }
+    }
+
+    fn get(&self, id: NodeId) -> Option<&Neighbour> {
+        self.known.iter().find(|known| known.id == id)
+    }
+
+    /// The longest frame that a peer takes and the one that it needs and does not take, in bytes; zero where nothing is known of that.
+    pub(super) fn frames(&self, id: NodeId) -> (usize, usize) {
+        self.get(id).map_or((0, 0), |known| (known.said.takes_frame_bytes as usize, known.needs_bytes))
+    }
+
+    /// Notes what a peer says; whether that is news.
+    fn hears(&mut self, id: NodeId, said: Parameters) -> bool {
+        match self.known.iter_mut().find(|known| known.id == id) {
+            Some(known) => {
+                let news = known.said != said;
+                (known.said, known.needs_bytes) = (said, 0);
+                news
+            }
+            None => {
+                self.known.push(Neighbour { id, said, needs_bytes: 0 });
+                true
+            }
+        }
+    }
+
+    /// Notes the frame that a peer needs and does not take, zero for none; whether that is news.
+    fn needs(&mut self, id: NodeId, bytes: usize) -> bool {
+        let Some(known) = self.known.iter_mut().find(|known| known.id == id) else { return false };
+        std::mem::replace(&mut known.needs_bytes, bytes) != bytes
+    }
+}
+
+impl Replica {
+    /// A session with a peer is up.
+    pub(super) fn introduced(&mut self, peer: NodeId, said: Parameters) {
+        if self.neighbours.hears(peer, said) {
+            self.compare(peer, said);
+        }
+        self.agree();
+    }
+
+    /// Says, once, where a peer's limits and this node's differ so that it matters.
+    fn compare(&self, peer: NodeId, said: Parameters) {
+        let config = &self.config;
+        let (entry, heartbeat, election) = (u64::from(said.max_entry_bytes), u64::from(said.heartbeat_ms), u64::from(said.election_min_ms));
+        if entry != 0 && entry != config.max_entry_bytes as u64 {
+            tracing::warn!(
+                %peer, theirs = entry, ours = config.max_entry_bytes,
+                "max_entry_bytes differs: how long an entry may be depends on which node leads. Give all members the same"
+            );
+        }
+        if (said.takes_frame_bytes as usize) < config.max_frame_bytes {
+            tracing::warn!(
+                %peer, takes = said.takes_frame_bytes, max_frame_bytes = config.max_frame_bytes,
+                "a peer takes shorter frames than this node may seal: while it is connected, batches are kept that short"
+            );
+        }
+        if heartbeat > config.election_min_ms / 3 || (election != 0 && config.heartbeat_ms > election / 3) {
+            tracing::warn!(
+                %peer, their_heartbeat_ms = heartbeat, their_election_min_ms = election, our_heartbeat_ms = config.heartbeat_ms,
+                our_election_min_ms = config.election_min_ms,
+                "heartbeats and election timeouts of two members do not fit: whoever leads sends heartbeats as often as its followers need"
+            );
+        }
+    }
+
+    /// Goes by what all connected peers take and need.
+    pub(super) fn agree(&mut self) {
+        let connected = self.neighbours.known.iter().filter(|known| self.net.session(known.id).is_some());
+        let (mut takes, mut heartbeat_ns) = (usize::MAX, u64::MAX);
+        for Neighbour { said, .. } in connected {
+            takes = takes.min(said.takes_frame_bytes as usize);
+            if said.election_min_ms > 0 {
+                heartbeat_ns = heartbeat_ns.min(u64::from(said.election_min_ms) * MS / 3);
+            }
+        }
+        // Nobody can make this node seal, or send, at a rate that is of no use: what peers say is not proven by anything.
+        self.neighbours.seal_bytes = takes.max(LEAST_SEAL_BYTES).min(self.config.max_frame_bytes);
+        self.raft.limit_heartbeat(heartbeat_ns.max(LEAST_TOLD_HEARTBEAT_NS));
+    }
+
+    /// A follower needs a frame that it does not take; zero: it does not any more.
+    pub(super) fn needs_frame(&mut self, peer: NodeId, bytes: usize) {
+        if !self.neighbours.needs(peer, bytes) {
+            return;
+        }
+        let (takes, _) = self.neighbours.frames(peer);
+        if bytes > 0 {
+            tracing::error!(
+                %peer, takes, needs = bytes,
+                "a follower cannot take the frame that it needs next: give it ring_bytes of at least twice that (and segments that hold it) and \
+                 start it again. Until then it does not count towards a majority"
+            );
+        } else {
+            tracing::info!(%peer, "the follower takes the frames that it needs again");
+        }
+    }
+}

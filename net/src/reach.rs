@@ -1,0 +1,111 @@
+//! Peers that cannot be reached: said once, with why, and once more when they are back.
+
+use kontiki_core::{NodeId, Time};
+use kontiki_io::IoError;
+
+use crate::event::NetEvent;
+use crate::hello::HandshakeRefusal;
+use crate::net::Net;
+
+/// Why there is no session with a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreached {
+    /// Its address does not answer, or turns us away.
+    #[error("cannot connect to it: {0}")]
+    Connect(IoError),
+    /// It was dialled and did not answer in time.
+    #[error("no answer in time")]
+    Silent,
+    /// It, or whoever is at its address, closed the connection before the handshake was done.
+    #[error("the connection was closed before the handshake was done")]
+    Closed,
+    /// It refused our greeting.
+    #[error("it refused: {0}")]
+    ByPeer(HandshakeRefusal),
+    /// We refused its answer.
+    #[error("its answer was refused")]
+    Refused,
+    /// It is the one that dials, and has not.
+    #[error("it has not connected (the node with the lower id dials)")]
+    NotHeard,
+}
+
+/// What is known of the way to one peer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Reach {
+    /// Since when there is no session.
+    away_since: Time,
+    /// Why the last attempt failed.
+    why: Option<Unreached>,
+    /// The operator was told.
+    told: bool,
+}
+
+impl Reach {
+    pub(crate) fn new(now: Time) -> Reach {
+        Reach { away_since: now, ..Reach::default() }
+    }
+}
+
+impl Net {
+    /// Why a peer has no session, and since when; `None` if it has one, or only just lost it.
+    pub fn unreached(&self, peer: NodeId) -> Option<(Unreached, Time)> {
+        let reach = &self.peers.get(self.peer_index(peer)?)?.reach;
+        if reach.told { reach.why.map(|why| (why, reach.away_since)) } else { None }
+    }
+
+    /// How long a peer may be away before it is worth a word: a session that broke is back sooner.
+    fn patience_ns(&self, p: usize) -> u64 {
+        match self.peers.get(p).is_some_and(|peer| peer.we_dial) {
+            true => self.options.backoff_max_ns,
+            false => 2 * self.options.idle_timeout_ns,
+        }
+    }
+
+    /// When the operator is to be told that a peer is away.
+    pub(crate) fn reach_deadline(&self, p: usize) -> Option<Time> {
+        let peer = self.peers.get(p)?;
+        // Where we dial, what becomes of the first attempt says why.
+        let known = !peer.we_dial || peer.reach.why.is_some();
+        let waits = peer.up().is_none() && !peer.reach.told && known;
+        waits.then(|| peer.reach.away_since.plus_ns(self.patience_ns(p)))
+    }
+
+    /// An attempt to reach a peer failed.
+    pub(crate) fn not_reached(&mut self, p: usize, why: Unreached) {
+        if let Some(peer) = self.peers.get_mut(p) {
+            peer.reach.why = Some(why);
+        }
+    }
+
+    pub(crate) fn tick_reach(&mut self, p: usize, now: Time) {
+        if self.reach_deadline(p).is_none_or(|at| at > now) {
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(p) else { return };
+        let why = peer.reach.why.unwrap_or(Unreached::NotHeard);
+        peer.reach.why = Some(why);
+        peer.reach.told = true;
+        let (id, addr) = (peer.id, peer.addr);
+        tracing::warn!(peer = id.0, %addr, %why, "peer cannot be reached");
+        if self.events.takes_reports() {
+            self.events.push(NetEvent::Unreached { peer: id, why });
+        }
+    }
+
+    /// A session with the peer is up.
+    pub(crate) fn reached(&mut self, p: usize, now: Time) {
+        let Some(peer) = self.peers.get_mut(p) else { return };
+        let reach = std::mem::take(&mut peer.reach);
+        if reach.told {
+            tracing::info!(peer = peer.id.0, away_s = now.since(reach.away_since) / 1_000_000_000, "peer is back");
+        }
+    }
+
+    /// The session with the peer is over.
+    pub(crate) fn away(&mut self, p: usize, now: Time) {
+        if let Some(peer) = self.peers.get_mut(p) {
+            peer.reach = Reach::new(now);
+        }
+    }
+}

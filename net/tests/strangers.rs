@@ -1,0 +1,251 @@
+//! Whoever reaches the port can say anything: it locks nobody out, ends no session that lives, and does not fill the log.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::sync::{Arc, Mutex};
+
+use kontiki_core::{Incarnation, NodeId, SessionId};
+use kontiki_net::limits::{HELLO_BYTES, MAX_INCARNATION_JUMP};
+use kontiki_net::{Channel, Control, ControlPayload, HandshakeRefusal, Hello, HelloKind, NetEvent, Parameters, Unreached};
+use support::{CLUSTER, Cluster, Host, MS, Raw, World, addr, options};
+
+fn hello(channel: Channel, incarnation: u64, session: u64, nonce: u64) -> Hello {
+    Hello {
+        kind: HelloKind::Hello,
+        channel,
+        code: 0,
+        detail: 0,
+        cluster: CLUSTER,
+        from: NodeId(1),
+        to: NodeId(2),
+        incarnation: Incarnation(incarnation),
+        instance: 99,
+        session: SessionId(session),
+        nonce,
+    }
+}
+
+fn greet(cluster: &mut Cluster, hello: &Hello) -> (Raw, Hello) {
+    let raw = Raw::connect(&cluster.world, addr(7002));
+    let mut bytes = [0; HELLO_BYTES];
+    hello.encode(&mut bytes);
+    raw.write(&bytes);
+    cluster.turns(4);
+    let answer = raw.read();
+    let answer = Hello::decode(answer.first_chunk::<HELLO_BYTES>().unwrap()).unwrap();
+    (raw, answer)
+}
+
+fn refusal(answer: &Hello) -> Option<HandshakeRefusal> {
+    HandshakeRefusal::from_wire(answer.code, answer.detail)
+}
+
+/// A whole handshake as node 1, and the introduction behind it: its connections, and what the second greeting was told.
+fn pose_as_node_1(cluster: &mut Cluster, incarnation: u64) -> (Raw, Raw, Option<HandshakeRefusal>) {
+    let (control, welcome) = greet(cluster, &hello(Channel::Control, incarnation, 77, 0));
+    assert_eq!(refusal(&welcome), None);
+    let (bulk, answer) = greet(cluster, &hello(Channel::Bulk, incarnation, 77, welcome.nonce));
+    let refused = refusal(&answer);
+    if refused.is_none() {
+        let control_record = Control { session: SessionId(77), sequence: 1, payload: ControlPayload::Parameters(Parameters::default()) };
+        let mut record = [0; 80];
+        let length = control_record.encode(&mut record).unwrap();
+        control.write(&record[..length]);
+        cluster.turns(3);
+        assert_eq!(cluster.hosts[1].session(1), Some(SessionId(77)), "nobody can tell it from node 1");
+    }
+    (control, bulk, refused)
+}
+
+/// Anybody who reaches the port can shake hands once as node 1, in the last of all incarnations. When it is gone, node 1 is let in again.
+#[test]
+fn one_false_handshake_does_not_lock_a_node_out() {
+    let mut cluster = Cluster::up(2);
+    let (control, welcome) = greet(&mut cluster, &hello(Channel::Control, u64::MAX, 77, 0));
+    assert_eq!(refusal(&welcome), None);
+    let (bulk, _) = greet(&mut cluster, &hello(Channel::Bulk, u64::MAX, 77, welcome.nonce));
+    control.close();
+    bulk.close();
+    for _ in 0..400 {
+        cluster.turns(5);
+    }
+    assert!(cluster.hosts[1].session(1).is_some(), "the real node 1 is let in");
+}
+
+#[test]
+fn a_session_that_lives_keeps_its_place_against_any_greeting() {
+    let mut cluster = Cluster::up(2);
+    let session = cluster.hosts[1].session(1);
+    for incarnation in [2, 1000, MAX_INCARNATION_JUMP + 2, u64::MAX - 1, u64::MAX] {
+        let (_control, _bulk, refused) = pose_as_node_1(&mut cluster, incarnation);
+        assert_eq!(refused, Some(HandshakeRefusal::Occupied { incarnation: Incarnation(1) }));
+    }
+    cluster.turns(3000);
+    assert_eq!(cluster.hosts[1].session(1), session);
+    assert_eq!((cluster.hosts[0].downs().len(), cluster.hosts[1].downs().len()), (0, 0));
+    assert_eq!(cluster.hosts[1].net.counters().occupied, 5);
+}
+
+/// While node 1 is away somebody else speaks for it. Whether it leaves or stays and says nothing, in whatever incarnation:
+/// node 1 is in session again soon after.
+#[test]
+fn who_spoke_for_a_node_while_it_was_away_does_not_keep_it_out() {
+    for incarnation in [1, 2, 3, 4, 1000, MAX_INCARNATION_JUMP, MAX_INCARNATION_JUMP + 2, u64::MAX - 1, u64::MAX] {
+        for leaves in [true, false] {
+            let mut cluster = Cluster::up(2);
+            cluster.hosts[0].stop();
+            // As long as a process needs to start again.
+            cluster.turns(600);
+            let (control, bulk, refused) = pose_as_node_1(&mut cluster, incarnation);
+            assert_eq!(refused, None);
+            if leaves {
+                control.close();
+                bulk.close();
+            }
+            let world = cluster.world.clone();
+            cluster.hosts[0] = Host::new(&world, options(1, 2, 2));
+            let is_back = |c: &Cluster| c.hosts[0].session(2).is_some() && c.hosts[1].session(1) == c.hosts[0].session(2);
+            for _ in 0..400 {
+                cluster.turns(10);
+            }
+            assert!(is_back(&cluster), "incarnation {incarnation}, leaves: {leaves}");
+            let counters = cluster.hosts[1].net.counters();
+            assert_eq!(counters.incarnation_jumps > 0, incarnation > MAX_INCARNATION_JUMP + 1, "{incarnation}");
+            assert_eq!(counters.incarnations_back > 0, (3..=MAX_INCARNATION_JUMP + 1).contains(&incarnation), "{incarnation}");
+        }
+    }
+}
+
+/// A node's own handshake is not ended by strangers that greet in its name while it is under way.
+#[test]
+fn greetings_in_a_nodes_name_do_not_end_its_handshake() {
+    let world = World::new();
+    let mut cluster = Cluster { world: world.clone(), hosts: vec![Host::new(&world, options(2, 2, 1))] };
+    cluster.turns(2);
+    let mut greet_alone = |hello: &Hello| {
+        let raw = Raw::connect(&world, addr(7002));
+        let mut bytes = [0; HELLO_BYTES];
+        hello.encode(&mut bytes);
+        raw.write(&bytes);
+        cluster.turns(4);
+        let answer = Hello::decode(raw.read().first_chunk::<HELLO_BYTES>().unwrap()).unwrap();
+        (raw, answer)
+    };
+    let (_control, welcome) = greet_alone(&hello(Channel::Control, 1, 5, 0));
+    let strangers: Vec<_> = (0..3).map(|n| greet_alone(&Hello { instance: n, ..hello(Channel::Control, 1 + n, 6 + n, 0) })).collect();
+    assert!(strangers.iter().all(|(_, answer)| refusal(answer).is_none()));
+    let (_bulk, answer) = greet_alone(&hello(Channel::Bulk, 1, 5, welcome.nonce));
+    assert_eq!(refusal(&answer), None);
+}
+
+/// Every line that is written, as text.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl tracing::Subscriber for Lines {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() <= tracing::Level::INFO
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, event: &tracing::Event<'_>) {
+        struct Text(String);
+        impl tracing::field::Visit for Text {
+            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                self.0 += &format!("{field}={value:?} ");
+            }
+        }
+        let mut text = Text(String::new());
+        event.record(&mut text);
+        self.0.lock().unwrap().push(text.0);
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+impl Lines {
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+#[test]
+fn a_flood_of_strangers_is_one_line_a_reason_and_minute_with_a_count() {
+    let lines = Lines::default();
+    let _guard = tracing::subscriber::set_default(lines.clone());
+    let mut cluster = Cluster::up(2);
+    lines.take();
+    let flood = |cluster: &mut Cluster, rounds: usize, what: &dyn Fn(&Raw) -> bool| {
+        for _ in 0..rounds {
+            let raw = Raw::connect(&cluster.world, addr(7002));
+            what(&raw);
+            cluster.turns(3);
+            raw.close();
+        }
+        cluster.turns(3);
+    };
+    flood(&mut cluster, 200, &|_| true);
+    assert_eq!(lines.take(), [""; 0], "connect and close: nothing was said, nothing is to be said");
+    flood(&mut cluster, 500, &|raw| raw.write(&[b'z'; 200]));
+    let mut bytes = [0; HELLO_BYTES];
+    hello(Channel::Control, 0, 1, 0).encode(&mut bytes);
+    flood(&mut cluster, 500, &|raw| raw.write(&bytes));
+    let told = lines.take();
+    assert_eq!(told.len(), 2, "a line a reason: {told:#?}");
+    // A minute later: how many there were.
+    cluster.turns(61_000);
+    let told = lines.take();
+    assert_eq!(told.len(), 2, "{told:#?}");
+    assert!(told.iter().all(|line| line.contains("count=499")), "{told:#?}");
+    cluster.turns(120_000);
+    assert_eq!(lines.take(), [""; 0]);
+    assert_eq!(cluster.hosts[1].net.counters().refused(), 1000, "all are counted");
+}
+
+/// A peer that is away is said once, with why, however long it is away, by either side; and again when it is back.
+#[test]
+fn a_peer_that_is_away_is_said_once_and_again_when_it_is_back() {
+    let lines = Lines::default();
+    let _guard = tracing::subscriber::set_default(lines.clone());
+    let world = World::new();
+    let mut cluster =
+        Cluster { world: world.clone(), hosts: vec![Host::new(&world, options(1, 3, 1)), Host::new(&world, options(3, 3, 1))] };
+    cluster.turns(600_000);
+    let told = lines.take();
+    let of = |told: &[String], what: &str| told.iter().filter(|line| line.contains(what)).count();
+    assert_eq!((of(&told, "cannot be reached"), of(&told, "session up")), (2, 2), "{told:#?}");
+    assert_eq!(told.len(), 4, "{told:#?}");
+    assert!(of(&told, "cannot connect to it") == 1 && of(&told, "it has not connected") == 1, "each says what it knows: {told:#?}");
+    let events = |host: &Host| host.events.iter().filter(|e| matches!(e, NetEvent::Unreached { peer: NodeId(2), .. })).count();
+    assert_eq!((events(&cluster.hosts[0]), events(&cluster.hosts[1])), (1, 1));
+    assert!(matches!(cluster.hosts[0].net.unreached(NodeId(2)), Some((Unreached::Connect(_), _))));
+    cluster.hosts.push(Host::new(&world, options(2, 3, 1)));
+    cluster.turns(3000);
+    let told = lines.take();
+    assert_eq!(of(&told, "peer is back"), 2, "{told:#?}");
+    assert_eq!(cluster.hosts[0].net.unreached(NodeId(2)), None);
+}
+
+/// A session that breaks again and again: a line each way a minute.
+#[test]
+fn a_flapping_session_does_not_fill_the_log() {
+    let lines = Lines::default();
+    let _guard = tracing::subscriber::set_default(lines.clone());
+    let mut cluster = Cluster::up(2);
+    lines.take();
+    for _ in 0..100 {
+        cluster.world.borrow_mut().reset_all();
+        cluster.turns(3);
+        cluster.settle();
+    }
+    assert!(cluster.hosts[0].net.counters().sessions_up > 100);
+    let elapsed_ms = cluster.world.borrow().now.since(kontiki_core::Time(1_000_000 * MS)) / MS;
+    let told = lines.take();
+    // Of two nodes: up, down, and a count of each in every further minute.
+    assert!(told.len() as u64 <= 4 * (2 + elapsed_ms / 60_000), "{} lines in {elapsed_ms} ms", told.len());
+}
