@@ -6,13 +6,14 @@ use std::time::Instant;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use kontiki_benches::describe_machine;
-use kontiki_mem::{Hold, Outcome, Ticket, TicketId, Tickets};
+use kontiki_mem::{Hold, Outcome, Resolver, Ticket, TicketId, Tickets};
 
 fn tickets(c: &mut Criterion) {
     describe_machine();
     let mut group = c.benchmark_group("tickets");
-    let slab = Hold::new(Tickets::new(8192, 8));
-    let mut resolver = slab.resolver();
+    let tickets = Tickets::new(8192, 8);
+    let slab = Hold::alone((), &tickets);
+    let mut resolver = Resolver::new();
     for batch in [1, 64, 4096] {
         let mut held: Vec<Ticket> = Vec::with_capacity(batch);
         group.throughput(Throughput::Elements(batch as u64));
@@ -20,7 +21,7 @@ fn tickets(c: &mut Criterion) {
             b.iter(|| {
                 held.extend(std::iter::from_fn(|| slab.take()).take(batch));
                 for ticket in &held {
-                    resolver.resolve(ticket.id(), Outcome::Applied { index: 1 }, &[0; 8]);
+                    resolver.resolve(&tickets, ticket.id(), Outcome::Applied { index: 1 }, &[0; 8]);
                 }
                 resolver.flush();
                 held.drain(..).for_each(|ticket| assert!(ticket.poll_outcome().is_some()));
@@ -31,10 +32,10 @@ fn tickets(c: &mut Criterion) {
     // One caller waits, another thread resolves: two wake-ups each way around.
     let (ask, asked) = mpsc::sync_channel::<TicketId>(1);
     std::thread::scope(|scope| {
-        let mut resolver = slab.resolver();
+        let mut resolver = Resolver::new();
         scope.spawn(move || {
             for id in asked {
-                resolver.resolve(id, Outcome::Applied { index: 1 }, &[0; 8]);
+                resolver.resolve(&tickets, id, Outcome::Applied { index: 1 }, &[0; 8]);
                 resolver.flush();
             }
         });

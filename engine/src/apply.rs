@@ -2,16 +2,17 @@
 //! its own, the reactor, or the simulator.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use kontiki_core::limits::MAX_INDEX;
 use kontiki_core::{IndexRange, LogIndex};
 use kontiki_frame::{self as frame, Header, Kind};
 use kontiki_io::Wake;
 use kontiki_mem::{Batch, Block, Resolver};
 
-use crate::error::Failure;
+use crate::error::{Failure, StartError};
+use crate::foreign;
 use crate::limits::MAX_APPLY_QUEUE;
 use crate::state_machine::{Callers, Entries, Replies, StateMachine};
 
@@ -169,9 +170,19 @@ pub(crate) struct ApplyStage<M> {
 }
 
 impl<M: StateMachine> ApplyStage<M> {
-    pub(crate) fn new(machine: M, resolver: Resolver, reply_bytes: usize) -> (ApplyStage<M>, Arc<ApplyQueue>) {
-        let queue = Arc::new(ApplyQueue::new(machine.applied(), machine.durable()));
-        (ApplyStage { machine, queue: Arc::clone(&queue), resolver, reply_bytes, failed: false }, queue)
+    /// # Errors
+    /// What the machine says of itself cannot be, or it panics.
+    pub(crate) fn new(machine: M, reply_bytes: usize) -> Result<(ApplyStage<M>, Arc<ApplyQueue>), StartError> {
+        let asked = foreign::call(|| (machine.applied(), machine.durable()));
+        let (applied, durable) =
+            asked.map_err(|panic| StartError::StateMachine(format!("it panicked when asked what it has applied: {panic}")))?;
+        if applied.0 > MAX_INDEX {
+            return Err(StartError::StateMachine(format!(
+                "it says that it has applied {applied}: the last index there can be is {MAX_INDEX}"
+            )));
+        }
+        let queue = Arc::new(ApplyQueue::new(applied, durable.min(applied)));
+        Ok((ApplyStage { machine, queue: Arc::clone(&queue), resolver: Resolver::new(), reply_bytes, failed: false }, queue))
     }
 
     /// Applies the next frame, if there is one. False: nothing to do, or the machine has failed.
@@ -180,20 +191,24 @@ impl<M: StateMachine> ApplyStage<M> {
             return false;
         }
         let Some(mut work) = self.queue.pop() else { return false };
-        match self.apply(&mut work) {
-            Ok(()) => {
-                // What came again moves nothing back.
-                self.queue.applied.fetch_max(work.range.to.0, Ordering::AcqRel);
-                self.queue.durable.store(self.machine.durable().0, Ordering::Release);
-            }
-            Err(failure) => {
-                self.failed = true;
-                self.queue.fail(failure);
-            }
+        if let Err(failure) = self.apply(&mut work).and_then(|()| self.note(work.range.to)) {
+            self.failed = true;
+            self.queue.fail(failure);
         }
         // One wake-up per waiting caller and frame; the frame's memory goes back with `work`.
         self.resolver.flush();
         true
+    }
+
+    /// Entries up to `to` are applied. What the machine says of its durable state is believed as far as it can be true: nothing is durable
+    /// that was not applied, and what was durable once stays so.
+    fn note(&self, to: LogIndex) -> Result<(), Failure> {
+        // What came again moves nothing back.
+        let applied = to.0.max(self.queue.applied().0);
+        self.queue.applied.store(applied, Ordering::Release);
+        let durable = foreign::call(|| self.machine.durable()).map_err(Failure::ApplyPanic)?;
+        self.queue.durable.fetch_max(durable.0.min(applied), Ordering::Release);
+        Ok(())
     }
 
     fn apply(&mut self, work: &mut Work) -> Result<(), Failure> {
@@ -215,8 +230,7 @@ impl<M: StateMachine> ApplyStage<M> {
         let inner = frame::entries(work.block.bytes(), &work.header, range);
         let machine = &mut self.machine;
         // A panic of the product's code stops this node with a typed failure, never the process of the product.
-        let outcome = catch_unwind(AssertUnwindSafe(|| machine.apply(Entries { inner }, &mut replies)));
-        match outcome {
+        match foreign::call(|| machine.apply(Entries { inner }, &mut replies)) {
             Ok(Ok(())) => {
                 while replies.given < count {
                     replies.push(&[]);
@@ -229,7 +243,7 @@ impl<M: StateMachine> ApplyStage<M> {
                 Ok(())
             }
             Ok(Err(error)) => Err(Failure::Apply(error)),
-            Err(panic) => Err(Failure::ApplyPanic(panic_text(&*panic))),
+            Err(panic) => Err(Failure::ApplyPanic(panic)),
         }
     }
 
@@ -237,7 +251,7 @@ impl<M: StateMachine> ApplyStage<M> {
     pub(crate) fn run(mut self, bell: &dyn Wake) {
         let queue = Arc::clone(&self.queue);
         // Whatever else of the product's code panics (its `durable`, a waker): the node must hear that nobody applies.
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
+        let outcome = foreign::call(|| {
             while !self.failed && queue.wait() {
                 while self.poll() {
                     if queue.bell_is_wanted() {
@@ -245,18 +259,14 @@ impl<M: StateMachine> ApplyStage<M> {
                     }
                 }
             }
-        }));
+        });
         if let Err(panic) = outcome {
-            queue.fail(Failure::ApplyPanic(panic_text(&*panic)));
+            queue.fail(Failure::ApplyPanic(panic));
         }
         bell.wake();
+        // The machine goes with the stage, and may panic as it does: nobody hears of a thread that ends in one.
+        drop(foreign::call(|| drop(self)));
     }
-}
-
-/// What a panic said.
-pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }
 
 #[cfg(test)]
@@ -265,9 +275,7 @@ mod tests {
     use super::*;
     use crate::state_machine::ApplyError;
     use kontiki_core::{ClusterId, FrameMeta, GroupId, Term};
-    use kontiki_mem::{Hold, OpenBatch, Outcome, Records, Ring, Tickets};
-
-    type Ticket = kontiki_mem::Ticket<(Tickets, Records)>;
+    use kontiki_mem::{Hold, OpenBatch, Outcome, Ring, Ticket, Tickets};
 
     /// Remembers what it applied; answers the first entry of each call only.
     #[derive(Debug)]
@@ -300,7 +308,6 @@ mod tests {
         stage: ApplyStage<Notes>,
         queue: Arc<ApplyQueue>,
         seen: Arc<Mutex<Vec<u64>>>,
-        tickets: Tickets,
         batch: OpenBatch,
         ring: Ring,
     }
@@ -308,17 +315,17 @@ mod tests {
     impl Fixture {
         fn new(applied: u64) -> Fixture {
             let seen = Arc::default();
-            let tickets = Tickets::new(16, 64);
             let machine = Notes { applied: LogIndex(applied), seen: Arc::clone(&seen) };
-            let (stage, queue) = ApplyStage::new(machine, tickets.resolver(), 64);
+            let (stage, queue) = ApplyStage::new(machine, 64).unwrap();
             let ring = Ring::new(1 << 16, 16).unwrap();
-            Fixture { stage, queue, seen, tickets, batch: OpenBatch::new(frame::BODY_OFFSET, 4096 - frame::BODY_OFFSET, 16, 4), ring }
+            let batch = OpenBatch::new(Tickets::new(16, 64), frame::BODY_OFFSET, 4096 - frame::BODY_OFFSET, 16, 4);
+            Fixture { stage, queue, seen, batch, ring }
         }
 
         /// A frame of `count` entries from `first` on, of which `range` counts, and its callers' tickets.
         fn work(&mut self, first: u64, count: u32, (from, to): (u64, u64)) -> (Work, Vec<Ticket>) {
             self.batch.open(self.ring.reserve(4096).unwrap()).unwrap();
-            let holder = Hold::new((self.tickets.clone(), self.batch.records()));
+            let holder = Hold::new((), self.batch.records());
             let mut tickets = Vec::new();
             for index in first..first + u64::from(count) {
                 let mut ticket = holder.take().unwrap();
@@ -479,6 +486,6 @@ mod tests {
         f.stage.run(&bell);
         let Some(Failure::ApplyPanic(why)) = queue.failure() else { panic!("a hole goes unnoticed") };
         assert!(why.contains("apply skips"), "{why}");
-        assert_eq!((panic_text(&"why"), bell.0.load(Ordering::SeqCst)), ("why".to_owned(), 1));
+        assert_eq!(bell.0.load(Ordering::SeqCst), 1);
     }
 }

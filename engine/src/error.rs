@@ -95,6 +95,9 @@ pub enum StartError {
     /// What the log and the state machine say of themselves cannot be true, as nothing that Kontiki wrote would say it.
     #[error("log and state machine contradict each other or themselves: {0}")]
     Restored(kontiki_core::RestoredError),
+    /// The state machine cannot be: what it says it has applied is no index, or it panicked when it was asked.
+    #[error("the state machine: {0}")]
+    StateMachine(String),
     /// A thread could not be started.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),

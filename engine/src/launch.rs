@@ -1,7 +1,6 @@
 //! Starting a node: the builder, and the one place where threads begin.
 #![allow(clippy::disallowed_methods, reason = "the one file that launches threads")]
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -9,9 +8,9 @@ use std::time::Duration;
 use kontiki_io::{Io, Region};
 use kontiki_mem::Ring;
 
-use crate::apply::panic_text;
 use crate::config::{ApplyOn, Backend, Config};
 use crate::error::{Failure, StartError};
+use crate::foreign;
 use crate::handle::Node;
 use crate::limits::{self, MAX_RING_BLOCKS};
 use crate::reactor::{Reactor, State, TurnError};
@@ -53,12 +52,13 @@ impl Builder {
         let (opened, is_open) = mpsc::sync_channel(1);
         let life = shared.clone();
         let body = move || {
-            let outcome = catch_unwind(AssertUnwindSafe(|| run(&mut reactor, &opened)));
             // (The reactor's drop ends the apply thread, after this has said why.)
-            if let Err(panic) = outcome {
+            if let Err(panic) = foreign::call(|| run(&mut reactor, &opened)) {
                 // A broken invariant of ours: callers must not wait for ever on a node that is gone.
-                life.end(Life::Failed(Failure::Panic(panic_text(&*panic))));
+                life.end(Life::Failed(Failure::Panic(panic)));
             }
+            // The product's state machine may panic as it goes; nobody hears of a thread that ends in one.
+            drop(foreign::call(|| drop(reactor)));
         };
         match spawn(format!("kontiki-{id}"), body) {
             Ok(thread) => threads.push(thread),

@@ -11,6 +11,7 @@ mod catchup;
 mod clients;
 mod config;
 mod error;
+mod foreign;
 mod handle;
 mod launch;
 pub mod limits;

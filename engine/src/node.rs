@@ -128,12 +128,12 @@ pub(crate) struct Replica {
 }
 
 /// What callers' threads share with the replica of `config`.
-pub(crate) fn shared(config: &Config, bell: Arc<dyn Wake>) -> Shared {
+pub(crate) fn shared(config: &Config, bell: Arc<dyn Wake>) -> Hold<Shared> {
     let entries = MAX_FRAME_ENTRIES.min(config.max_in_flight);
-    let batch = OpenBatch::new(frame::BODY_OFFSET, config.max_frame_bytes - frame::BODY_OFFSET, entries, limits::SIDE_TABLES);
     let tickets = Tickets::new(config.max_in_flight, config.reply_bytes);
+    let batch = OpenBatch::new(tickets, frame::BODY_OFFSET, config.max_frame_bytes - frame::BODY_OFFSET, entries, limits::SIDE_TABLES);
     let members = config.members.iter().map(|m| (NodeId(m.id), m.addr)).collect();
-    Shared::new(batch, tickets, NodeId(config.id), members, config.max_entry_bytes, bell)
+    Shared::new(batch, NodeId(config.id), members, config.max_entry_bytes, bell)
 }
 
 impl Replica {
@@ -142,7 +142,7 @@ impl Replica {
         let Parts { config, raft, wal, net, ring, shared, queue, recovery, incarnation } = parts;
         let applied = queue.applied();
         let peers = config.members.len();
-        let resolver = shared.tickets.resolver();
+        let resolver = Resolver::new();
         let told_election_ns = raft.election_timeouts_ns().1;
         Replica {
             commit: LogIndex(0),

@@ -54,10 +54,10 @@ impl Pending {
     /// Batches wholly committed stay, for apply to answer.
     pub(crate) fn lose(&mut self, commit: LogIndex, resolver: &mut Resolver) {
         while self.batches.back().is_some_and(|b| b.meta.last() > commit) {
-            let Some(batch) = self.batches.pop_back() else { break };
+            let Some(mut batch) = self.batches.pop_back() else { break };
             let known = (commit.0 + 1).saturating_sub(batch.meta.first.0) as usize;
             for entry in known..batch.tickets.len() {
-                resolver.resolve_one(&batch.tickets, entry, Outcome::Unknown, &[]);
+                resolver.resolve_one(&mut batch.tickets, entry, Outcome::Unknown, &[]);
             }
             if known > 0 {
                 self.batches.push_back(batch);
@@ -73,14 +73,13 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use kontiki_core::Term;
-    use kontiki_mem::{Hold, OpenBatch, Records, Ring, Tickets};
-
-    type Ticket = kontiki_mem::Ticket<(Tickets, Records)>;
+    use kontiki_mem::{Hold, OpenBatch, Ring, Ticket, Tickets};
 
     /// Batches of two entries each, from index 1 on, and all their callers' tickets.
-    fn pending(batches: u64, tickets: &Tickets) -> (Pending, Vec<Ticket>) {
-        let (batch, mut ring) = (OpenBatch::new(64, 4096 - 64, 4, MAX_PENDING_BATCHES), Ring::new(1 << 16, 16).unwrap());
-        let holder = Hold::new((tickets.clone(), batch.records()));
+    fn pending(batches: u64, slots: usize) -> (Pending, Vec<Ticket>) {
+        let (batch, mut ring) =
+            (OpenBatch::new(Tickets::new(slots, 64), 64, 4096 - 64, 4, MAX_PENDING_BATCHES), Ring::new(1 << 16, 16).unwrap());
+        let holder = Hold::new((), batch.records());
         let (mut pending, mut all) = (Pending::new(), Vec::new());
         for n in 0..batches {
             batch.open(ring.reserve(4096).unwrap()).unwrap();
@@ -106,9 +105,8 @@ mod tests {
     #[test]
     fn lost_leadership() {
         for commit in 0..=6 {
-            let tickets = Tickets::new(16, 64);
-            let (mut pending, all) = pending(3, &tickets);
-            pending.lose(LogIndex(commit), &mut tickets.resolver());
+            let (mut pending, all) = pending(3, 16);
+            pending.lose(LogIndex(commit), &mut Resolver::new());
             for (at, ticket) in all.iter().enumerate() {
                 let unknown = at as u64 + 1 > commit;
                 assert_eq!(ticket.poll_outcome(), unknown.then_some(Outcome::Unknown), "index {} of {commit}", at + 1);
@@ -120,21 +118,19 @@ mod tests {
 
     #[test]
     fn the_oldest_first() {
-        let tickets = Tickets::new(16, 64);
-        let (mut pending, all) = pending(2, &tickets);
+        let (mut pending, all) = pending(2, 16);
         let first = |pending: &Pending, from, to| pending.first_in(range(from, to)).map(|meta| meta.first.0);
         assert_eq!([(1, 1), (1, 9), (2, 9)].map(|(from, to)| first(&pending, from, to)), [Some(1), Some(1), None]);
-        let (batch, sealed) = pending.pop().unwrap();
+        let (mut batch, sealed) = pending.pop().unwrap();
         assert_eq!((batch.len(), sealed), (2, Time(0)));
-        tickets.resolver().resolve_one(&batch, 1, Outcome::Unknown, &[]);
+        Resolver::new().resolve_one(&mut batch, 1, Outcome::Unknown, &[]);
         assert_eq!([&all[0], &all[1]].map(|ticket| ticket.poll_outcome()), [None, Some(Outcome::Unknown)]);
         assert_eq!([(1, 2), (1, 3), (3, 3), (4, 9)].map(|(from, to)| first(&pending, from, to)), [None, Some(3), Some(3), None]);
     }
 
     #[test]
     fn as_many_as_there_may_be() {
-        let tickets = Tickets::new(2 * MAX_PENDING_BATCHES, 64);
-        let (mut pending, _tickets) = pending(MAX_PENDING_BATCHES as u64, &tickets);
+        let (mut pending, _tickets) = pending(MAX_PENDING_BATCHES as u64, 2 * MAX_PENDING_BATCHES);
         assert!(!pending.has_room());
         assert!(pending.pop().is_some() && pending.has_room());
     }

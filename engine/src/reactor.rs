@@ -93,8 +93,8 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
 
     /// A reactor whose frames live in `ring`, which `io` may have registered with the kernel.
     pub(crate) fn with_ring(config: Config, io: I, ring: Ring, machine: M) -> Result<Reactor<I, M>, StartError> {
-        let shared = Hold::new(crate::node::shared(&config, io.bell()));
-        let (stage, queue) = ApplyStage::new(machine, shared.tickets.resolver(), config.reply_bytes);
+        let (stage, queue) = ApplyStage::new(machine, config.reply_bytes)?;
+        let shared = crate::node::shared(&config, io.bell());
         // A turn yields no more than is outstanding.
         let done = Vec::with_capacity(io.capacity().max(IO_CAPACITY));
         let mut reactor = Reactor { io, phase: Phase::Ended, done, queued: true, shared, queue, stage: Some(stage) };

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use kontiki_core::NodeId;
 use kontiki_io::Wake;
-use kontiki_mem::{Hold, Holder, OpenBatch, Outcome, Records, Slot, Tickets};
+use kontiki_mem::{Hold, OpenBatch, Outcome, Records, Slot};
 
 use crate::error::{Failure, LeaderHint, Lost, ProposeError};
 use crate::limits::{AMPLE_ENTRIES, OPEN_SPINS};
@@ -26,8 +26,7 @@ pub(crate) enum Life {
 /// One per node.
 pub(crate) struct Shared {
     pub(crate) batch: OpenBatch,
-    pub(crate) tickets: Tickets,
-    /// The outcomes of `batch`.
+    /// The tickets of `batch`, and their outcomes.
     pub(crate) records: Records,
     id: NodeId,
     bell: Arc<dyn Wake>,
@@ -53,29 +52,18 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-impl Holder for Shared {
-    fn tickets(&self) -> &Tickets {
-        &self.tickets
-    }
-
-    fn records(&self) -> Option<&Records> {
-        Some(&self.records)
-    }
-}
-
 impl Shared {
     pub(crate) fn new(
         batch: OpenBatch,
-        tickets: Tickets,
         id: NodeId,
         members: Vec<(NodeId, SocketAddr)>,
         max_entry_bytes: usize,
         bell: Arc<dyn Wake>,
-    ) -> Shared {
-        Shared {
-            records: batch.records(),
+    ) -> Hold<Shared> {
+        let records = batch.records();
+        let shared = Shared {
+            records: records.clone(),
             batch,
-            tickets,
             id,
             bell,
             eager: AtomicBool::new(false),
@@ -89,7 +77,8 @@ impl Shared {
             status: Mutex::new(None),
             life: Mutex::new(Life::Running),
             changed: Condvar::new(),
-        }
+        };
+        Hold::new(shared, records)
     }
 
     /// Takes one proposal: a ticket, a copy into the open batch, and the bell if the reactor should seal it.
@@ -115,6 +104,9 @@ impl Shared {
     }
 
     /// Takes as many of `payloads` as there is room for now, in order, and appends their tickets.
+    ///
+    /// Each payload is asked for its bytes once, before anything of its run is taken: what it says, or that it panics, is then as if it
+    /// had always said so.
     pub(crate) fn propose_many(
         this: &Hold<Shared>,
         payloads: &[impl AsRef<[u8]>],
@@ -123,8 +115,10 @@ impl Shared {
         const RUN: usize = 64;
         let mut taken = 0;
         for run in payloads.chunks(RUN) {
+            let bytes: [&[u8]; RUN] = std::array::from_fn(|n| run.get(n).map_or(&[][..], AsRef::as_ref));
+            let run = bytes.get(..run.len()).unwrap_or(&bytes);
             let start = tickets.len();
-            let fit = run.iter().take_while(|payload| this.check_size(payload.as_ref()).is_ok()).count();
+            let fit = run.iter().take_while(|payload| this.check_size(payload).is_ok()).count();
             let ready = this.take_many(fit, tickets);
             let (written, slot) = match (run.get(..ready), tickets.get_mut(start..)) {
                 (Some(run), Some(new)) if ready > 0 => this.patiently(|| this.batch.propose_many(run, new), |&(_, slot)| slot),
@@ -146,7 +140,7 @@ impl Shared {
                     return Ok(taken);
                 }
                 if let Some(payload) = run.first() {
-                    this.check_size(payload.as_ref())?;
+                    this.check_size(payload)?;
                 }
                 return Err(if ready == 0 { this.refused() } else { this.not_written(slot) });
             }
@@ -278,8 +272,7 @@ impl Shared {
         }
         drop(now);
         self.batch.close();
-        self.records.close();
-        self.tickets.abandon();
+        self.records.end();
         self.changed.notify_all();
     }
 

@@ -56,7 +56,7 @@ pub(crate) struct Callers<'a> {
 }
 
 impl Replies<'_> {
-    /// The reply to the next entry: at most `reply_bytes` of the configuration, longer ones are cut there.
+    /// The reply to the next entry; one beyond the last goes nowhere. At most `reply_bytes` of the configuration, longer ones are cut there.
     pub fn push(&mut self, reply: &[u8]) {
         if let Some(callers) = &mut self.callers
             && self.given < self.most

@@ -7,7 +7,7 @@ use kontiki_benches::{CoreLoad, Counter};
 use kontiki_core::{ClusterId, FrameMeta, GroupId, LogIndex, NodeId, Term, WriteId};
 use kontiki_frame::{BODY_OFFSET, Header, Kind, frame_bytes, put_entry, seal, verify};
 use kontiki_io::Io;
-use kontiki_mem::{Hold, Outcome, Ring, Ticket, Tickets};
+use kontiki_mem::{Hold, Outcome, Resolver, Ring, Ticket, Tickets};
 use kontiki_sim::{Conditions, Delay, Host, MICROSECOND, Odds, SECOND, Sim, SimIo};
 use kontiki_wal::{Opening, Options, Wal};
 
@@ -86,14 +86,15 @@ fn frame(meter: &Meter, operations: u64, entries: u32) {
 }
 
 fn tickets(meter: &Meter, operations: u64) {
-    let slab = Hold::new(Tickets::new(64, 8));
-    let mut resolver = slab.resolver();
+    let tickets = Tickets::new(64, 8);
+    let slab = Hold::alone((), &tickets);
+    let mut resolver = Resolver::new();
     let mut held: Vec<Ticket> = Vec::with_capacity(64);
     for _ in 0..operations / 64 {
         meter.count(|| {
             held.extend(std::iter::from_fn(|| slab.take()).take(64));
             for ticket in &held {
-                resolver.resolve(ticket.id(), Outcome::Applied { index: 1 }, &[0; 8]);
+                resolver.resolve(&tickets, ticket.id(), Outcome::Applied { index: 1 }, &[0; 8]);
             }
             resolver.flush();
             held.retain(|ticket| ticket.poll_outcome().is_none());

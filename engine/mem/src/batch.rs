@@ -21,10 +21,13 @@
 //! equal is still the one it looked at, or that of a later batch in the same state: either way the reservation is
 //! good. Everything else about the batch is read after the reservation, which keeps the batch in place.
 
+use std::mem::ManuallyDrop;
+
 use crate::copy::copy_payload;
 use crate::records::{Batch, Place, Records, Tables};
 use crate::sync::{Arc, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, PoisonError, Witness};
-use crate::ticket::Enlist;
+use crate::ticket::Ticket;
+use crate::tickets::Tickets;
 use crate::{BlockMut, limits};
 
 /// Bytes of an entry's length field, little-endian: what it counts follows it.
@@ -183,14 +186,67 @@ struct Reservation {
     completed: bool,
 }
 
+/// Entries of a reservation that are written; their tickets are to be noted. Those that are not, by the time this goes, have none.
+struct Enlisting<'a> {
+    tables: &'a Arc<Tables>,
+    table: u32,
+    ordinal: u32,
+    left: u32,
+}
+
+impl Enlisting<'_> {
+    fn next(&mut self) -> Option<Place> {
+        self.left = self.left.checked_sub(1)?;
+        let place = Place { table: self.table, ordinal: self.ordinal };
+        self.ordinal += 1;
+        Some(place)
+    }
+
+    #[inline]
+    fn note<T>(&mut self, ticket: &mut Ticket<T>) {
+        if let Some(place) = self.next() {
+            // SAFETY: the ordinal is one of the reservation's, which is not finished while this lives, and each comes up once.
+            unsafe { Tables::enlist(self.tables, place, ticket) }
+        }
+    }
+}
+
+impl Drop for Enlisting<'_> {
+    fn drop(&mut self) {
+        while let Some(place) = self.next() {
+            // SAFETY: as in `note`.
+            unsafe { self.tables.enlist_nobody(place) }
+        }
+    }
+}
+
+/// A reservation whose entries are written: it is finished however its maker goes on.
+struct Unfinished<'a> {
+    batch: &'a OpenBatch,
+    reservation: Reservation,
+}
+
+impl Unfinished<'_> {
+    fn finish(self) -> Slot {
+        let this = ManuallyDrop::new(self);
+        this.batch.finish(&this.reservation)
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        self.batch.finish(&self.reservation);
+    }
+}
+
 impl OpenBatch {
-    /// `header_bytes` are left free at the front of each block, and `body_bytes` are what it has behind them; at most
-    /// `max_entries` per batch; `side_tables` batches may be alive (open, or sealed and not yet dropped) at once. Closed at
-    /// first.
+    /// `tickets` are what callers wait with: the batch takes the slab over. `header_bytes` are left free at the front of each block, and
+    /// `body_bytes` are what it has behind them; at most `max_entries` per batch; `side_tables` batches may be alive (open, or sealed and
+    /// not yet dropped) at once. Closed at first.
     ///
     /// # Panics
     /// If a number is zero or over its bound in [`limits`], or all side tables together exceed the address space.
-    pub fn new(header_bytes: usize, body_bytes: usize, max_entries: usize, side_tables: usize) -> OpenBatch {
+    pub fn new(tickets: Tickets, header_bytes: usize, body_bytes: usize, max_entries: usize, side_tables: usize) -> OpenBatch {
         assert!(
             (1..=limits::MAX_BATCH_ENTRIES).contains(&max_entries),
             "{max_entries} entries in a batch: must be 1 to {}",
@@ -213,7 +269,7 @@ impl OpenBatch {
         OpenBatch {
             word: Line(AtomicU64::new(Word::CLOSED.pack())),
             lanes: std::array::from_fn(|_| lane()),
-            tables: Tables::new(max_entries, side_tables),
+            tables: Tables::new(tickets, max_entries, side_tables),
             desk: Mutex::new(Desk { held: [const { None }; LANES], oldest: 0, next: 0 }),
             header_bytes,
             body_bytes,
@@ -270,9 +326,10 @@ impl OpenBatch {
     }
 
     /// Any thread: writes one entry. `prefix` (none, or 16 bytes: session, sequence) goes before the payload;
-    /// the length field counts prefix and payload. Lock-free, allocates nothing.
-    pub fn propose(&self, prefix: &[u8], payload: &[u8], ticket: &mut impl Enlist) -> Slot {
-        let need = LENGTH_BYTES + prefix.len() + payload.len();
+    /// the length field counts prefix and payload. Lock-free, allocates nothing. A ticket of another slab, or one that was put into a batch
+    /// before, is not put into this one.
+    pub fn propose<T>(&self, prefix: &[u8], payload: &[u8], ticket: &mut Ticket<T>) -> Slot {
+        let need = LENGTH_BYTES.saturating_add(prefix.len()).saturating_add(payload.len());
         let reserved = self.reserve(|room, _| if need <= room { (need, 1) } else { (0, 0) });
         let reservation = match reserved {
             Ok(reservation) => reservation,
@@ -287,15 +344,14 @@ impl OpenBatch {
 
     /// Any thread: writes many entries in one reservation, as many as fit; each has its ticket in `tickets`.
     /// Returns how many were written (a prefix of `payloads`), and what became of them; `Full` or `Closed` only
-    /// if none was. Lock-free, allocates nothing.
+    /// if none was. Lock-free, allocates nothing. If a ticket's `as_mut` panics the entries are in the batch all the same, and nobody waits
+    /// for those from there on.
     ///
     /// # Panics
     /// If there are fewer tickets than payloads.
-    pub fn propose_many<P, T, E>(&self, payloads: &[P], tickets: &mut [T]) -> (usize, Slot)
+    pub fn propose_many<K, T>(&self, payloads: &[&[u8]], tickets: &mut [K]) -> (usize, Slot)
     where
-        P: AsRef<[u8]>,
-        T: AsMut<E>,
-        E: Enlist,
+        K: AsMut<Ticket<T>>,
     {
         assert!(payloads.len() <= tickets.len(), "every payload has a ticket");
         if payloads.is_empty() {
@@ -304,7 +360,7 @@ impl OpenBatch {
         let reserved = self.reserve(|room, most| {
             let (mut bytes, mut entries) = (0, 0);
             for payload in payloads.iter().take(most as usize) {
-                let need = LENGTH_BYTES + payload.as_ref().len();
+                let need = LENGTH_BYTES.saturating_add(payload.len());
                 if need > room - bytes {
                     break;
                 }
@@ -319,12 +375,19 @@ impl OpenBatch {
         };
         let written = reservation.entries as usize;
         let (mut room, table) = self.reserved(&reservation);
-        for (ordinal, (payload, ticket)) in (reservation.ordinal..).zip(payloads.iter().zip(tickets.iter_mut()).take(written)) {
-            room = write_entry(room, &[], payload.as_ref());
-            // SAFETY: the ordinal is one of this reservation's.
-            unsafe { Tables::enlist(&self.tables, Place { table, ordinal }, ticket.as_mut()) };
+        for payload in payloads.iter().take(written) {
+            room = write_entry(room, &[], payload);
         }
-        (written, self.finish(&reservation))
+        // From here on a caller's code is called.
+        let (ordinal, left) = (reservation.ordinal, reservation.entries);
+        let unfinished = Unfinished { batch: self, reservation };
+        // (Goes first of the two: nothing of the lane is touched once its entries are finished.)
+        let mut enlisting = Enlisting { tables: &self.tables, table, ordinal, left };
+        for ticket in tickets.iter_mut().take(written) {
+            enlisting.note(ticket.as_mut());
+        }
+        drop(enlisting);
+        (written, unfinished.finish())
     }
 
     /// Reserves what `fit` says, which is given the room in bytes and the entries that may still come, and
@@ -482,7 +545,7 @@ impl OpenBatch {
         }
     }
 
-    /// Where the outcomes of batches stand.
+    /// Where tickets are taken from ([`Hold::new`](crate::Hold::new)), and where the outcomes of batches stand.
     pub fn records(&self) -> Records {
         Records::new(&self.tables)
     }

@@ -2,28 +2,62 @@
 
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
+/// Bits of a slot's number, in the head and in a ticket's id. What is left is for tags and generations: they come round only after
+/// 2^40 steps, which take hours.
+pub(crate) const SLOT_BITS: u32 = 24;
+const SLOT: u64 = (1 << SLOT_BITS) - 1;
 /// No slot: the end of the list.
-const NONE: u32 = u32::MAX;
+const NONE: u32 = SLOT as u32;
 /// The list was closed: nothing goes in or comes out any more.
-const CLOSED: u32 = u32::MAX - 1;
+const CLOSED: u32 = NONE - 1;
 /// Most slots of one list.
 pub(crate) const MAX_SLOTS: usize = CLOSED as usize;
 
 /// The free ones among slots `0..slots`. Never allocates after it was made; any thread may use it.
 #[derive(Debug)]
 pub(crate) struct FreeList {
-    /// `tag << 32 | top`. The tag counts changes, so that a compare-exchange which slept through 2^32 of them,
+    /// `tag << 24 | top`. The tag counts changes, so that a compare-exchange which slept through 2^40 of them,
     /// and no other, could be fooled.
     head: AtomicU64,
     next: Box<[AtomicU32]>,
 }
 
-fn word(tag: u32, top: u32) -> u64 {
-    u64::from(tag) << 32 | u64::from(top)
+/// The tag's high bits fall off: it wraps.
+fn word(tag: u64, top: u32) -> u64 {
+    tag << SLOT_BITS | u64::from(top)
 }
 
-fn parts(word: u64) -> (u32, u32) {
-    ((word >> 32) as u32, word as u32)
+fn parts(word: u64) -> (u64, u32) {
+    (word >> SLOT_BITS, (word & SLOT) as u32)
+}
+
+/// Slots that were taken out of a list by one step and not given to anyone yet: what is left of them goes back.
+struct Taken<'a> {
+    list: &'a FreeList,
+    at: u32,
+    count: usize,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        while self.next().is_some_and(|slot| {
+            self.list.push(slot);
+            true
+        }) {}
+    }
+}
+
+impl Iterator for Taken<'_> {
+    type Item = u32;
+
+    #[inline]
+    fn next(&mut self) -> Option<u32> {
+        self.count = self.count.checked_sub(1)?;
+        let slot = self.at;
+        // Ours alone now. Whoever is given it may push it, which changes its link: looked up first.
+        self.at = self.list.next[slot as usize].load(Ordering::Relaxed);
+        Some(slot)
+    }
 }
 
 impl FreeList {
@@ -50,7 +84,8 @@ impl FreeList {
         }
     }
 
-    /// Takes up to `most` slots by one step, and gives each to `each`; how many there were.
+    /// Takes up to `most` slots by one step, and gives each to `each`; how many there were. If `each` panics, those that it was not
+    /// given yet go back.
     pub(crate) fn pop_many(&self, most: usize, mut each: impl FnMut(u32)) -> usize {
         let mut head = self.head.load(Ordering::Acquire);
         loop {
@@ -69,12 +104,9 @@ impl FreeList {
             // Acquire: as in `pop`, for each of them, since every later push is a read-modify-write of the head.
             match self.head.compare_exchange_weak(head, word(tag.wrapping_add(1), rest), Ordering::Acquire, Ordering::Acquire) {
                 Ok(_) => {
-                    let mut at = top;
-                    for _ in 0..count {
-                        // Ours alone now. `each` may push it, which changes its link: looked up first.
-                        let next = self.next[at as usize].load(Ordering::Relaxed);
-                        each(at);
-                        at = next;
+                    let mut taken = Taken { list: self, at: top, count };
+                    for slot in taken.by_ref() {
+                        each(slot);
                     }
                     return count;
                 }

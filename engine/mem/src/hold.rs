@@ -1,7 +1,10 @@
-//! Keeps what tickets rest on: a count of references that are taken, and let go of, by many at once.
+//! Keeps what tickets rest on: the slab, the records of their batches, and a value of the engine's own; by a count of references that
+//! are taken, and let go of, by many at once.
 //!
 //! As `Arc`, without weak references. A caller that proposes and takes answers in runs would otherwise pay two
 //! read-modify-writes for each ticket's reference, which is a good part of what a proposal costs it.
+//!
+//! Slab and records are chosen when it is made, for good: a ticket finds its slot, and its outcome, in the same place as long as it lives.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -9,17 +12,34 @@ use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::ptr::NonNull;
 
-use crate::sync::{AtomicUsize, Ordering};
+use crate::records::Records;
+use crate::sync::{Arc, AtomicUsize, Ordering};
+use crate::tickets::{Slab, Tickets};
 
 /// More references than any sane program has: past it the count is taken for one about to overflow.
 const MAX_REFERENCES: usize = usize::MAX / 2;
 
-struct Kept<T> {
+pub(crate) struct Kept<T> {
     references: AtomicUsize,
+    slab: Arc<Slab>,
+    /// Where the outcomes of batches stand, if tickets are put into batches.
+    records: Option<Records>,
     value: T,
 }
 
-/// A reference to a value that lives until the last one is gone.
+impl<T> Kept<T> {
+    #[inline]
+    pub(crate) fn slab(&self) -> &Slab {
+        &self.slab
+    }
+
+    #[inline]
+    pub(crate) fn records(&self) -> Option<&Records> {
+        self.records.as_ref()
+    }
+}
+
+/// A reference to a value, and to where tickets are taken from ([`Hold::take`]). Both live until the last reference is gone.
 pub struct Hold<T> {
     kept: NonNull<Kept<T>>,
     owns: PhantomData<Kept<T>>,
@@ -33,13 +53,23 @@ unsafe impl<T: Send + Sync> Sync for Hold<T> {}
 impl<T> Unpin for Hold<T> {}
 
 impl<T> Hold<T> {
-    /// The first reference to `value`.
-    pub fn new(value: T) -> Hold<T> {
-        let kept = Box::leak(Box::new(Kept { references: AtomicUsize::new(1), value }));
+    /// The first reference to `value`, and to the slab of an open batch: its tickets are put into batches.
+    pub fn new(value: T, records: Records) -> Hold<T> {
+        Hold::of(value, records.slab(), Some(records))
+    }
+
+    /// The first reference to `value`, and to a slab of tickets that are resolved one by one ([`Resolver::resolve`](crate::Resolver::resolve)).
+    pub fn alone(value: T, tickets: &Tickets) -> Hold<T> {
+        Hold::of(value, tickets.slab(), None)
+    }
+
+    fn of(value: T, slab: Arc<Slab>, records: Option<Records>) -> Hold<T> {
+        let kept = Box::leak(Box::new(Kept { references: AtomicUsize::new(1), slab, records, value }));
         Hold { kept: NonNull::from(kept), owns: PhantomData }
     }
 
-    fn kept(&self) -> &Kept<T> {
+    #[inline]
+    pub(crate) fn kept(&self) -> &Kept<T> {
         // SAFETY: allocated in `new`, and freed only once all references are gone, of which this is one.
         unsafe { self.kept.as_ref() }
     }
@@ -119,13 +149,13 @@ impl<T> Holds<T> {
         Some(Hold { kept: self.kept, owns: PhantomData })
     }
 
-    /// The value, while there is one here to keep it.
-    pub(crate) fn value(&self) -> Option<&T> {
+    /// What is kept, while there is one here to keep it.
+    pub(crate) fn kept(&self) -> Option<&Kept<T>> {
         if self.references == 0 {
             return None;
         }
         // SAFETY: alive, as one of its references is here, and stays while this is borrowed.
-        Some(unsafe { &self.kept.as_ref().value })
+        Some(unsafe { self.kept.as_ref() })
     }
 
     /// Puts one of the same value to these; else gives it back.
@@ -165,6 +195,10 @@ mod tests {
 
     use super::*;
 
+    fn hold<T>(value: T) -> Hold<T> {
+        Hold::alone(value, &Tickets::new(0, 0))
+    }
+
     /// Tells when it is dropped.
     struct Told(Rc<Cell<u32>>);
 
@@ -177,14 +211,14 @@ mod tests {
     #[test]
     fn the_value_goes_with_the_last_reference_once() {
         let dropped = Rc::new(Cell::new(0));
-        let hold = Hold::new(Told(Rc::clone(&dropped)));
+        let hold = hold(Told(Rc::clone(&dropped)));
         let mut more = hold.more(3);
         let (one, two) = (more.one().unwrap(), more.one().unwrap());
         let copy = one.clone();
         drop((hold, more));
         let mut back = Holds::from(one);
         assert!(back.put(two).is_ok());
-        assert!(back.put(Hold::new(Told(Rc::default()))).is_err(), "another value's");
+        assert!(back.put(self::hold(Told(Rc::default()))).is_err(), "another value's");
         drop(back);
         assert_eq!(dropped.get(), 0, "the copy keeps it");
         drop(copy);
@@ -193,7 +227,7 @@ mod tests {
 
     #[test]
     fn as_many_as_were_asked_for() {
-        let hold = Hold::new(7);
+        let hold = hold(7);
         let mut none = hold.more(0);
         assert!(none.one().is_none());
         let mut two = hold.more(2);

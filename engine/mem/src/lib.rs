@@ -19,6 +19,7 @@
 mod batch;
 mod block;
 mod copy;
+mod foreign;
 mod free_list;
 mod hold;
 pub mod limits;
@@ -44,7 +45,7 @@ pub use pool::{Pool, PoolBuf};
 pub use records::{Batch, Records};
 pub use ring::{Ring, RingError};
 pub use span::Span;
-pub use ticket::{Enlist, Holder, Ticket};
+pub use ticket::Ticket;
 pub use tickets::{Outcome, Resolver, TicketId, Tickets};
 
 /// Every block of memory and every write starts and ends on this boundary, in bytes: a constant of the format.

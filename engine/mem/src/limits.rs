@@ -18,3 +18,7 @@ const _: () = assert!(MAX_RING_BLOCKS < u32::MAX as usize);
 pub const MAX_BATCH_ENTRIES: usize = 1 << 24;
 /// Batches at once in an [`OpenBatch`](crate::OpenBatch): sealed ones that were not taken yet, the open one, spares.
 pub const OPEN_BATCHES: usize = 4;
+/// Most tickets of one slab.
+pub const MAX_TICKETS: usize = 1 << 23;
+/// Longest reply to a ticket, in bytes.
+pub const MAX_REPLY_BYTES: usize = 64 << 10;

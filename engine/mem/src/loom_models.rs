@@ -10,7 +10,13 @@ use loom::thread;
 use crate::free_list::FreeList;
 use crate::hold::Holds;
 use crate::sync::Witness;
-use crate::{BLOCK_BYTES, Batch, Hold, OpenBatch, Outcome, Pool, Records, Ring, Slot, Ticket, TicketId, Tickets, limits};
+use crate::{BLOCK_BYTES, Batch, Hold, OpenBatch, Outcome, Pool, Resolver, Ring, Slot, Ticket, TicketId, Tickets, limits};
+
+/// Tickets that are resolved by id.
+fn alone(slots: usize, reply_bytes: usize) -> Hold<Arc<Tickets>> {
+    let tickets = Arc::new(Tickets::new(slots, reply_bytes));
+    Hold::alone(Arc::clone(&tickets), &tickets)
+}
 
 fn ring(blocks: usize) -> Ring {
     Ring::new(limits::MIN_RING_BYTES, blocks).unwrap()
@@ -112,13 +118,16 @@ fn pool_reuses_a_buffer_only_after_its_readers() {
 fn batch_comes_out_whole_and_the_bell_rings() {
     model(|| {
         let mut ring = ring(2);
-        let batch = Arc::new(OpenBatch::new(64, BLOCK_BYTES - 64, 8, 2));
+        let batch = Arc::new(OpenBatch::new(Tickets::new(2, 0), 64, BLOCK_BYTES - 64, 8, 2));
         let bell = Arc::new(Notify::new());
         batch.open(ring.reserve(BLOCK_BYTES).unwrap()).unwrap();
+        let (hold, mut ids) = (Hold::new((), batch.records()), vec![TicketId::default()]);
         let callers: Vec<_> = (1..=2_u8)
             .map(|n| {
                 let (batch, bell) = (batch.clone(), bell.clone());
-                thread::spawn(move || match batch.propose(&[], &[n], &mut TicketId(u64::from(n))) {
+                let mut ticket = hold.take().unwrap();
+                ids.push(ticket.id());
+                thread::spawn(move || match batch.propose(&[], &[n], &mut ticket) {
                     Slot::Written { before, completed } => {
                         if before == 0 || completed {
                             bell.notify();
@@ -142,9 +151,8 @@ fn batch_comes_out_whole_and_the_bell_rings() {
         };
         sealed.block.bytes_mut()[0] = 1;
         let body = &sealed.block.bytes()[64..64 + sealed.body_bytes];
-        let entries: Vec<u64> = body.chunks(5).map(|entry| u64::from(entry[4])).collect();
-        let tickets: Vec<u64> = table.tickets().iter().map(|id| id.0).collect();
-        assert_eq!((entries.len() as u32, &entries), (sealed.count, &tickets));
+        let entries: Vec<TicketId> = body.chunks(5).map(|entry| ids[usize::from(entry[4])]).collect();
+        assert_eq!((entries.len() as u32, &entries[..]), (sealed.count, table.tickets()));
         let written = callers.into_iter().map(|c| c.join().unwrap()).filter(|&w| w).count();
         assert_eq!(written, entries.len());
     });
@@ -155,15 +163,18 @@ fn batch_comes_out_whole_and_the_bell_rings() {
 fn batch_rolls_over_and_the_bell_rings() {
     model(|| {
         let mut ring = ring(2);
-        let batch = Arc::new(OpenBatch::new(64, BLOCK_BYTES - 64, 1, 2));
+        let batch = Arc::new(OpenBatch::new(Tickets::new(2, 0), 64, BLOCK_BYTES - 64, 1, 2));
         let bell = Arc::new(Notify::new());
         for _ in 0..2 {
             batch.open(ring.reserve(BLOCK_BYTES).unwrap()).unwrap();
         }
+        let (hold, mut ids) = (Hold::new((), batch.records()), vec![TicketId::default()]);
         let callers: Vec<_> = (1..=2_u8)
             .map(|n| {
                 let (batch, bell) = (batch.clone(), bell.clone());
-                thread::spawn(move || match batch.propose(&[], &[n], &mut TicketId(u64::from(n))) {
+                let mut ticket = hold.take().unwrap();
+                ids.push(ticket.id());
+                thread::spawn(move || match batch.propose(&[], &[n], &mut ticket) {
                     Slot::Written { before, completed } => {
                         assert_eq!(before, 0);
                         if before == 0 || completed {
@@ -179,9 +190,10 @@ fn batch_rolls_over_and_the_bell_rings() {
         while seen != 3 {
             if let Some((mut sealed, table)) = batch.poll_sealed() {
                 assert_eq!((sealed.count, sealed.body_bytes), (1, 5));
-                assert_eq!(u64::from(sealed.block.bytes()[64 + 4]), table.tickets()[0].0);
+                let entry = sealed.block.bytes()[64 + 4];
+                assert_eq!(ids[usize::from(entry)], table.tickets()[0]);
                 sealed.block.bytes_mut()[64..].fill(0);
-                seen += table.tickets()[0].0;
+                seen += entry;
             } else if !batch.seal() {
                 bell.wait();
             }
@@ -195,16 +207,19 @@ fn batch_rolls_over_and_the_bell_rings() {
 fn batch_caller_never_writes_into_what_it_did_not_reserve() {
     model(|| {
         let mut ring = ring(2);
-        let batch = Arc::new(OpenBatch::new(64, BLOCK_BYTES - 64, 2, 2));
+        let batch = Arc::new(OpenBatch::new(Tickets::new(3, 0), 64, BLOCK_BYTES - 64, 2, 4));
         batch.open(ring.reserve(BLOCK_BYTES).unwrap()).unwrap();
-        let caller = batch.clone();
-        let caller = thread::spawn(move || caller.propose(&[], &[2], &mut TicketId(2)));
+        let (caller, hold) = (batch.clone(), Hold::new((), batch.records()));
+        let mut theirs = hold.take().unwrap();
+        let their_id = theirs.id();
+        let caller = thread::spawn(move || (caller.propose(&[], &[2], &mut theirs), theirs));
 
         // This thread is reactor and another caller.
-        let mut seen = 0;
+        let (mut seen, mut tickets) = (0, Vec::new());
         for round in 0..2 {
-            let mine = batch.propose(&[], &[1], &mut TicketId(1));
-            assert!(matches!(mine, Slot::Written { .. }), "round {round}");
+            let mut mine = hold.take().unwrap();
+            assert!(matches!(batch.propose(&[], &[1], &mut mine), Slot::Written { .. }), "round {round}");
+            tickets.push(mine);
             assert!(batch.seal());
             let (mut sealed, table) = loop {
                 match batch.poll_sealed() {
@@ -212,12 +227,12 @@ fn batch_caller_never_writes_into_what_it_did_not_reserve() {
                     None => thread::yield_now(),
                 }
             };
-            seen += table.tickets().iter().filter(|id| id.0 == 2).count();
+            seen += table.tickets().iter().filter(|&&id| id == their_id).count();
             sealed.block.bytes_mut().fill(0);
             drop(table);
             batch.open(sealed.block).unwrap();
         }
-        let wrote = caller.join().unwrap();
+        let (wrote, _theirs) = caller.join().unwrap();
         batch.close();
         let late = batch.poll_sealed();
         seen += late.map_or(0, |(sealed, _)| sealed.count as usize);
@@ -229,15 +244,16 @@ fn batch_caller_never_writes_into_what_it_did_not_reserve() {
 fn batch_close_loses_nobody() {
     model(|| {
         let mut ring = ring(1);
-        let batch = Arc::new(OpenBatch::new(64, BLOCK_BYTES - 64, 2, 1));
+        let batch = Arc::new(OpenBatch::new(Tickets::new(2, 0), 64, BLOCK_BYTES - 64, 2, 2));
         batch.open(ring.reserve(BLOCK_BYTES).unwrap()).unwrap();
-        let caller = batch.clone();
-        let caller = thread::spawn(move || caller.propose(&[], &[2], &mut TicketId(2)));
+        let (caller, mut ticket) = (batch.clone(), Hold::new((), batch.records()).take().unwrap());
+        let id = ticket.id();
+        let caller = thread::spawn(move || caller.propose(&[], &[2], &mut ticket));
         batch.close();
         let wrote = caller.join().unwrap();
         match batch.poll_sealed() {
             Some((_, table)) => {
-                assert_eq!(table.tickets(), [TicketId(2)]);
+                assert_eq!(table.tickets(), [id]);
                 assert!(matches!(wrote, Slot::Written { before: 0, .. }));
             }
             None => assert_eq!(wrote, Slot::Closed),
@@ -251,15 +267,15 @@ fn batch_close_loses_nobody() {
 #[test]
 fn ticket_wait_sees_outcome_and_reply() {
     model(|| {
-        let tickets = Hold::new(Tickets::new(1, 8));
+        let tickets = alone(1, 8);
         let ticket = tickets.take().unwrap();
         let id = ticket.id();
         let waiter = thread::spawn(move || {
             assert_eq!(ticket.wait(), Outcome::Applied { index: 5 });
             assert_eq!(ticket.reply(), [1, 2, 3]);
         });
-        let mut resolver = tickets.resolver();
-        assert!(resolver.resolve(id, Outcome::Applied { index: 5 }, &[1, 2, 3]));
+        let mut resolver = Resolver::new();
+        assert!(resolver.resolve(&tickets, id, Outcome::Applied { index: 5 }, &[1, 2, 3]));
         resolver.flush();
         waiter.join().unwrap();
         assert_eq!(tickets.in_flight(), 0);
@@ -269,7 +285,7 @@ fn ticket_wait_sees_outcome_and_reply() {
 #[test]
 fn ticket_drop_beside_resolve_frees_the_slot_once() {
     model(|| {
-        let tickets = Hold::new(Tickets::new(1, 8));
+        let tickets = alone(1, 8);
         let ticket = tickets.take().unwrap();
         let id = ticket.id();
         let owner = thread::spawn(move || {
@@ -277,14 +293,14 @@ fn ticket_drop_beside_resolve_frees_the_slot_once() {
                 assert_eq!(ticket.reply(), [1]);
             }
         });
-        let mut resolver = tickets.resolver();
-        assert!(resolver.resolve(id, Outcome::Applied { index: 5 }, &[1]));
+        let mut resolver = Resolver::new();
+        assert!(resolver.resolve(&tickets, id, Outcome::Applied { index: 5 }, &[1]));
         // The slot's next owner may be here already.
         let next = tickets.take();
         if let Some(next) = &next {
             assert_eq!(next.poll_outcome(), None);
-            assert!(!resolver.resolve(id, Outcome::Unknown, &[]), "stale");
-            assert!(resolver.resolve(next.id(), Outcome::NotApplied { hint: 3 }, &[2, 2]));
+            assert!(!resolver.resolve(&tickets, id, Outcome::Unknown, &[]), "stale");
+            assert!(resolver.resolve(&tickets, next.id(), Outcome::NotApplied { hint: 3 }, &[2, 2]));
             assert_eq!(next.reply(), [2, 2]);
         }
         owner.join().unwrap();
@@ -298,18 +314,18 @@ fn ticket_drop_beside_resolve_frees_the_slot_once() {
 #[test]
 fn ticket_replies_of_two_generations_do_not_race() {
     model(|| {
-        let tickets = Hold::new(Tickets::new(1, 8));
+        let tickets = alone(1, 8);
         let ticket = tickets.take().unwrap();
         let id = ticket.id();
         let shared = tickets.clone();
         let owner = thread::spawn(move || {
             drop(ticket);
             if let Some(next) = shared.take() {
-                assert!(shared.resolver().resolve(next.id(), Outcome::Applied { index: 2 }, &[2]));
+                assert!(Resolver::new().resolve(&shared, next.id(), Outcome::Applied { index: 2 }, &[2]));
                 assert_eq!(next.reply(), [2]);
             }
         });
-        assert!(tickets.resolver().resolve(id, Outcome::Applied { index: 1 }, &[1]));
+        assert!(Resolver::new().resolve(&tickets, id, Outcome::Applied { index: 1 }, &[1]));
         owner.join().unwrap();
         assert_eq!(tickets.in_flight(), 0);
     });
@@ -319,18 +335,18 @@ fn ticket_replies_of_two_generations_do_not_race() {
 #[test]
 fn ticket_resolved_ahead_of_its_time_races_with_nobody() {
     model(|| {
-        let tickets = Hold::new(Tickets::new(1, 8));
+        let tickets = alone(1, 8);
         let ticket = tickets.take().unwrap();
         let id = ticket.id();
-        let mut resolver = tickets.resolver();
-        assert!(resolver.resolve(id, Outcome::Applied { index: 1 }, &[1]));
+        let mut resolver = Resolver::new();
+        assert!(resolver.resolve(&tickets, id, Outcome::Applied { index: 1 }, &[1]));
         let owner = thread::spawn(move || {
             assert_eq!(ticket.wait(), Outcome::Applied { index: 1 });
             assert_eq!(ticket.reply(), [1]);
         });
         // Loom would try this first alone: it has seen that nobody's load conflicts with this one's.
         thread::yield_now();
-        resolver.resolve(TicketId(id.0 + (1 << 32)), Outcome::Unknown, &[9]);
+        resolver.resolve(&tickets, TicketId(id.0 + (1 << 24)), Outcome::Unknown, &[9]);
         owner.join().unwrap();
     });
 }
@@ -338,12 +354,12 @@ fn ticket_resolved_ahead_of_its_time_races_with_nobody() {
 #[test]
 fn ticket_is_resolved_once() {
     model(|| {
-        let tickets = Hold::new(Tickets::new(1, 8));
+        let tickets = alone(1, 8);
         let ticket = tickets.take().unwrap();
         let id = ticket.id();
-        let mut other = tickets.resolver();
-        let other = thread::spawn(move || other.resolve(id, Outcome::Applied { index: 1 }, &[1]));
-        let mine = tickets.resolver().resolve(id, Outcome::Applied { index: 2 }, &[2, 2]);
+        let (mut other, shared) = (Resolver::new(), tickets.clone());
+        let other = thread::spawn(move || other.resolve(&shared, id, Outcome::Applied { index: 1 }, &[1]));
+        let mine = Resolver::new().resolve(&tickets, id, Outcome::Applied { index: 2 }, &[2, 2]);
         let theirs = other.join().unwrap();
         assert!(mine != theirs);
         let index = if mine { 2 } else { 1 };
@@ -356,7 +372,7 @@ fn ticket_is_resolved_once() {
 #[test]
 fn ticket_waiter_of_a_reused_slot_is_woken() {
     model(|| {
-        let tickets = Hold::new(Tickets::new(1, 0));
+        let tickets = alone(1, 0);
         let first = tickets.take().unwrap();
         let first_id = first.id();
         let shared = tickets.clone();
@@ -364,13 +380,13 @@ fn ticket_waiter_of_a_reused_slot_is_woken() {
             first.wait();
             drop(first);
             let second = shared.take().unwrap();
-            let mut resolver = shared.resolver();
+            let mut resolver = Resolver::new();
             let id = second.id();
-            let engine = thread::spawn(move || resolver.resolve(id, Outcome::Unknown, &[]));
+            let engine = thread::spawn(move || resolver.resolve(&shared, id, Outcome::Unknown, &[]));
             second.wait();
             engine.join().unwrap();
         });
-        tickets.resolver().resolve(first_id, Outcome::Unknown, &[]);
+        Resolver::new().resolve(&tickets, first_id, Outcome::Unknown, &[]);
         caller.join().unwrap();
     });
 }
@@ -378,7 +394,7 @@ fn ticket_waiter_of_a_reused_slot_is_woken() {
 #[test]
 fn abandon_leaves_nobody_waiting() {
     model(|| {
-        let tickets = Hold::new(Tickets::new(2, 0));
+        let tickets = alone(2, 0);
         let early = tickets.take().unwrap();
         let shared = tickets.clone();
         let caller = thread::spawn(move || {
@@ -396,7 +412,7 @@ fn abandon_leaves_nobody_waiting() {
 #[test]
 fn cancel_beside_abandon_frees_once() {
     model(|| {
-        let tickets = Hold::new(Tickets::new(1, 0));
+        let tickets = alone(1, 0);
         let ticket = tickets.take().unwrap();
         let caller = thread::spawn(move || ticket.cancel());
         tickets.abandon();
@@ -406,10 +422,10 @@ fn cancel_beside_abandon_frees_once() {
 }
 
 /// A batch of two tickets, sealed.
-fn two_in_a_batch(open: &OpenBatch, ring: &mut Ring, tickets: &Tickets) -> (Batch, Ticket<(Tickets, Records)>, Ticket<(Tickets, Records)>) {
+fn two_in_a_batch(open: &OpenBatch, ring: &mut Ring) -> (Batch, Ticket, Ticket) {
     open.open(ring.reserve(BLOCK_BYTES).unwrap()).unwrap();
-    let holder = Hold::new((tickets.clone(), open.records()));
-    let take = || holder.take().unwrap();
+    let hold = Hold::new((), open.records());
+    let take = || hold.take().unwrap();
     let (mut one, mut two) = (take(), take());
     assert!(matches!(open.propose(&[], &[1], &mut one), Slot::Written { .. }));
     assert!(matches!(open.propose(&[], &[2], &mut two), Slot::Written { .. }));
@@ -421,19 +437,19 @@ fn two_in_a_batch(open: &OpenBatch, ring: &mut Ring, tickets: &Tickets) -> (Batc
 #[test]
 fn record_answers_who_waits_and_who_is_gone() {
     model(|| {
-        let (mut ring, open, tickets) = (ring(2), OpenBatch::new(64, BLOCK_BYTES - 64, 2, 1), Tickets::new(2, 8));
-        let (mut batch, one, two) = two_in_a_batch(&open, &mut ring, &tickets);
+        let (mut ring, open) = (ring(2), OpenBatch::new(Tickets::new(2, 8), 64, BLOCK_BYTES - 64, 2, 1));
+        let (mut batch, one, two) = two_in_a_batch(&open, &mut ring);
         let waiter = thread::spawn(move || {
             drop(two);
             assert_eq!(one.wait(), Outcome::Applied { index: 7 });
             assert_eq!(one.reply(), [9]);
         });
         assert!(batch.reply(0, &[9]) && batch.reply(1, &[]));
-        let mut resolver = tickets.resolver();
+        let mut resolver = Resolver::new();
         resolver.complete(&mut batch, 7);
         drop((resolver, batch));
         waiter.join().unwrap();
-        assert_eq!(tickets.in_flight(), 0);
+        assert_eq!(open.records().in_flight(), 0);
         assert!(open.open(ring.reserve(BLOCK_BYTES).unwrap()).is_ok());
     });
 }
@@ -442,21 +458,21 @@ fn record_answers_who_waits_and_who_is_gone() {
 #[test]
 fn record_of_another_batch_is_nobodys_outcome() {
     model(|| {
-        let (mut ring, open, tickets) = (ring(2), OpenBatch::new(64, BLOCK_BYTES - 64, 2, 1), Tickets::new(4, 8));
-        let (batch, one, two) = two_in_a_batch(&open, &mut ring, &tickets);
+        let (mut ring, open) = (ring(2), OpenBatch::new(Tickets::new(4, 8), 64, BLOCK_BYTES - 64, 2, 1));
+        let (mut batch, one, two) = two_in_a_batch(&open, &mut ring);
         drop(two);
         let looker = thread::spawn(move || one.poll_outcome());
-        let mut resolver = tickets.resolver();
-        resolver.resolve_one(&batch, 0, Outcome::Unknown, &[]);
-        resolver.resolve_one(&batch, 1, Outcome::Unknown, &[]);
+        let mut resolver = Resolver::new();
+        resolver.resolve_one(&mut batch, 0, Outcome::Unknown, &[]);
+        resolver.resolve_one(&mut batch, 1, Outcome::Unknown, &[]);
         drop(batch);
-        let (mut next, three, four) = two_in_a_batch(&open, &mut ring, &tickets);
+        let (mut next, three, four) = two_in_a_batch(&open, &mut ring);
         resolver.complete(&mut next, 7);
         drop((resolver, next));
         assert!(matches!(looker.join().unwrap(), None | Some(Outcome::Unknown)));
         assert_eq!((three.poll_outcome(), four.poll_outcome()), (Some(Outcome::Applied { index: 7 }), Some(Outcome::Applied { index: 8 })));
         drop((three, four));
-        assert_eq!(tickets.in_flight(), 0);
+        assert_eq!(open.records().in_flight(), 0);
     });
 }
 
@@ -464,13 +480,12 @@ fn record_of_another_batch_is_nobodys_outcome() {
 #[test]
 fn record_or_the_end_but_not_both() {
     model(|| {
-        let (mut ring, open, tickets) = (ring(2), OpenBatch::new(64, BLOCK_BYTES - 64, 2, 1), Tickets::new(2, 8));
-        let (mut batch, one, two) = two_in_a_batch(&open, &mut ring, &tickets);
+        let (mut ring, open) = (ring(2), OpenBatch::new(Tickets::new(2, 8), 64, BLOCK_BYTES - 64, 2, 1));
+        let (mut batch, one, two) = two_in_a_batch(&open, &mut ring);
         drop(two);
-        let mut resolver = tickets.resolver();
+        let mut resolver = Resolver::new();
         let apply = thread::spawn(move || resolver.complete(&mut batch, 7));
-        open.records().close();
-        tickets.abandon();
+        open.records().end();
         let before = one.poll_outcome().unwrap();
         apply.join().unwrap();
         assert_eq!(before, one.poll_outcome().unwrap());
@@ -481,10 +496,10 @@ fn record_or_the_end_but_not_both() {
 #[test]
 fn reaped_tickets_are_taken_again() {
     model(|| {
-        let (mut ring, open, tickets) = (ring(2), OpenBatch::new(64, BLOCK_BYTES - 64, 2, 1), Tickets::new(3, 8));
-        let (mut batch, one, two) = two_in_a_batch(&open, &mut ring, &tickets);
-        let mut resolver = tickets.resolver();
-        let hold = Hold::new(tickets.clone());
+        let (mut ring, open) = (ring(2), OpenBatch::new(Tickets::new(3, 8), 64, BLOCK_BYTES - 64, 2, 1));
+        let (mut batch, one, two) = two_in_a_batch(&open, &mut ring);
+        let mut resolver = Resolver::new();
+        let hold = Hold::new((), open.records());
         let other = thread::spawn(move || {
             let mut taken: Vec<Ticket> = Vec::with_capacity(2);
             assert!(hold.take_many(2, &mut taken) > 0);
@@ -503,7 +518,7 @@ fn reaped_tickets_are_taken_again() {
         drop((resolver, batch));
         caller.join().unwrap();
         other.join().unwrap();
-        assert_eq!(tickets.in_flight(), 0);
+        assert_eq!(open.records().in_flight(), 0);
         assert!(open.open(ring.reserve(BLOCK_BYTES).unwrap()).is_ok(), "the table is free");
     });
 }
@@ -512,9 +527,9 @@ fn reaped_tickets_are_taken_again() {
 #[test]
 fn reap_beside_the_end() {
     model(|| {
-        let (mut ring, open, tickets) = (ring(2), OpenBatch::new(64, BLOCK_BYTES - 64, 2, 1), Tickets::new(2, 8));
-        let (mut batch, one, two) = two_in_a_batch(&open, &mut ring, &tickets);
-        let mut resolver = tickets.resolver();
+        let (mut ring, open) = (ring(2), OpenBatch::new(Tickets::new(2, 8), 64, BLOCK_BYTES - 64, 2, 1));
+        let (mut batch, one, two) = two_in_a_batch(&open, &mut ring);
+        let mut resolver = Resolver::new();
         resolver.complete(&mut batch, 7);
         drop((resolver, batch));
         let caller = thread::spawn(move || {
@@ -522,8 +537,7 @@ fn reap_beside_the_end() {
             Ticket::reap(&mut VecDeque::from([one, two]), |_, outcome, _| seen.push(outcome));
             assert_eq!(seen, [Outcome::Applied { index: 7 }, Outcome::Applied { index: 8 }]);
         });
-        open.records().close();
-        tickets.abandon();
+        open.records().end();
         caller.join().unwrap();
     });
 }
@@ -538,7 +552,7 @@ fn hold_drops_its_value_after_all_uses() {
         }
     }
     model(|| {
-        let hold = Hold::new(Seen(Witness::default()));
+        let hold = Hold::alone(Seen(Witness::default()), &Tickets::new(1, 0));
         let mut more = hold.more(2);
         let (one, two) = (more.one().unwrap(), more.one().unwrap());
         let other = thread::spawn(move || {

@@ -5,18 +5,19 @@ use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
 use std::ptr;
 
-use crate::hold::Holds;
+use crate::hold::{Hold, Holds};
 use crate::records::Place;
-use crate::ticket::{Holder, Ticket};
+use crate::ticket::Ticket;
 use crate::tickets::{Outcome, TicketId};
 
-impl<H: Holder> Ticket<H> {
+impl<V> Ticket<V> {
     /// Takes the tickets at the front of `queue` that have their outcome, oldest first, up to one that has none: each is given to
     /// `each`, with its outcome and its reply, and then dropped. How many those were. Cheaper than to poll and drop them one by one; but
-    /// their slots come back only at the end of a run: `each` may find none to propose with.
-    pub fn reap<T>(queue: &mut VecDeque<T>, mut each: impl FnMut(&H, Outcome, &[u8])) -> usize
+    /// their slots come back only at the end of a run: `each` may find none to propose with. If `each` panics, the ticket that it was
+    /// given stays in the queue, and those before it are gone.
+    pub fn reap<T>(queue: &mut VecDeque<T>, mut each: impl FnMut(&V, Outcome, &[u8])) -> usize
     where
-        T: AsMut<Ticket<H>> + Into<Ticket<H>>,
+        T: AsMut<Ticket<V>> + Into<Ticket<V>>,
     {
         let (mut gone, mut count) = (Gone { run: None }, 0);
         while let Some(front) = queue.front_mut() {
@@ -34,8 +35,8 @@ impl<H: Holder> Ticket<H> {
 }
 
 /// Tickets that are done with and not given back yet: of one table, by one holder.
-struct Run<H: Holder> {
-    holds: Holds<H>,
+struct Run<V> {
+    holds: Holds<V>,
     table: u32,
     tickets: u32,
     /// Their slots, chained.
@@ -44,19 +45,19 @@ struct Run<H: Holder> {
 }
 
 /// Gives back what it has when it goes, however that is.
-struct Gone<H: Holder> {
-    run: Option<Run<H>>,
+struct Gone<V> {
+    run: Option<Run<V>>,
 }
 
-impl<H: Holder> Gone<H> {
+impl<V> Gone<V> {
     /// A ticket that nobody needs any more.
-    fn add(&mut self, ticket: Ticket<H>) {
+    fn add(&mut self, ticket: Ticket<V>) {
         // Looked at once more: what is given here is whatever `Into` made of what was looked at.
         let Some((place, _)) = ticket.found() else { return drop(ticket) };
         // Its slot is untouched, and nobody else has anything to do with it any more: what is left of its drop can be put together
         // with others'.
         let id = ticket.id();
-        ticket.holder().tickets().slab.renew(id, 0);
+        ticket.slab().renew(id);
         let hold = {
             let ticket = ManuallyDrop::new(ticket);
             // SAFETY: read once, and the ticket is not dropped: the reference moves.
@@ -65,12 +66,12 @@ impl<H: Holder> Gone<H> {
         self.put(hold, place, id);
     }
 
-    fn put(&mut self, hold: crate::Hold<H>, place: Place, id: TicketId) {
+    fn put(&mut self, hold: Hold<V>, place: Place, id: TicketId) {
         let hold = match &mut self.run {
             Some(run) if run.table == place.table => match run.holds.put(hold) {
                 Ok(()) => {
-                    if let Some(kept) = run.holds.value() {
-                        kept.tickets().slab.free.chain(run.last, id.slot());
+                    if let Some(kept) = run.holds.kept() {
+                        kept.slab().free.chain(run.last, id.slot());
                     }
                     run.last = id.slot();
                     run.tickets += 1;
@@ -86,16 +87,16 @@ impl<H: Holder> Gone<H> {
 
     fn give_back(&mut self) {
         let Some(run) = self.run.take() else { return };
-        if let Some(kept) = run.holds.value() {
+        if let Some(kept) = run.holds.kept() {
             if let Some(records) = kept.records() {
                 records.release(run.table, run.tickets);
             }
-            kept.tickets().slab.free.push_chain(run.first, run.last);
+            kept.slab().free.push_chain(run.first, run.last);
         }
     }
 }
 
-impl<H: Holder> Drop for Gone<H> {
+impl<V> Drop for Gone<V> {
     fn drop(&mut self) {
         self.give_back();
     }

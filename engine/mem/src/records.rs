@@ -11,6 +11,9 @@
 //! A table stays as long as a ticket finds its outcome there: one reference each, and one of the [`Batch`]. A ticket that is resolved by
 //! itself (part of a batch, a long reply, a lost leadership) has its outcome in its own slot, and the resolver lets its reference go. So that
 //! tickets which a caller keeps for long do not keep all tables, batches are resolved one by one once few tables are free.
+//!
+//! The tables of an open batch, and the slab that its tickets are from, are one thing: what is noted in a table is always a ticket of
+//! that slab, which knows that place as its own.
 
 use std::fmt;
 
@@ -19,11 +22,12 @@ use crate::copy::copy_payload;
 use crate::free_list::FreeList;
 use crate::memory::Memory;
 use crate::sync::{Arc, AtomicU32, AtomicU64, Ordering, Witness};
-use crate::ticket::Enlist;
+use crate::ticket::Ticket;
+use crate::tickets::{Slab, Tickets};
 
 /// Where the outcome of a proposal stands.
 #[derive(Debug, Clone, Copy)]
-pub struct Place {
+pub(crate) struct Place {
     pub(crate) table: u32,
     pub(crate) ordinal: u32,
 }
@@ -93,7 +97,9 @@ struct References(AtomicU32);
 
 /// All tables, in one region each: ticket ids, replies and their lengths, by table and ordinal.
 #[derive(Debug)]
-pub struct Tables {
+pub(crate) struct Tables {
+    /// That of all tickets that are noted here.
+    slab: Arc<Slab>,
     ids: Memory,
     replies: Memory,
     lengths: Memory,
@@ -106,7 +112,9 @@ pub struct Tables {
 }
 
 impl Tables {
-    pub(crate) fn new(entries: usize, tables: usize) -> Arc<Tables> {
+    /// Takes the slab over: nobody has a handle by which to resolve its tickets by id.
+    #[allow(clippy::needless_pass_by_value, reason = "that there is no other handle is the point")]
+    pub(crate) fn new(tickets: Tickets, entries: usize, tables: usize) -> Arc<Tables> {
         assert!(tables > 0, "a batch needs a side table");
         let Some(all) = entries.checked_mul(tables).filter(|all| all.checked_mul(size_of::<TicketId>()).is_some()) else {
             panic!("{tables} side tables of {entries} entries exceed the address space");
@@ -119,6 +127,7 @@ impl Tables {
             replies: Witness::default(),
         };
         Arc::new(Tables {
+            slab: tickets.slab(),
             ids: Memory::zeroed(all * size_of::<TicketId>()),
             replies: Memory::zeroed(all * SMALL_REPLY),
             lengths: Memory::zeroed(all),
@@ -174,23 +183,35 @@ impl Tables {
         }
     }
 
-    /// Notes one ticket, and tells it where.
+    /// Notes one ticket, and tells it where. One that is not of this slab, or that was noted before, is not noted: nobody waits for
+    /// that entry.
     ///
     /// # Safety
-    /// The table is that of a batch in which the caller reserved the ordinal and has not finished, and this is called once for it.
+    /// The table is that of a batch in which the caller reserved the ordinal and has not finished, and of this and
+    /// [`Tables::enlist_nobody`] one is called, once, for it.
     #[inline]
-    pub(crate) unsafe fn enlist(this: &Arc<Tables>, place: Place, ticket: &mut impl Enlist) {
-        this.witness[place.table as usize].shared();
-        let mut id = ticket.id();
-        if ticket.placed(this, place) {
-            id = id.marked();
-        } else {
-            // Never the last one: the batch is not sealed.
-            this.release(place.table, 1);
+    pub(crate) unsafe fn enlist<T>(this: &Arc<Tables>, place: Place, ticket: &mut Ticket<T>) {
+        if !ticket.place(this, place) {
+            // SAFETY: by the caller's promise.
+            return unsafe { this.enlist_nobody(place) };
         }
+        this.witness[place.table as usize].shared();
         // SAFETY: in bounds and aligned (`at`; the region is aligned to a block); nobody else accesses this ordinal
         // before the caller finished.
-        unsafe { this.id_at(place.table, place.ordinal).write(id) }
+        unsafe { this.id_at(place.table, place.ordinal).write(ticket.id()) }
+    }
+
+    /// Notes that nobody waits for an entry.
+    ///
+    /// # Safety
+    /// As for [`Tables::enlist`].
+    #[cold]
+    pub(crate) unsafe fn enlist_nobody(&self, place: Place) {
+        self.witness[place.table as usize].shared();
+        // SAFETY: as in `enlist`.
+        unsafe { self.id_at(place.table, place.ordinal).write(TicketId::default()) }
+        // Its reference. Never the last one: the batch is not sealed.
+        self.release(place.table, 1);
     }
 }
 
@@ -205,7 +226,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// The tickets of the batch's entries, in the entries' order.
+    /// The tickets of the batch's entries, in the entries' order; the default where nobody waits, or the ticket was resolved by itself.
     pub fn tickets(&self) -> &[TicketId] {
         self.tables.witness[self.table as usize].shared();
         assert!(self.count as usize <= self.tables.entries, "more tickets than a side table has");
@@ -281,16 +302,33 @@ impl Batch {
         waiters.iter().filter_map(|waiter| waiter.load(Ordering::Relaxed).checked_sub(1))
     }
 
-    /// Whether tickets may be resolved by themselves.
-    pub(crate) fn is_open(&self) -> bool {
-        !self.published
+    /// The slab of its tickets.
+    pub(crate) fn slab(&self) -> &Slab {
+        &self.tables.slab
     }
 
-    /// `id`, one of this batch, was resolved by itself, once, and will not look here.
-    pub(crate) fn let_go(&self, id: TicketId) {
-        if id.is_marked() {
-            self.tables.release(self.table, 1);
-        }
+    /// The ticket of entry `ordinal`, to be resolved by itself, if somebody waits for it and it was not yet.
+    pub(crate) fn unresolved(&self, ordinal: usize) -> Option<TicketId> {
+        assert!(!self.published, "the whole batch has its outcome");
+        Some(self.tickets()[ordinal]).filter(|&id| id != TicketId::default())
+    }
+
+    /// The same of a batch that was published, and the state of its slot.
+    pub(crate) fn look(&self, ordinal: usize) -> Option<(TicketId, u64)> {
+        let id = self.tickets()[ordinal];
+        let slot = self.tables.slab.slots.get(id.slot() as usize).filter(|_| id != TicketId::default())?;
+        Some((id, slot.state.load(Ordering::Acquire)))
+    }
+
+    /// The ticket of entry `ordinal` was resolved by itself just now, and will not look here. It is forgotten: what it is called may be
+    /// another's name one day.
+    pub(crate) fn let_go(&mut self, ordinal: usize) {
+        assert!(ordinal < self.count as usize, "an entry that the batch does not have");
+        self.tables.witness[self.table as usize].exclusive();
+        // SAFETY: in bounds and aligned (`id_at`). All writers of the batch have finished, there is one `Batch` to a table, and what
+        // reads it borrows the batch.
+        unsafe { self.tables.id_at(self.table, ordinal as u32).write(TicketId::default()) }
+        self.tables.release(self.table, 1);
     }
 }
 
@@ -313,7 +351,7 @@ impl fmt::Debug for Batch {
     }
 }
 
-/// Where the outcomes of batches stand: the tickets' view.
+/// An open batch as its tickets know it: the slab that they are from, and where the outcomes of batches stand. Clone it freely.
 #[derive(Debug, Clone)]
 pub struct Records {
     tables: Arc<Tables>,
@@ -322,6 +360,20 @@ pub struct Records {
 impl Records {
     pub(crate) fn new(tables: &Arc<Tables>) -> Records {
         Records { tables: Arc::clone(tables) }
+    }
+
+    pub(crate) fn slab(&self) -> Arc<Slab> {
+        Arc::clone(&self.tables.slab)
+    }
+
+    /// Tickets taken whose slot is not free again; out of date at once. Counts them one by one. Means nothing after [`Records::end`].
+    pub fn in_flight(&self) -> usize {
+        self.tables.slab.in_flight()
+    }
+
+    /// Most bytes of a reply.
+    pub fn reply_bytes(&self) -> usize {
+        self.tables.slab.reply_bytes()
     }
 
     /// Whether these are the records of `tables`.
@@ -378,10 +430,12 @@ impl Records {
         self.tables.release(table, tickets);
     }
 
-    /// The engine is gone: no batch's outcome will come any more. To be followed by [`Tickets::abandon`](crate::Tickets::abandon).
-    pub fn close(&self) {
+    /// The engine is gone: no batch's outcome will come any more, no ticket is taken, and every one that is unresolved ends as
+    /// [`Outcome::Unknown`](crate::Outcome::Unknown) now, its waiter woken. For good.
+    pub fn end(&self) {
         for record in &self.tables.records {
             record.flags.fetch_or(flag::CLOSED, Ordering::AcqRel);
         }
+        self.tables.slab.abandon();
     }
 }

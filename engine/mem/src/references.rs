@@ -29,7 +29,11 @@ impl References {
     pub(crate) fn another(&self) {
         // Relaxed: the handle this one is made from keeps the block alive, as in `Arc`.
         let before = self.count.fetch_add(1, Ordering::Relaxed);
-        assert!(0 < before && before < MAX_HANDLES, "block handles leak or were used after the last was dropped");
+        // As `Arc` does. A panic would leave the count as it is, and could be caught and repeated until it wraps.
+        if before >= MAX_HANDLES {
+            std::process::abort();
+        }
+        assert!(0 < before, "block handles were used after the last was dropped");
     }
 
     /// One handle less. True for the last.

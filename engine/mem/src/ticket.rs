@@ -13,64 +13,47 @@ use std::time::{Duration, Instant};
 
 use crate::hold::Hold;
 use crate::park;
-use crate::records::{Place, Placed, Records};
-use crate::sync::{AtomicU64, Ordering};
-use crate::tickets::{Outcome, Slab, TicketId, Tickets, flag};
-
-/// What tickets rest on: the slab, or something that has it. It gives the same slab and the same records for as long as it lives.
-pub trait Holder {
-    /// The slab.
-    fn tickets(&self) -> &Tickets;
-
-    /// Where the outcomes of batches stand, if tickets are put into batches.
-    fn records(&self) -> Option<&Records>;
-}
-
-impl Holder for Tickets {
-    fn tickets(&self) -> &Tickets {
-        self
-    }
-
-    fn records(&self) -> Option<&Records> {
-        None
-    }
-}
-
-/// The slab, and the records of the batches that its tickets are put into.
-impl Holder for (Tickets, Records) {
-    fn tickets(&self) -> &Tickets {
-        &self.0
-    }
-
-    fn records(&self) -> Option<&Records> {
-        Some(&self.1)
-    }
-}
+use crate::records::{Place, Placed, Records, Tables};
+use crate::sync::{Arc, AtomicU64, Ordering};
+use crate::tickets::{Outcome, Slab, TicketId, flag};
 
 /// One proposal's outcome to come: wait for it, poll it, or await it. One thread at a time uses it (`Send`, not
-/// `Sync`), since it holds the waker of one. Dropping it unresolved gives the slot back once it is resolved.
-pub struct Ticket<H: Holder = Tickets> {
-    holder: Hold<H>,
+/// `Sync`), since it holds the waker of one. Dropping it unresolved gives the slot back once it is resolved; at once, if it belongs to
+/// batches and was put into none.
+///
+/// What it rests on is chosen where its [`Hold`] is made, and is no caller's to give (E0432: there is no such trait):
+///
+/// ```compile_fail,E0432
+/// use kontiki_mem::Holder;
+/// ```
+///
+/// ```compile_fail,E0277
+/// fn shared<T: Sync>() {}
+/// shared::<kontiki_mem::Ticket>();
+/// ```
+pub struct Ticket<T = ()> {
+    hold: Hold<T>,
     id: TicketId,
     /// Where, once it was put into a batch.
     placed: Placed,
     not_sync: PhantomData<Cell<()>>,
 }
 
-impl<H: Holder> Hold<H> {
-    /// Takes a slot; `None` at the bound (Busy), or after [`Tickets::abandon`]. Never allocates, never blocks.
+impl<T> Hold<T> {
+    /// Takes a slot; `None` at the bound (Busy), or after the engine's end. Never allocates, never blocks.
     #[inline]
-    pub fn take(&self) -> Option<Ticket<H>> {
-        let slot = self.tickets().slab.free.pop()?;
+    pub fn take(&self) -> Option<Ticket<T>> {
+        let slot = self.kept().slab().free.pop()?;
         Some(Ticket::at(self.clone(), slot))
     }
 
     /// Takes up to `most` slots at once, and appends their tickets; how many there were. Allocates only if `tickets` must grow.
-    pub fn take_many<T: From<Ticket<H>>>(&self, most: usize, tickets: &mut Vec<T>) -> usize {
-        let most = most.min(self.tickets().slab.slots.len());
+    pub fn take_many<K: From<Ticket<T>>>(&self, most: usize, tickets: &mut Vec<K>) -> usize {
+        let slab = self.kept().slab();
+        let most = most.min(slab.slots.len());
         tickets.reserve(most);
         let mut holds = self.more(most);
-        self.tickets().slab.free.pop_many(most, |slot| {
+        slab.free.pop_many(most, |slot| {
             if let Some(hold) = holds.one() {
                 tickets.push(Ticket::at(hold, slot).into());
             }
@@ -78,18 +61,18 @@ impl<H: Holder> Hold<H> {
     }
 }
 
-impl<H: Holder> Ticket<H> {
+impl<T> Ticket<T> {
     #[inline]
-    fn at(holder: Hold<H>, slot: u32) -> Ticket<H> {
+    fn at(hold: Hold<T>, slot: u32) -> Ticket<T> {
         // Relaxed: `pop` acquired what `free` stored before it pushed the slot.
-        let generation = (holder.tickets().slab.slots[slot as usize].state.load(Ordering::Relaxed) >> 32) as u32;
-        Ticket { id: TicketId::new(generation, slot), holder, placed: Placed::NOWHERE, not_sync: PhantomData }
+        let state = hold.kept().slab().slots[slot as usize].state.load(Ordering::Relaxed);
+        Ticket { id: TicketId::new(flag::generation(state), slot), hold, placed: Placed::NOWHERE, not_sync: PhantomData }
     }
 
     /// Where its batch's outcome stands.
     #[inline]
     fn record(&self) -> Option<(&Records, Place)> {
-        self.holder.records().zip(self.placed.get())
+        self.hold.kept().records().zip(self.placed.get())
     }
 
     /// The log index, if the batch as a whole was applied, and this ticket was not resolved by itself.
@@ -103,13 +86,13 @@ impl<H: Holder> Ticket<H> {
         (state & (flag::DONE | flag::ABANDONED) != flag::DONE).then_some(index)
     }
 
-    /// What it rests on.
-    pub fn holder(&self) -> &H {
-        &self.holder
+    /// The value that is kept together with the slab.
+    pub fn holder(&self) -> &T {
+        &self.hold
     }
 
-    pub(crate) fn hold(&self) -> &Hold<H> {
-        &self.holder
+    pub(crate) fn hold(&self) -> &Hold<T> {
+        &self.hold
     }
 
     /// Its place and its log index, if its outcome stands there, and nowhere else, and no waker was left in its slot.
@@ -121,8 +104,20 @@ impl<H: Holder> Ticket<H> {
         self.index().map(|index| (place, index))
     }
 
-    fn slab(&self) -> &Slab {
-        &self.holder.tickets().slab
+    #[inline]
+    pub(crate) fn slab(&self) -> &Slab {
+        self.hold.kept().slab()
+    }
+
+    /// It is noted at `place` of `tables`, and will look there for its outcome; false if it cannot, since they are not of its slab's
+    /// batches, or it was noted before.
+    #[inline]
+    pub(crate) fn place(&mut self, tables: &Arc<Tables>, place: Place) -> bool {
+        let here = self.placed.get().is_none() && self.hold.kept().records().is_some_and(|records| records.are_of(tables));
+        if here {
+            self.placed = place.into();
+        }
+        here
     }
 
     fn state(&self) -> &AtomicU64 {
@@ -134,11 +129,17 @@ impl<H: Holder> Ticket<H> {
         self.id
     }
 
-    /// Gives back a ticket whose proposal was never written (so that nobody will resolve it).
+    /// Gives back a ticket whose proposal was never written (so that nobody will resolve it). One that was put into a batch is no more
+    /// than dropped.
     pub fn cancel(self) {
-        // The drop that follows frees the slot.
-        let slab = self.slab();
-        let _ = Slab::settle(&slab.slots[self.id.slot() as usize], self.id, 0, flag::DONE);
+        if self.placed.get().is_none() {
+            self.settle();
+        }
+    }
+
+    /// Nobody else resolves it: the drop that follows frees the slot.
+    fn settle(&self) {
+        let _ = Slab::settle(&self.slab().slots[self.id.slot() as usize], self.id, 0, flag::DONE);
     }
 
     /// The outcome; `None` while unresolved.
@@ -164,17 +165,18 @@ impl<H: Holder> Ticket<H> {
         if let Some(outcome) = self.poll_outcome() {
             return Some(outcome);
         }
-        let mut place = self.slab().waker(self.id.slot());
-        let known = place.as_ref().is_some_and(|left| left.will_wake(waker));
-        let replaced = if known { None } else { place.replace(waker.clone()) };
-        drop(place);
-        // Outside the lock: a waker's drop is foreign code.
-        drop(replaced);
+        let slot = self.id.slot();
+        if !self.slab().waker(slot).as_ref().is_some_and(|left| left.will_wake(waker)) {
+            // Outside the lock: a waker's clone is foreign code, and so is its drop.
+            let mine = waker.clone();
+            let replaced = self.slab().waker(slot).replace(mine);
+            drop(replaced);
+        }
         // Release: a resolver that sees the flag finds the waker. One that does not has set `DONE` before, which is
         // seen below.
         self.state().fetch_or(flag::WAITING, Ordering::Release);
         if let Some((records, place)) = self.record() {
-            records.wait(place, self.id.slot());
+            records.wait(place, slot);
         }
         self.poll_outcome()
     }
@@ -236,64 +238,13 @@ impl<H: Holder> Ticket<H> {
     }
 }
 
-/// What is noted of a proposal in its batch: a ticket, which then finds its outcome with the batch's; or the id of one, to be
-/// resolved by itself. Nobody else implements it.
-pub trait Enlist: sealed::Enlist {}
-
-mod sealed {
-    use super::{Holder, Place, Ticket, TicketId};
-    use crate::records::Tables;
-    use crate::sync::Arc;
-
-    pub trait Enlist {
-        fn id(&self) -> TicketId;
-
-        /// It is noted at `place`. Whether it will look there, and let go of its reference.
-        fn placed(&mut self, tables: &Arc<Tables>, place: Place) -> bool;
-    }
-
-    impl Enlist for TicketId {
-        fn id(&self) -> TicketId {
-            *self
-        }
-
-        fn placed(&mut self, _: &Arc<Tables>, _: Place) -> bool {
-            false
-        }
-    }
-
-    impl<H: Holder> Enlist for Ticket<H> {
-        fn id(&self) -> TicketId {
-            self.id
-        }
-
-        fn placed(&mut self, tables: &Arc<Tables>, place: Place) -> bool {
-            let here = self.placed.get().is_none() && self.holder.records().is_some_and(|records| records.are_of(tables));
-            if here {
-                self.placed = place.into();
-            }
-            here
-        }
-    }
-}
-
-impl Enlist for TicketId {}
-
-impl<H: Holder> Enlist for Ticket<H> {}
-
-impl AsMut<TicketId> for TicketId {
-    fn as_mut(&mut self) -> &mut TicketId {
+impl<T> AsMut<Ticket<T>> for Ticket<T> {
+    fn as_mut(&mut self) -> &mut Ticket<T> {
         self
     }
 }
 
-impl<H: Holder> AsMut<Ticket<H>> for Ticket<H> {
-    fn as_mut(&mut self) -> &mut Ticket<H> {
-        self
-    }
-}
-
-impl<H: Holder> Future for Ticket<H> {
+impl<T> Future for Ticket<T> {
     type Output = Outcome;
 
     /// Once ready, ready for ever.
@@ -305,36 +256,43 @@ impl<H: Holder> Future for Ticket<H> {
     }
 }
 
-impl<H: Holder> Drop for Ticket<H> {
+impl<T> Drop for Ticket<T> {
     #[inline]
     fn drop(&mut self) {
         // Acquire: the resolver's part comes before the slot's reuse. (A reply is read only once done, and then it is this thread
         // that frees the slot.) Once `DONE` is set nobody else changes the state.
         let mut before = self.state().load(Ordering::Acquire);
         if before & flag::DONE == 0 {
-            if let Some((records, place)) = self.record()
-                && self.index().is_some()
-            {
-                records.release(place.table, 1);
-                return self.slab().free(self.id, before);
-            }
-            before = self.state().fetch_or(flag::DROPPED, Ordering::AcqRel);
-            if before & flag::DONE == 0
-                && let Some((records, place)) = self.record()
-                && records.dropped(place)
-                && self.slab().resolve(self.id, Outcome::Unknown, &[]).0
-            {
-                // The batch's outcome came just now, and its resolver has not seen that this was dropped.
-                records.release(place.table, 1);
+            match self.record() {
+                Some((records, place)) => {
+                    if self.index().is_some() {
+                        records.release(place.table, 1);
+                        return drop(self.slab().free(self.id, before));
+                    }
+                    before = self.state().fetch_or(flag::DROPPED, Ordering::AcqRel);
+                    if before & flag::DONE == 0 && records.dropped(place) {
+                        // The batch's outcome came just now, and its resolver has not seen that this was dropped.
+                        if self.slab().resolve(self.id, Outcome::Unknown, &[]).0 {
+                            records.release(place.table, 1);
+                        }
+                    }
+                }
+                // Only a batch answers its like, and this is in none.
+                None if self.hold.kept().records().is_some() => {
+                    self.settle();
+                    before |= flag::DONE;
+                }
+                None => before = self.state().fetch_or(flag::DROPPED, Ordering::AcqRel),
             }
         }
         if before & flag::DONE != 0 {
-            self.slab().free(self.id, before);
+            // Last of all: to drop a waker is foreign code.
+            drop(self.slab().free(self.id, before));
         }
     }
 }
 
-impl<H: Holder> fmt::Debug for Ticket<H> {
+impl<T> fmt::Debug for Ticket<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ticket").field("id", &self.id).field("outcome", &self.poll_outcome()).finish()
     }

@@ -9,7 +9,13 @@ use std::sync::{Arc, Barrier, mpsc};
 use std::task::{Context, Wake, Waker};
 use std::thread;
 
-use kontiki_mem::{BLOCK_BYTES as B, Hold, OpenBatch, Outcome, Pool, Ring, Slot, Span, TicketId, Tickets};
+use kontiki_mem::{BLOCK_BYTES as B, Hold, OpenBatch, Outcome, Pool, Resolver, Ring, Slot, Span, TicketId, Tickets};
+
+/// Tickets that are resolved by id.
+fn alone(slots: usize, reply_bytes: usize) -> Hold<Arc<Tickets>> {
+    let tickets = Arc::new(Tickets::new(slots, reply_bytes));
+    Hold::alone(Arc::clone(&tickets), &tickets)
+}
 
 /// The system's allocator, counting this thread's calls.
 struct Counting;
@@ -85,28 +91,28 @@ fn ring_and_pool_do_not_allocate() {
 #[test]
 fn proposals_and_tickets_do_not_allocate() {
     let mut ring = Ring::new(1 << 16, 8).unwrap();
-    let batch = OpenBatch::new(192, B - 192, 16, 2);
-    let tickets = Hold::new(Tickets::new(16, 64));
-    let mut resolver = tickets.resolver();
+    let batch = OpenBatch::new(Tickets::new(16, 64), 192, B - 192, 16, 2);
+    let tickets = Hold::new((), batch.records());
+    let mut resolver = Resolver::new();
     let waker = Waker::from(Arc::new(Nobody));
     let mut round = || {
         batch.open(ring.reserve(B).unwrap()).unwrap();
-        let one = tickets.take().unwrap();
-        let mut two = pin!(tickets.take().unwrap());
+        let mut one = tickets.take().unwrap();
         let never = tickets.take().unwrap();
-        let dropped = tickets.take().unwrap();
-        assert!(matches!(batch.propose(&[0; 16], b"payload", &mut one.id()), Slot::Written { .. }));
-        let mut ids = [two.id(), dropped.id()];
-        let (written, _) = batch.propose_many(&[b"a", b"b"], &mut ids);
+        let mut two = [tickets.take().unwrap(), tickets.take().unwrap()];
+        assert!(matches!(batch.propose(&[0; 16], b"payload", &mut one), Slot::Written { .. }));
+        let (written, _) = batch.propose_many(&[b"a", b"b"], &mut two);
         assert_eq!(written, 2);
         never.cancel();
+        let [two, dropped] = two;
         drop(dropped);
+        let mut two = pin!(two);
         assert!(two.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
         assert!(batch.seal());
-        let (sealed, table) = batch.poll_sealed().unwrap();
+        let (sealed, mut table) = batch.poll_sealed().unwrap();
         let frozen = sealed.block.freeze();
-        for (id, index) in table.tickets().iter().zip(1..) {
-            assert!(resolver.resolve(*id, Outcome::Applied { index }, &frozen.bytes()[192..200]));
+        for (entry, index) in (0..table.len()).zip(1..) {
+            assert!(resolver.resolve_one(&mut table, entry, Outcome::Applied { index }, &frozen.bytes()[192..200]));
         }
         resolver.flush();
         assert_eq!(one.wait(), Outcome::Applied { index: 1 });
@@ -114,14 +120,14 @@ fn proposals_and_tickets_do_not_allocate() {
     };
     assert_eq!(calls(|| (0..1000).for_each(|_| round())), 0);
     batch.close();
-    assert_eq!(tickets.in_flight(), 0);
+    assert_eq!(batch.records().in_flight(), 0);
 }
 
 #[test]
 fn more_wakers_than_a_resolver_holds_do_not_allocate() {
     const CALLERS: usize = 100;
-    let tickets = Hold::new(Tickets::new(CALLERS, 0));
-    let mut resolver = tickets.resolver();
+    let tickets = alone(CALLERS, 0);
+    let mut resolver = Resolver::new();
     let wakers: Vec<_> = (0..CALLERS).map(|_| Waker::from(Arc::new(Nobody))).collect();
     let mut taken: Vec<_> = (0..CALLERS).map(|_| tickets.take().unwrap()).collect();
     let used = calls(|| {
@@ -129,7 +135,7 @@ fn more_wakers_than_a_resolver_holds_do_not_allocate() {
             assert!(pin!(ticket).poll(&mut Context::from_waker(waker)).is_pending());
         }
         for ticket in &taken {
-            assert!(resolver.resolve(ticket.id(), Outcome::Unknown, &[]));
+            assert!(resolver.resolve(&tickets, ticket.id(), Outcome::Unknown, &[]));
         }
         resolver.flush();
     });
@@ -138,18 +144,18 @@ fn more_wakers_than_a_resolver_holds_do_not_allocate() {
 
 #[test]
 fn waiting_and_waking_threads_do_not_allocate() {
-    let tickets = Hold::new(Tickets::new(4, 0));
+    let tickets = alone(4, 0);
     let engine = tickets.clone();
     let (send, receive) = mpsc::sync_channel::<TicketId>(1);
     let start = Arc::new(Barrier::new(2));
     let started = start.clone();
     let resolving = thread::spawn(move || {
-        let mut resolver = engine.resolver();
+        let mut resolver = Resolver::new();
         started.wait();
         let mut worst = 0;
         while let Ok(id) = receive.recv() {
             worst = worst.max(calls(|| {
-                resolver.resolve(id, Outcome::Unknown, &[]);
+                resolver.resolve(&engine, id, Outcome::Unknown, &[]);
                 resolver.flush();
             }));
         }

@@ -10,10 +10,9 @@ use std::sync::{Arc, mpsc};
 use std::task::{Context, Wake, Waker};
 use std::thread;
 
-use kontiki_mem::{BLOCK_BYTES, Batch, Hold, OpenBatch, Outcome, Records, Resolver, Ring, Ticket, TicketId, Tickets};
+use kontiki_mem::{BLOCK_BYTES, Batch, Hold, OpenBatch, Outcome, Resolver, Ring, Ticket, TicketId, Tickets};
 
-type Both = (Tickets, Records);
-type Queue = VecDeque<Ticket<Both>>;
+type Queue = VecDeque<Ticket>;
 
 const SLOTS: usize = 64;
 const TABLES: usize = 3;
@@ -21,25 +20,23 @@ const TABLES: usize = 3;
 struct Fixture {
     ring: Ring,
     open: OpenBatch,
-    hold: Hold<Both>,
+    hold: Hold<()>,
     resolver: Resolver,
 }
 
 impl Fixture {
     fn new() -> Fixture {
-        let open = OpenBatch::new(192, BLOCK_BYTES - 192, 16, TABLES);
-        let tickets = Tickets::new(SLOTS, 32);
-        let resolver = tickets.resolver();
-        let hold = Hold::new((tickets, open.records()));
-        Fixture { ring: Ring::new(1 << 16, 64).unwrap(), open, hold, resolver }
+        let open = OpenBatch::new(Tickets::new(SLOTS, 32), 192, BLOCK_BYTES - 192, 16, TABLES);
+        let hold = Hold::new((), open.records());
+        Fixture { ring: Ring::new(1 << 16, 64).unwrap(), open, hold, resolver: Resolver::new() }
     }
 
     /// A batch whose tickets stand behind those in `queue`.
     fn batch(&mut self, entries: usize, queue: &mut Queue) -> Batch {
         self.open.open(self.ring.reserve(BLOCK_BYTES).unwrap()).unwrap();
-        let mut mine: Vec<Ticket<Both>> = Vec::new();
+        let mut mine: Vec<Ticket> = Vec::new();
         assert_eq!(self.hold.take_many(entries, &mut mine), entries);
-        assert_eq!(self.open.propose_many(&vec![b"x"; entries], &mut mine).0, entries);
+        assert_eq!(self.open.propose_many(&vec![&b"x"[..]; entries], &mut mine).0, entries);
         queue.extend(mine);
         assert!(self.open.seal());
         self.open.poll_sealed().unwrap().1
@@ -55,13 +52,13 @@ impl Fixture {
 
     /// Everything has come back: all slots, and all tables.
     fn is_whole(&mut self) {
-        assert_eq!(self.hold.0.in_flight(), 0);
+        assert_eq!(self.open.records().in_flight(), 0);
         let mut queue = Queue::new();
         let batches: Vec<Batch> = (0..TABLES).map(|_| self.batch(SLOTS / TABLES - 5, &mut queue)).collect();
         assert_eq!(queue.len(), TABLES * (SLOTS / TABLES - 5), "each slot is there once");
         batches.into_iter().for_each(|batch| self.complete(batch, 1));
         drop(queue);
-        assert_eq!(self.hold.0.in_flight(), 0);
+        assert_eq!(self.open.records().in_flight(), 0);
     }
 }
 
@@ -86,11 +83,11 @@ fn what_is_answered_goes_and_the_rest_stays() {
     f.complete(one, 10);
     f.complete(three, 15);
     assert_eq!(reaped(&mut queue), [10, 11, 12], "up to one that is not answered");
-    assert_eq!((queue.len(), f.hold.0.in_flight()), (6, 6));
+    assert_eq!((queue.len(), f.open.records().in_flight()), (6, 6));
     f.complete(two, 13);
     assert_eq!(reaped(&mut queue), [13, 14, 15, 16, 17, 18]);
     assert!(queue.is_empty());
-    let mut newer: Vec<Ticket<Both>> = Vec::new();
+    let mut newer: Vec<Ticket> = Vec::new();
     assert_eq!(f.hold.take_many(SLOTS, &mut newer), SLOTS);
     assert!(newer.iter().all(|ticket| !ids.contains(&ticket.id())), "what is left of the old ones names nobody");
     newer.into_iter().for_each(Ticket::cancel);
@@ -114,12 +111,13 @@ fn in_one_order_whatever_way_they_are_answered() {
     for n in [0, 1, 3, 4] {
         assert!(batch.reply(n, &(20 + n as u64).to_le_bytes()));
     }
-    assert!(f.resolver.resolve_one(&batch, 2, Outcome::Applied { index: 22 }, &22u64.to_le_bytes()));
+    assert!(f.resolver.resolve_one(&mut batch, 2, Outcome::Applied { index: 22 }, &22u64.to_le_bytes()));
     f.resolver.complete(&mut batch, 20);
     drop(batch);
     // One that was in no batch.
-    let alone = f.hold.take().unwrap();
-    assert!(f.resolver.resolve(alone.id(), Outcome::Applied { index: 25 }, &25u64.to_le_bytes()));
+    let tickets = Tickets::new(1, 8);
+    let alone = Hold::alone((), &tickets).take().unwrap();
+    assert!(f.resolver.resolve(&tickets, alone.id(), Outcome::Applied { index: 25 }, &25u64.to_le_bytes()));
     queue.push_back(alone);
     assert_eq!(reaped(&mut queue), [20, 21, 22, 23, 24, 25]);
     f.resolver.flush();
@@ -155,7 +153,7 @@ fn a_panic_in_between_loses_nothing() {
         })
     }));
     assert!(outcome.is_err());
-    assert_eq!((queue.len(), f.hold.0.in_flight()), (3, 3));
+    assert_eq!((queue.len(), f.open.records().in_flight()), (3, 3));
     assert_eq!(reaped(&mut queue), [3, 4, 5]);
     f.is_whole();
 }
@@ -166,8 +164,7 @@ fn after_the_end() {
     let (mut f, mut queue) = (Fixture::new(), Queue::new());
     let (done, open) = (f.batch(2, &mut queue), f.batch(2, &mut queue));
     f.complete(done, 1);
-    f.hold.1.close();
-    f.hold.0.abandon();
+    f.open.records().end();
     let mut seen = Vec::new();
     assert_eq!(Ticket::reap(&mut queue, |_, outcome, _| seen.push(outcome)), 4);
     assert_eq!(seen, [Outcome::Applied { index: 1 }, Outcome::Applied { index: 2 }, Outcome::Unknown, Outcome::Unknown]);
@@ -205,7 +202,7 @@ fn side_by_side() {
         let mut queue = Queue::new();
         // At most three tables: the caller has two rounds at once.
         let batch = loop {
-            if f.hold.0.in_flight() + 4 <= 12 {
+            if f.open.records().in_flight() + 4 <= 12 {
                 break f.batch(4, &mut queue);
             }
             thread::yield_now();

@@ -8,30 +8,27 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Wake, Waker};
 use std::thread;
 
-use kontiki_mem::{BLOCK_BYTES, Batch, Hold, OpenBatch, Outcome, Records, Ring, Ticket, Tickets};
+use kontiki_mem::{BLOCK_BYTES, Batch, Hold, OpenBatch, Outcome, Records, Resolver, Ring, Ticket, Tickets};
 
-type Mine = Ticket<(Tickets, Records)>;
+type Mine = Ticket;
 
 struct Fixture {
     ring: Ring,
     open: OpenBatch,
-    tickets: Tickets,
+    tickets: Records,
 }
 
 fn fixture(side_tables: usize) -> Fixture {
-    Fixture {
-        ring: Ring::new(1 << 16, 64).unwrap(),
-        open: OpenBatch::new(192, BLOCK_BYTES - 192, 16, side_tables),
-        tickets: Tickets::new(64, 32),
-    }
+    let open = OpenBatch::new(Tickets::new(64, 32), 192, BLOCK_BYTES - 192, 16, side_tables);
+    Fixture { ring: Ring::new(1 << 16, 64).unwrap(), tickets: open.records(), open }
 }
 
 impl Fixture {
     fn batch(&mut self, entries: usize) -> (Batch, Vec<Mine>) {
         self.open.open(self.ring.reserve(BLOCK_BYTES).unwrap()).unwrap();
         let mut mine = Vec::new();
-        Hold::new((self.tickets.clone(), self.open.records())).take_many(entries, &mut mine);
-        assert_eq!(self.open.propose_many(&vec![b"x"; entries], &mut mine).0, entries);
+        Hold::new((), self.tickets.clone()).take_many(entries, &mut mine);
+        assert_eq!(self.open.propose_many(&vec![&b"x"[..]; entries], &mut mine).0, entries);
         assert!(self.open.seal());
         (self.open.poll_sealed().unwrap().1, mine)
     }
@@ -54,10 +51,10 @@ fn outcomes_and_replies_come_at_once() {
     let mut f = fixture(2);
     for round in 0..10 {
         let (mut batch, mine) = f.batch(3);
-        let mut resolver = f.tickets.resolver();
+        let mut resolver = Resolver::new();
         assert!(batch.reply(0, b"first") && batch.reply(1, &[]));
         assert!(!batch.reply(2, b"too long for it"), "to be resolved by itself");
-        assert!(resolver.resolve_one(&batch, 2, Outcome::Applied { index: 9 + round }, b"too long for it"));
+        assert!(resolver.resolve_one(&mut batch, 2, Outcome::Applied { index: 9 + round }, b"too long for it"));
         assert_eq!(mine[0].poll_outcome(), None);
         resolver.complete(&mut batch, 7 + round);
         assert_eq!([0, 1, 2].map(|n: usize| mine[n].poll_outcome()), [applied(7 + round), applied(8 + round), applied(9 + round)]);
@@ -73,10 +70,10 @@ fn outcomes_and_replies_come_at_once() {
 fn a_table_stays_while_a_ticket_looks_there() {
     let mut f = fixture(1);
     let (mut batch, mut mine) = f.batch(4);
-    let mut resolver = f.tickets.resolver();
+    let mut resolver = Resolver::new();
     drop(mine.remove(3));
     assert_eq!(f.tickets.in_flight(), 4, "dropped, and not resolved");
-    resolver.resolve_one(&batch, 2, Outcome::Unknown, &[]);
+    resolver.resolve_one(&mut batch, 2, Outcome::Unknown, &[]);
     (0..4).for_each(|n| assert!(batch.reply(n, &[n as u8])));
     resolver.complete(&mut batch, 1);
     assert_eq!((f.tickets.in_flight(), mine[2].poll_outcome()), (3, Some(Outcome::Unknown)));
@@ -103,8 +100,8 @@ fn all_who_wait_are_woken() {
                 assert!(pin!(&mut *ticket).poll(&mut Context::from_waker(waker)).is_pending());
             }
         }
-        let mut resolver = f.tickets.resolver();
-        resolver.resolve_one(&batch, 0, Outcome::Unknown, &[]);
+        let mut resolver = Resolver::new();
+        resolver.resolve_one(&mut batch, 0, Outcome::Unknown, &[]);
         resolver.flush();
         assert_eq!(counters[0].0.load(Ordering::SeqCst), 1);
         (1..16).for_each(|n| assert!(batch.reply(n, &[])));
@@ -121,9 +118,9 @@ fn few_free_tables_are_seen() {
     let mut kept = Vec::new();
     for n in 0..64 {
         let (mut batch, mut mine) = f.batch(1);
-        let mut resolver = f.tickets.resolver();
+        let mut resolver = Resolver::new();
         if batch.is_scarce() {
-            resolver.resolve_one(&batch, 0, Outcome::Applied { index: n }, &[1]);
+            resolver.resolve_one(&mut batch, 0, Outcome::Applied { index: n }, &[1]);
         } else {
             batch.reply(0, &[1]);
             resolver.complete(&mut batch, n);
@@ -139,11 +136,10 @@ fn few_free_tables_are_seen() {
 fn the_end_takes_no_outcome_back() {
     let mut f = fixture(4);
     let ((mut done, of_done), (mut late, of_late)) = (f.batch(2), f.batch(2));
-    let mut resolver = f.tickets.resolver();
+    let mut resolver = Resolver::new();
     resolver.complete(&mut done, 5);
     assert_eq!(of_done[0].poll_outcome(), applied(5));
-    f.open.records().close();
-    f.tickets.abandon();
+    f.tickets.end();
     assert_eq!([0, 1].map(|n: usize| of_done[n].poll_outcome()), [applied(5), applied(6)]);
     assert_eq!(of_late[0].poll_outcome(), Some(Outcome::Unknown));
     resolver.complete(&mut late, 7);
@@ -155,8 +151,8 @@ fn the_end_takes_no_outcome_back() {
 fn no_outcome_of_its_own_afterwards() {
     let mut f = fixture(1);
     let (mut batch, _mine) = f.batch(1);
-    f.tickets.resolver().complete(&mut batch, 1);
-    f.tickets.resolver().resolve_one(&batch, 0, Outcome::Unknown, &[]);
+    Resolver::new().complete(&mut batch, 1);
+    Resolver::new().resolve_one(&mut batch, 0, Outcome::Unknown, &[]);
 }
 
 /// Callers that wait, drop, and look, beside a resolver that answers whole batches and single tickets; nothing is lost, nothing leaks.
@@ -166,7 +162,7 @@ fn callers_and_a_resolver_side_by_side() {
     let batches = if cfg!(miri) { 20 } else { 5_000 };
     for n in 0..batches {
         let (mut batch, mut mine) = f.batch(4);
-        let mut resolver = f.tickets.resolver();
+        let mut resolver = Resolver::new();
         let others: Vec<_> = mine.drain(2..).collect();
         let caller = thread::spawn(move || {
             let [first, second] = <[Mine; 2]>::try_from(mine).ok().unwrap();
@@ -177,7 +173,7 @@ fn callers_and_a_resolver_side_by_side() {
         let by_itself = n % 3 == 0;
         (0..4).for_each(|entry| assert!(batch.reply(entry, &[entry as u8])));
         if by_itself {
-            resolver.resolve_one(&batch, 1, Outcome::Applied { index: n + 1 }, &[1]);
+            resolver.resolve_one(&mut batch, 1, Outcome::Applied { index: n + 1 }, &[1]);
         }
         resolver.complete(&mut batch, n);
         drop((resolver, batch));

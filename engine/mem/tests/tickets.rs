@@ -11,7 +11,13 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
-use kontiki_mem::{Hold, Outcome, TicketId, Tickets};
+use kontiki_mem::{Hold, Outcome, Resolver, TicketId, Tickets};
+
+/// Tickets that are resolved by id.
+fn alone(slots: usize, reply_bytes: usize) -> Hold<Arc<Tickets>> {
+    let tickets = Arc::new(Tickets::new(slots, reply_bytes));
+    Hold::alone(Arc::clone(&tickets), &tickets)
+}
 
 const APPLIED: Outcome = Outcome::Applied { index: 42 };
 
@@ -37,28 +43,28 @@ impl Counter {
 
 #[test]
 fn a_ticket_is_resolved_exactly_once() {
-    let tickets = Hold::new(Tickets::new(4, 16));
+    let tickets = alone(4, 16);
     assert_eq!(tickets.reply_bytes(), 16);
-    let mut resolver = tickets.resolver();
+    let mut resolver = Resolver::new();
     let ticket = tickets.take().unwrap();
     assert_eq!((ticket.poll_outcome(), ticket.reply()), (None, &[][..]));
-    assert!(resolver.resolve(ticket.id(), APPLIED, b"reply"));
-    assert!(!resolver.resolve(ticket.id(), Outcome::Unknown, b"other"));
+    assert!(resolver.resolve(&tickets, ticket.id(), APPLIED, b"reply"));
+    assert!(!resolver.resolve(&tickets, ticket.id(), Outcome::Unknown, b"other"));
     assert_eq!((ticket.poll_outcome(), ticket.reply()), (Some(APPLIED), &b"reply"[..]));
     assert_eq!(ticket.wait(), APPLIED);
     assert_eq!(ticket.wait_timeout(Duration::ZERO), Some(APPLIED));
     let other = tickets.take().unwrap();
-    assert!(resolver.resolve(other.id(), Outcome::NotApplied { hint: 3 }, &[]));
+    assert!(resolver.resolve(&tickets, other.id(), Outcome::NotApplied { hint: 3 }, &[]));
     assert_eq!((other.poll_outcome(), other.reply()), (Some(Outcome::NotApplied { hint: 3 }), &[][..]));
     let third = tickets.take().unwrap();
-    assert!(resolver.resolve(third.id(), Outcome::Unknown, &[]));
+    assert!(resolver.resolve(&tickets, third.id(), Outcome::Unknown, &[]));
     assert_eq!(third.wait(), Outcome::Unknown);
 }
 
 #[test]
 fn slots_are_bounded_and_come_back() {
-    let tickets = Hold::new(Tickets::new(3, 0));
-    let mut resolver = tickets.resolver();
+    let tickets = alone(3, 0);
+    let mut resolver = Resolver::new();
     let mut taken: Vec<_> = (0..3).map(|_| tickets.take().unwrap()).collect();
     assert_eq!(taken.iter().map(|t| t.id()).collect::<HashSet<_>>().len(), 3);
     assert!(tickets.take().is_none());
@@ -66,54 +72,54 @@ fn slots_are_bounded_and_come_back() {
 
     // Resolved, then dropped.
     let id = taken[0].id();
-    assert!(resolver.resolve(id, APPLIED, &[]));
+    assert!(resolver.resolve(&tickets, id, APPLIED, &[]));
     assert!(tickets.take().is_none());
     taken.remove(0);
     assert_eq!(tickets.in_flight(), 2);
     let newer = tickets.take().unwrap();
     assert_ne!(newer.id(), id);
-    assert!(!resolver.resolve(id, APPLIED, &[]), "a stale id resolves nobody");
+    assert!(!resolver.resolve(&tickets, id, APPLIED, &[]), "a stale id resolves nobody");
     assert_eq!(newer.poll_outcome(), None);
 
     // Dropped, then resolved.
     let id = newer.id();
     drop(newer);
     assert!(tickets.take().is_none(), "still to be resolved");
-    assert!(resolver.resolve(id, APPLIED, &[]));
-    assert!(!resolver.resolve(id, APPLIED, &[]));
+    assert!(resolver.resolve(&tickets, id, APPLIED, &[]));
+    assert!(!resolver.resolve(&tickets, id, APPLIED, &[]));
     assert_eq!(tickets.in_flight(), 2);
 
     // Never written.
     let id = taken[0].id();
     taken.remove(0).cancel();
-    assert!(!resolver.resolve(id, APPLIED, &[]));
+    assert!(!resolver.resolve(&tickets, id, APPLIED, &[]));
     assert_eq!(tickets.in_flight(), 1);
     assert!(tickets.take().is_some_and(|t| t.poll_outcome().is_none()));
 }
 
 #[test]
 fn made_up_ids_resolve_nobody() {
-    let tickets = Hold::new(Tickets::new(1, 0));
+    let tickets = alone(1, 0);
     let ticket = tickets.take().unwrap();
-    let mut resolver = tickets.resolver();
-    for id in [0, 1, u64::MAX, ticket.id().0 + 1, ticket.id().0 + (1 << 32)] {
-        assert!(!resolver.resolve(TicketId(id), Outcome::Unknown, &[]), "{id:#x}");
+    let mut resolver = Resolver::new();
+    for id in [0, 1, u64::MAX, ticket.id().0 + 1, ticket.id().0 + (1 << 24)] {
+        assert!(!resolver.resolve(&tickets, TicketId(id), Outcome::Unknown, &[]), "{id:#x}");
     }
-    assert!(!resolver.resolve(TicketId::default(), Outcome::Unknown, &[]));
+    assert!(!resolver.resolve(&tickets, TicketId::default(), Outcome::Unknown, &[]));
     assert_eq!(ticket.poll_outcome(), None);
 }
 
 #[test]
 #[should_panic(expected = "room for 4")]
 fn a_reply_too_long_is_a_bug() {
-    let tickets = Hold::new(Tickets::new(1, 4));
+    let tickets = alone(1, 4);
     let ticket = tickets.take().unwrap();
-    tickets.resolver().resolve(ticket.id(), APPLIED, &[0; 5]);
+    Resolver::new().resolve(&tickets, ticket.id(), APPLIED, &[0; 5]);
 }
 
 #[test]
 fn a_waiting_thread_is_woken() {
-    let tickets = Hold::new(Tickets::new(1, 8));
+    let tickets = alone(1, 8);
     let ticket = tickets.take().unwrap();
     let id = ticket.id();
     let (waiting, started) = mpsc::channel();
@@ -124,8 +130,8 @@ fn a_waiting_thread_is_woken() {
         ticket.reply().to_vec()
     });
     started.recv().unwrap();
-    let mut resolver = tickets.resolver();
-    assert!(resolver.resolve(id, APPLIED, b"hello"));
+    let mut resolver = Resolver::new();
+    assert!(resolver.resolve(&tickets, id, APPLIED, b"hello"));
     drop(resolver); // as good as a flush
     assert_eq!(waiter.join().unwrap(), b"hello");
     assert_eq!(tickets.in_flight(), 0);
@@ -133,24 +139,24 @@ fn a_waiting_thread_is_woken() {
 
 #[test]
 fn a_long_timeout_ends_with_the_outcome() {
-    let tickets = Hold::new(Tickets::new(1, 0));
+    let tickets = alone(1, 0);
     let ticket = tickets.take().unwrap();
     let id = ticket.id();
     let waiter = thread::spawn(move || ticket.wait_timeout(Duration::MAX));
-    tickets.resolver().resolve(id, APPLIED, &[]);
+    Resolver::new().resolve(&tickets, id, APPLIED, &[]);
     assert_eq!(waiter.join().unwrap(), Some(APPLIED));
 }
 
 #[test]
 fn a_future_is_woken_by_its_last_waker() {
-    let tickets = Hold::new(Tickets::new(1, 0));
+    let tickets = alone(1, 0);
     let mut ticket = pin!(tickets.take().unwrap());
     let ((first, first_waker), (last, last_waker)) = (Counter::new(), Counter::new());
     for waker in [&first_waker, &first_waker, &last_waker] {
         assert_eq!(ticket.as_mut().poll(&mut Context::from_waker(waker)), Poll::Pending);
     }
-    let mut resolver = tickets.resolver();
-    assert!(resolver.resolve(ticket.id(), APPLIED, &[]));
+    let mut resolver = Resolver::new();
+    assert!(resolver.resolve(&tickets, ticket.id(), APPLIED, &[]));
     assert_eq!(last.count(), 0, "wakes wait for the flush");
     resolver.flush();
     assert_eq!((first.count(), last.count()), (0, 1));
@@ -162,7 +168,7 @@ fn a_future_is_woken_by_its_last_waker() {
 
 #[test]
 fn a_caller_of_many_tickets_is_woken_once_a_batch() {
-    let tickets = Hold::new(Tickets::new(200, 0));
+    let tickets = alone(200, 0);
     let (counter, waker) = Counter::new();
     let mut mine: Vec<_> = (0..50).map(|_| Box::pin(tickets.take().unwrap())).collect();
     for ticket in &mut mine {
@@ -174,14 +180,14 @@ fn a_caller_of_many_tickets_is_woken_once_a_batch() {
     for (ticket, (_, waker)) in theirs.iter_mut().zip(&others) {
         assert!(ticket.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
     }
-    let mut resolver = tickets.resolver();
+    let mut resolver = Resolver::new();
     for ticket in &mine {
-        assert!(resolver.resolve(ticket.id(), APPLIED, &[]));
+        assert!(resolver.resolve(&tickets, ticket.id(), APPLIED, &[]));
     }
     resolver.flush();
     assert_eq!(counter.count(), 1);
     for ticket in &theirs {
-        assert!(resolver.resolve(ticket.id(), APPLIED, &[]));
+        assert!(resolver.resolve(&tickets, ticket.id(), APPLIED, &[]));
     }
     resolver.flush();
     assert!(others.iter().all(|(counter, _)| counter.count() == 1));
@@ -191,24 +197,24 @@ fn a_caller_of_many_tickets_is_woken_once_a_batch() {
 
 #[test]
 fn a_dropped_ticket_takes_its_waker_along() {
-    let tickets = Hold::new(Tickets::new(1, 0));
+    let tickets = alone(1, 0);
     let (counter, waker) = Counter::new();
     let mut ticket = Box::pin(tickets.take().unwrap());
     assert!(ticket.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
     let id = ticket.id();
     drop(ticket);
-    assert!(tickets.resolver().resolve(id, APPLIED, &[]));
+    assert!(Resolver::new().resolve(&tickets, id, APPLIED, &[]));
     assert_eq!((counter.count(), Arc::strong_count(&counter)), (0, 2));
 }
 
 #[test]
 fn abandoning_ends_everything_as_unknown() {
-    let tickets = Hold::new(Tickets::new(4, 8));
-    let mut resolver = tickets.resolver();
+    let tickets = alone(4, 8);
+    let mut resolver = Resolver::new();
     let waiting = tickets.take().unwrap();
     let resolved = tickets.take().unwrap();
     let dropped = tickets.take().unwrap();
-    assert!(resolver.resolve(resolved.id(), APPLIED, b"kept"));
+    assert!(resolver.resolve(&tickets, resolved.id(), APPLIED, b"kept"));
     let (id, dropped_id) = (waiting.id(), dropped.id());
     drop(dropped);
     let waiter = thread::spawn(move || waiting.wait());
@@ -218,7 +224,7 @@ fn abandoning_ends_everything_as_unknown() {
     assert!(tickets.is_abandoned() && tickets.take().is_none());
     assert_eq!(waiter.join().unwrap(), Outcome::Unknown);
     assert_eq!((resolved.poll_outcome(), resolved.reply()), (Some(APPLIED), &b"kept"[..]));
-    assert!(!resolver.resolve(id, APPLIED, &[]) && !resolver.resolve(dropped_id, APPLIED, &[]));
+    assert!(!resolver.resolve(&tickets, id, APPLIED, &[]) && !resolver.resolve(&tickets, dropped_id, APPLIED, &[]));
     drop(resolved);
     assert!(tickets.take().is_none());
 }
@@ -229,24 +235,24 @@ fn abandoning_ends_everything_as_unknown() {
 fn racing_callers_get_their_own_outcome() {
     const CALLERS: u64 = 3;
     let rounds: u64 = if cfg!(miri) { 40 } else { 30_000 };
-    let tickets = Hold::new(Tickets::new(8, 32));
+    let tickets = alone(8, 32);
     let (send, receive) = mpsc::channel::<(TicketId, u64)>();
     let engine = tickets.clone();
     let engine = thread::spawn(move || {
-        let mut resolver = engine.resolver();
+        let mut resolver = Resolver::new();
         let mut resolved = 0;
         while let Ok((id, name)) = receive.recv() {
             let reply = [name as u8; 32];
             let reply = &reply[..(name % 33) as usize];
-            assert!(resolver.resolve(id, Outcome::Applied { index: name }, reply));
-            assert!(!resolver.resolve(id, Outcome::Unknown, &[]));
+            assert!(resolver.resolve(&engine, id, Outcome::Applied { index: name }, reply));
+            assert!(!resolver.resolve(&engine, id, Outcome::Unknown, &[]));
             resolved += 1;
             if name % 3 == 0 {
                 resolver.flush();
             }
             // Nobody may be left asleep while the engine waits for more.
             while let Ok((id, name)) = receive.try_recv() {
-                assert!(resolver.resolve(id, Outcome::Applied { index: name }, &[]));
+                assert!(resolver.resolve(&engine, id, Outcome::Applied { index: name }, &[]));
                 resolved += 1;
             }
             resolver.flush();

@@ -11,10 +11,10 @@ use kontiki_core::Role;
 impl Replica {
     /// What callers wrote into a batch that will never be sealed: in no log, and never will be.
     pub(super) fn discard_unsealed(&mut self) {
-        while let Some((_, batch)) = self.shared.batch.poll_sealed() {
+        while let Some((_, mut batch)) = self.shared.batch.poll_sealed() {
             let hint = self.shared.leader_id();
             for entry in 0..batch.len() {
-                self.resolver.resolve_one(&batch, entry, Outcome::NotApplied { hint }, &[]);
+                self.resolver.resolve_one(&mut batch, entry, Outcome::NotApplied { hint }, &[]);
             }
         }
         self.resolver.flush();
