@@ -3,11 +3,11 @@
 
 #![allow(clippy::print_stderr)] // A skipped backend says why.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use kontiki_hw_tests::conformance::{CHECKS, THREADED, World};
-use kontiki_io::{Backend, Io, OpenError, Options, Region, Without, open};
+use kontiki_io::{Backend, HostName, Io, OpenError, Options, Region, Without, open};
 use tempfile::TempDir;
 
 /// The machine this runs on, in a directory of its own (`KONTIKI_TEST_DIR`, or the system's for temporary files).
@@ -32,6 +32,10 @@ impl World for Machine {
 
     fn address(&mut self) -> SocketAddr {
         ([127, 0, 0, 1], 0).into()
+    }
+
+    fn name(&mut self) -> (HostName, IpAddr) {
+        (HostName::new("localhost").expect("a good name"), [127, 0, 0, 1].into())
     }
 }
 

@@ -48,9 +48,15 @@ pub(crate) fn classify(errno: i32, during: During) -> IoError {
             During::Other => IoErrorKind::Disconnected,
         },
         libc::ECANCELED => IoErrorKind::Canceled,
+        _ if is_shortage(errno) => IoErrorKind::Shortage,
         _ => IoErrorKind::Device,
     };
     IoError { kind, errno }
+}
+
+/// Whether the system lacks something for now (descriptors, memory, locks, threads), and nothing is broken.
+pub(crate) const fn is_shortage(errno: i32) -> bool {
+    matches!(errno, libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS | libc::ENOLCK | libc::EAGAIN)
 }
 
 /// Whether the operation was merely interrupted, or could not be done at once, and is simply done again.
@@ -99,6 +105,6 @@ mod tests {
 
     #[test]
     fn the_number_is_kept_for_the_operator() {
-        assert_eq!(IoError::from_errno(libc::EMFILE), IoError { kind: IoErrorKind::Device, errno: libc::EMFILE });
+        assert_eq!(IoError::from_errno(libc::EMFILE), IoError { kind: IoErrorKind::Shortage, errno: libc::EMFILE });
     }
 }

@@ -23,6 +23,9 @@ pub enum IoErrorKind {
     Canceled,
     /// The device or file system failed (EIO and whatever has no class of its own).
     Device,
+    /// The system has no more of something (descriptors, memory, threads, locks), and nothing is broken: it passes, or
+    /// a limit has to be raised.
+    Shortage,
 }
 
 /// A failed operation: its class and the system's number.

@@ -10,6 +10,8 @@ mod errno;
 mod error;
 mod files;
 mod handles;
+mod host;
+mod identity;
 pub mod limits;
 mod name;
 mod op;
@@ -21,6 +23,8 @@ mod uring;
 mod worker;
 
 pub use error::{IoError, IoErrorKind};
+pub use host::HostName;
+pub use identity::Identity;
 pub use name::{MAX_NAME_BYTES, Name};
 pub use op::{Completion, Gather, Handle, Io, IoBuf, IoData, MAX_PIECES, Op, Output, Piece, Token, Wake};
 pub use select::{Backend, OpenError, Options, Region, open};

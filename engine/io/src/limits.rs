@@ -35,6 +35,15 @@ pub const MAX_TRANSFER_BYTES: usize = 1 << 30;
 /// Socket events taken from the kernel in one turn of the portable backend.
 pub const MAX_EVENTS: usize = 256;
 
+/// Longest host name that can be looked up, in bytes: that of DNS.
+pub const MAX_HOST_BYTES: usize = 253;
+
+/// Most addresses that a lookup gives.
+pub const MAX_ADDRESSES: usize = 8;
+
+/// Lookups under way at once, each on a thread of its own; more wait their turn.
+pub const MAX_LOOKUPS: usize = 8;
+
 /// Connections that may wait to be accepted on one listener.
 pub const LISTEN_BACKLOG: i32 = 128;
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use kontiki_core::Time;
 use kontiki_mem::{Block, BlockMut, PoolBuf, Span};
 
-use crate::{IoError, IoStats, Name};
+use crate::{HostName, Identity, IoError, IoStats, Name};
 
 /// The submitter's tag of an operation, given back with its completion. The top byte says whose it is
 /// (see `kontiki`'s `reactor`), the rest is the owner's.
@@ -136,6 +136,12 @@ pub enum Op {
         /// Make it if it is missing.
         create: bool,
     },
+    /// Asks which boot of the machine this is, and which directory on which medium ([`Output::Identity`]). What cannot
+    /// be known is zero, and no failure; see [`Identity`]. At start only: it may wait for the file system.
+    Identify {
+        /// The directory.
+        dir: Handle,
+    },
     /// Takes the exclusive lock file of a directory; held until its handle is closed. Fails with `Locked`.
     Lock {
         /// The directory.
@@ -217,6 +223,15 @@ pub enum Op {
         /// The address; port zero asks for any.
         addr: SocketAddr,
     },
+    /// Looks a host's name up ([`Output::Addresses`]). An address as text is its own answer. Fails with `NotFound` if
+    /// there is no answer, which may be otherwise the next time. It takes as long as the system's resolver does,
+    /// minutes if the name servers are silent; the operation holds nothing, so nobody need wait for it.
+    Resolve {
+        /// Whose addresses.
+        host: HostName,
+        /// The port of the addresses.
+        port: u16,
+    },
     /// Waits for one connection ([`Output::Accepted`]). One outstanding per listener. Connections that are gone
     /// before they are accepted are passed over; without a free descriptor it fails with `Device`, and the
     /// connection waits on.
@@ -264,8 +279,9 @@ impl Op {
     /// What the operation is outstanding on, if it is on anything that is open.
     pub fn handle(&self) -> Option<Handle> {
         match self {
-            Op::OpenDir { .. } | Op::Listen { .. } | Op::Connect { .. } => None,
-            Op::Lock { dir: handle, .. }
+            Op::OpenDir { .. } | Op::Listen { .. } | Op::Resolve { .. } | Op::Connect { .. } => None,
+            Op::Identify { dir: handle }
+            | Op::Lock { dir: handle, .. }
             | Op::List { dir: handle }
             | Op::Open { dir: handle, .. }
             | Op::Rename { dir: handle, .. }
@@ -323,8 +339,12 @@ pub enum Output {
     Opened(Handle),
     /// A file and its length in bytes.
     File(Handle, u64),
+    /// Which boot and which directory.
+    Identity(Identity),
     /// A directory's files and their lengths.
     Listing(Vec<(Name, u64)>),
+    /// A host's addresses, the preferred one first: at least one, at most [`limits::MAX_ADDRESSES`](crate::limits).
+    Addresses(Vec<SocketAddr>),
     /// A listener and the address it is bound to.
     Listening(Handle, SocketAddr),
     /// A connection and its peer.

@@ -104,6 +104,8 @@ pub struct NetworkConditions {
     pub give_up: Delay,
     /// How long after a link heals its connections move again (retransmission backs off).
     pub recover: Delay,
+    /// Looking up a host's name.
+    pub lookup: Delay,
     /// How long a connection attempt waits before it tries again.
     pub connect_retry: Delay,
     /// When a connection attempt fails for good.
@@ -177,6 +179,7 @@ impl Conditions {
                 flip: Odds::NEVER,
                 give_up: Delay::between(5 * SECOND, 20 * SECOND),
                 recover: Delay::between(MILLISECOND, 400 * MILLISECOND),
+                lookup: Delay::between(20 * MICROSECOND, 5 * MILLISECOND).with_tail(Odds::one_in(20), 5 * SECOND),
                 connect_retry: Delay::between(200 * MILLISECOND, 1_200 * MILLISECOND),
                 connect_timeout_ns: 8 * SECOND,
             },

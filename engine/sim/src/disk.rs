@@ -85,6 +85,10 @@ pub struct Disk {
     /// Counts changes: what a flush that began at some count covers.
     clock: u64,
     capacity_bytes: u64,
+    /// Power cuts so far: the machine of a disk that was cut starts anew.
+    cuts: u64,
+    /// How often the medium was changed: pulled and put back, rolled back, put in from elsewhere.
+    changes: u64,
 }
 
 type Done<T> = Result<T, IoErrorKind>;
@@ -92,12 +96,27 @@ type Done<T> = Result<T, IoErrorKind>;
 impl Disk {
     /// An empty disk for files of `capacity_bytes` in all.
     pub fn new(capacity_bytes: u64) -> Disk {
-        Disk { directories: BTreeMap::new(), files: BTreeMap::new(), next_file: 0, clock: 0, capacity_bytes }
+        Disk { directories: BTreeMap::new(), files: BTreeMap::new(), next_file: 0, clock: 0, capacity_bytes, cuts: 0, changes: 0 }
     }
 
     /// Sets what files may take up in all, in bytes.
     pub fn set_capacity(&mut self, bytes: u64) {
         self.capacity_bytes = bytes;
+    }
+
+    /// From now on this counts as another medium, with the same contents.
+    pub fn change_medium(&mut self) {
+        self.changes += 1;
+    }
+
+    /// Comes into the place of `before`, as another medium.
+    pub(crate) fn replaces(&mut self, before: &Disk) {
+        self.changes = self.changes.max(before.changes) + 1;
+    }
+
+    /// Power cuts, and changes of the medium, so far.
+    pub(crate) fn past(&self) -> (u64, u64) {
+        (self.cuts, self.changes)
     }
 
     /// Bytes that files take up, by their lengths as seen.
@@ -247,6 +266,7 @@ impl Disk {
     /// Cuts the power. `kept` decides for each unflushed thing whether it reached the medium; the choices come in a
     /// fixed order, so that an enumeration can count through them.
     pub fn cut(&mut self, kept: &mut dyn FnMut(Unflushed) -> bool) {
+        self.cuts += 1;
         for directory in self.directories.values_mut() {
             for (_, change) in std::mem::take(&mut directory.changes) {
                 let (Change::Link { name, .. } | Change::Rename { to: name, .. } | Change::Unlink { name }) = &change;

@@ -145,6 +145,8 @@ pub(crate) struct HostState {
     pub(crate) disk_conditions: DiskConditions,
     pub(crate) disk_random: Random,
     pub(crate) decay: Decay,
+    /// Its kernel says which boot and which medium this is.
+    pub(crate) identity_known: bool,
     pub(crate) injections: Vec<Injection>,
     pub(crate) held: Vec<OpClass>,
     pub(crate) withheld: Vec<u64>,

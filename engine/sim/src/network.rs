@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use kontiki_io::HostName;
+
 use crate::limits;
 use crate::random::Random;
 
@@ -122,6 +124,8 @@ pub(crate) struct Network {
     pub(crate) attempts: BTreeMap<u64, Attempt>,
     pub(crate) connections: BTreeMap<u64, Connection>,
     pub(crate) random: Random,
+    /// What lookups find.
+    pub(crate) names: BTreeMap<HostName, Vec<IpAddr>>,
     next_port: Vec<u16>,
     next_id: u64,
 }
@@ -139,6 +143,7 @@ impl Network {
             attempts: BTreeMap::new(),
             connections: BTreeMap::new(),
             random,
+            names: BTreeMap::new(),
             next_port: Vec::new(),
             next_id: 0,
         }

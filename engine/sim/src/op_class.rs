@@ -7,6 +7,7 @@ use kontiki_io::Op;
 #[allow(missing_docs, reason = "each is the operation of its name, documented there")]
 pub enum OpClass {
     OpenDir,
+    Identify,
     Lock,
     List,
     Open,
@@ -18,6 +19,7 @@ pub enum OpClass {
     Unlink,
     SyncDir,
     Listen,
+    Resolve,
     Accept,
     Connect,
     Recv,
@@ -31,6 +33,7 @@ impl OpClass {
     pub fn of(op: &Op) -> OpClass {
         match op {
             Op::OpenDir { .. } => OpClass::OpenDir,
+            Op::Identify { .. } => OpClass::Identify,
             Op::Lock { .. } => OpClass::Lock,
             Op::List { .. } => OpClass::List,
             Op::Open { .. } => OpClass::Open,
@@ -42,6 +45,7 @@ impl OpClass {
             Op::Unlink { .. } => OpClass::Unlink,
             Op::SyncDir { .. } => OpClass::SyncDir,
             Op::Listen { .. } => OpClass::Listen,
+            Op::Resolve { .. } => OpClass::Resolve,
             Op::Accept { .. } => OpClass::Accept,
             Op::Connect { .. } => OpClass::Connect,
             Op::Recv { .. } => OpClass::Recv,
@@ -55,6 +59,7 @@ impl OpClass {
     pub const fn name(self) -> &'static str {
         match self {
             OpClass::OpenDir => "open-dir",
+            OpClass::Identify => "identify",
             OpClass::Lock => "lock",
             OpClass::List => "list",
             OpClass::Open => "open",
@@ -66,6 +71,7 @@ impl OpClass {
             OpClass::Unlink => "unlink",
             OpClass::SyncDir => "sync-dir",
             OpClass::Listen => "listen",
+            OpClass::Resolve => "resolve",
             OpClass::Accept => "accept",
             OpClass::Connect => "connect",
             OpClass::Recv => "recv",
@@ -84,7 +90,14 @@ impl OpClass {
     pub const fn is_storage(self) -> bool {
         !matches!(
             self,
-            OpClass::Listen | OpClass::Accept | OpClass::Connect | OpClass::Recv | OpClass::Send | OpClass::Shutdown | OpClass::Close
+            OpClass::Listen
+                | OpClass::Resolve
+                | OpClass::Accept
+                | OpClass::Connect
+                | OpClass::Recv
+                | OpClass::Send
+                | OpClass::Shutdown
+                | OpClass::Close
         )
     }
 }

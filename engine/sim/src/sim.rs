@@ -1,11 +1,11 @@
 //! The hand on the world: hosts, processes, faults and time, for whoever drives a simulation.
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use kontiki_core::Time;
-use kontiki_io::Wake;
+use kontiki_io::{HostName, Wake};
 
 use crate::conditions::{Conditions, DiskConditions};
 use crate::disk::{Disk, FileId, Unflushed};
@@ -151,15 +151,44 @@ impl Sim {
         self.0.borrow_mut().crash_points.as_mut().map(|(_, points)| std::mem::take(points)).unwrap_or_default()
     }
 
-    /// Replaces a host's disk.
+    /// A host's card is pulled and put back, or its image rolled back to what [`Sim::with_disk`] makes of it: from now on
+    /// [`kontiki_io::Op::Identify`] gives another place. Nothing else changes.
+    pub fn change_medium(&self, host: Host) {
+        let mut world = self.0.borrow_mut();
+        world.hosts[host.0].disk.change_medium();
+        world.record(host.0, "medium changed", 0, 0, 0);
+    }
+
+    /// Whether a host knows the identity of its boot and of its directories; else [`kontiki_io::Op::Identify`] gives zeros. It does.
+    pub fn set_identity_known(&self, host: Host, known: bool) {
+        self.0.borrow_mut().hosts[host.0].identity_known = known;
+    }
+
+    /// Gives a name these addresses, for every host; none takes the name away. An address as text is its own.
+    /// [`Sim::hold`] makes its lookups hang, [`Sim::inject`] makes them fail.
+    ///
+    /// # Panics
+    /// If `name` is no host name.
+    pub fn set_name(&self, name: &str, addresses: &[IpAddr]) {
+        let Some(host_name) = HostName::new(name) else { panic!("{name:?} is no host name") };
+        let mut world = self.0.borrow_mut();
+        if addresses.is_empty() {
+            world.network.names.remove(&host_name);
+        } else {
+            world.network.names.insert(host_name, addresses.to_vec());
+        }
+    }
+
+    /// Replaces a host's disk, by one that counts as another medium.
     ///
     /// # Panics
     /// If a process is running there.
-    pub fn install_disk(&self, host: Host, disk: Disk) {
+    pub fn install_disk(&self, host: Host, mut disk: Disk) {
         let mut world = self.0.borrow_mut();
         assert!(!world.hosts[host.0].running, "the disk of host {} is in use", host.0);
         world.hosts[host.0].late_writes.clear();
         world.hosts[host.0].late_locks.clear();
+        disk.replaces(&world.hosts[host.0].disk);
         world.hosts[host.0].disk = disk;
     }
 

@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use kontiki_io::{Handle, IoErrorKind, Op, Output};
+use kontiki_io::limits::MAX_ADDRESSES;
+use kontiki_io::{Handle, HostName, IoErrorKind, Op, Output};
 
 use crate::host::{Pending, Resource};
 use crate::limits;
@@ -18,6 +19,10 @@ impl World {
             Op::Connect { addr } => {
                 let addr = *addr;
                 self.start_connect(host, operation, addr);
+            }
+            Op::Resolve { .. } => {
+                let after_ns = self.conditions.network.lookup.draw(&mut self.network.random);
+                self.end_after(host, operation, after_ns);
             }
             Op::Accept { listener } => {
                 if let Resource::Listener(id) = *self.hosts[host].process.resource(*listener)
@@ -127,6 +132,7 @@ impl World {
     pub(crate) fn end_socket(&mut self, host: usize, operation: u64, mut pending: Pending, injected: Option<IoErrorKind>) {
         let result = match &mut pending.op {
             Op::Listen { addr } => self.listen(host, *addr, injected),
+            Op::Resolve { host, port } => self.resolve(host, *port, injected),
             Op::Connect { .. } => self.end_connect(host, operation, injected),
             Op::Accept { listener } => self.end_accept(host, operation, *listener, injected),
             Op::Shutdown { socket } => self.shut_down(host, *socket),
@@ -164,6 +170,17 @@ impl World {
         self.network.listeners.insert(id, listener);
         let handle = self.hosts[host].process.add_handle(Resource::Listener(id));
         Ok(Output::Listening(handle, address))
+    }
+
+    fn resolve(&self, name: &HostName, port: u16, injected: Option<IoErrorKind>) -> Ended {
+        if let Some(kind) = injected {
+            return Err(kind);
+        }
+        let own = name.address();
+        let found = own.as_ref().map(std::slice::from_ref).or_else(|| self.network.names.get(name).map(Vec::as_slice));
+        let addresses = found.unwrap_or(&[]).iter().take(MAX_ADDRESSES).map(|&ip| SocketAddr::new(ip, port));
+        let addresses: Vec<SocketAddr> = addresses.collect();
+        if addresses.is_empty() { Err(IoErrorKind::NotFound) } else { Ok(Output::Addresses(addresses)) }
     }
 
     fn end_connect(&mut self, host: usize, operation: u64, injected: Option<IoErrorKind>) -> Ended {

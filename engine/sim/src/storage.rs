@@ -1,6 +1,6 @@
 //! Operations on files: how long they take, when they take effect, and what goes wrong with them.
 
-use kontiki_io::{Handle, IoBuf, IoErrorKind, Op, Output};
+use kontiki_io::{Handle, Identity, IoBuf, IoErrorKind, Op, Output};
 
 use crate::conditions::SECOND;
 use crate::decay::u64_at;
@@ -13,6 +13,15 @@ use crate::world::World;
 
 /// Counts the times at which a majority of the disks is damaged, and an entry that was acknowledged may be lost.
 pub(crate) const BEYOND: &str = "damage on a majority of disks";
+
+/// A value of its own for these three, never zero.
+fn one_of(a: u64, b: u64, c: u64) -> u128 {
+    let mut bytes = [0; 24];
+    for (to, from) in bytes.iter_mut().zip([a, b, c].iter().flat_map(|word| word.to_le_bytes())) {
+        *to = from;
+    }
+    u128::from(hash_bytes(&bytes)) << 64 | u128::from(c) << 1 | 1
+}
 
 type Ended = Result<Output, IoErrorKind>;
 
@@ -230,7 +239,8 @@ impl World {
     }
 
     fn carry_out_in_directory(&mut self, host: usize, op: &Op, covers: u64) -> Ended {
-        let (Op::Lock { dir, .. }
+        let (Op::Identify { dir }
+        | Op::Lock { dir, .. }
         | Op::List { dir }
         | Op::Open { dir, .. }
         | Op::Rename { dir, .. }
@@ -253,6 +263,15 @@ impl World {
                 }
                 state.process.locks.push(lock);
                 Ok(Output::Opened(state.process.add_handle(Resource::Lock(path, name.clone()))))
+            }
+            Op::Identify { .. } if !state.identity_known => Ok(Output::Identity(Identity::default())),
+            Op::Identify { .. } => {
+                let (cuts, changes) = state.disk.past();
+                let place = hash_bytes(path.as_os_str().as_encoded_bytes());
+                Ok(Output::Identity(Identity {
+                    boot: one_of(self.seed, host as u64, cuts),
+                    place: one_of(self.seed ^ place, host as u64, changes),
+                }))
             }
             Op::List { .. } => {
                 let mut found = state.disk.list(&path)?;

@@ -91,6 +91,7 @@ impl World {
             disk_conditions: self.conditions.disk.clone(),
             disk_random: Random::stream(self.seed, 2_000 + host as u64),
             decay: Decay::default(),
+            identity_known: true,
             injections: Vec::new(),
             held: Vec::new(),
             withheld: Vec::new(),
@@ -357,14 +358,20 @@ fn count(stats: &mut IoStats, op: &Op, result: &Result<Output, IoErrorKind>) {
 fn check(process: &Process, handle: Handle, op: &Op) {
     let resource = process.resource(handle);
     let fits = match op {
-        Op::Lock { .. } | Op::List { .. } | Op::Open { .. } | Op::Rename { .. } | Op::Unlink { .. } | Op::SyncDir { .. } => {
+        Op::Identify { .. }
+        | Op::Lock { .. }
+        | Op::List { .. }
+        | Op::Open { .. }
+        | Op::Rename { .. }
+        | Op::Unlink { .. }
+        | Op::SyncDir { .. } => {
             matches!(resource, Resource::Directory(_))
         }
         Op::Allocate { .. } | Op::Read { .. } | Op::Write { .. } | Op::Sync { .. } => matches!(resource, Resource::File(_)),
         Op::Accept { .. } => matches!(resource, Resource::Listener(_)),
         Op::Recv { .. } | Op::Send { .. } => matches!(resource, Resource::Socket { .. }),
         Op::Shutdown { .. } => matches!(resource, Resource::Socket { .. } | Resource::Listener(_)),
-        Op::OpenDir { .. } | Op::Listen { .. } | Op::Connect { .. } | Op::Close { .. } => true,
+        Op::OpenDir { .. } | Op::Listen { .. } | Op::Resolve { .. } | Op::Connect { .. } | Op::Close { .. } => true,
     };
     assert!(fits, "{:?} on handle {}, which is {resource:?}", OpClass::of(op), handle.0);
     if let Op::Close { .. } = op {

@@ -2,13 +2,13 @@
 
 #![allow(clippy::print_stdout)] // A failed check is named.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use kontiki_core::Time;
 use kontiki_hw_tests::conformance::{CHECKS, World};
-use kontiki_io::{Completion, Io, IoError, IoStats, Op, Region, Token, Wake};
+use kontiki_io::{Completion, HostName, Io, IoError, IoStats, Op, Region, Token, Wake};
 use kontiki_sim::{Conditions, Host, Random, Sim, SimIo};
 
 /// A `SimIo` that waits, as a real one does: it moves the world on itself until its turn has something to show.
@@ -82,6 +82,12 @@ impl World for Simulated {
 
     fn address(&mut self) -> SocketAddr {
         ([127, 0, 0, 1], 0).into()
+    }
+
+    fn name(&mut self) -> (HostName, IpAddr) {
+        let ip = IpAddr::from([10, 0, 0, 7]);
+        self.sim.set_name("board-7", &[[10, 0, 0, 8].into(), ip]);
+        (HostName::new("board-7").expect("a good name"), ip)
     }
 }
 

@@ -384,3 +384,66 @@ fn drawn_errors_come_as_often_as_asked_and_rot_where_it_leaves_evidence() {
     // A file that is none of the log's holds no evidence of what it held (`decay.rs`).
     assert_eq!(counts.get("rot"), 0);
 }
+
+#[test]
+fn a_power_cut_is_another_boot_and_a_changed_medium_another_place() {
+    let mut bench = Bench::new(14, 2);
+    let identify = |bench: &mut Bench, host: usize| {
+        let dir = bench.open_dir(host);
+        match bench.ok(host, Op::Identify { dir }) {
+            Output::Identity(identity) => identity,
+            other => panic!("{other:?}"),
+        }
+    };
+    let first = identify(&mut bench, 0);
+    assert!(first.is_same(&identify(&mut bench, 0)));
+    let elsewhere = identify(&mut bench, 1);
+    assert!(elsewhere.boot != first.boot && elsewhere.place != first.place);
+    bench.crash(0);
+    bench.boot(0);
+    assert!(first.is_same(&identify(&mut bench, 0)), "a killed process is no power cut");
+    bench.power_cut(0);
+    bench.boot(0);
+    let second = identify(&mut bench, 0);
+    assert!(second.boot != first.boot && second.place == first.place);
+    bench.sim.change_medium(bench.hosts[0]);
+    let third = identify(&mut bench, 0);
+    assert!(third.boot == second.boot && third.place != second.place);
+    // An image from before is another medium too, and a cut one another boot.
+    let mut disk = bench.sim.disk_for_cut(bench.hosts[0]);
+    disk.cut(&mut |_| true);
+    bench.crash(0);
+    bench.sim.install_disk(bench.hosts[0], disk);
+    bench.boot(0);
+    let fourth = identify(&mut bench, 0);
+    assert!(fourth.boot != third.boot && fourth.place != third.place);
+    bench.sim.set_identity_known(bench.hosts[0], false);
+    let unknown = identify(&mut bench, 0);
+    assert_eq!(unknown, kontiki_io::Identity::default());
+    assert!(!unknown.is_same(&unknown));
+}
+
+#[test]
+fn names_change_hang_and_fail_as_they_are_told() {
+    let mut bench = Bench::new(15, 1);
+    let (sim, host) = (bench.sim.clone(), bench.hosts[0]);
+    let lookup = || Op::Resolve { host: kontiki_io::HostName::new("board").unwrap(), port: 7 };
+    assert_eq!(bench.err(0, lookup()), IoErrorKind::NotFound);
+    for ip in [[10, 0, 0, 1], [10, 0, 0, 2]] {
+        sim.set_name("board", &[ip.into()]);
+        let Output::Addresses(found) = bench.ok(0, lookup()) else { panic!("no addresses") };
+        assert_eq!(found, [(ip, 7).into()]);
+    }
+    sim.hold(host, OpClass::Resolve);
+    let token = bench.submit(0, lookup());
+    bench.run(30 * kontiki_sim::SECOND);
+    assert!(!bench.is_done(0, token));
+    // What it finds is what is so when it ends.
+    sim.set_name("board", &[]);
+    sim.release(host, OpClass::Resolve);
+    assert_eq!(bench.wait(0, token).result.unwrap_err().kind, IoErrorKind::NotFound);
+    sim.set_name("board", &[[10, 0, 0, 3].into()]);
+    sim.inject(host, Injection { class: OpClass::Resolve, after: 0, error: IoErrorKind::Shortage, times: 1 });
+    assert_eq!(bench.err(0, lookup()), IoErrorKind::Shortage);
+    bench.ok(0, lookup());
+}

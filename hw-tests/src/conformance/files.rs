@@ -1,5 +1,7 @@
 //! Files and directories.
 
+use std::path::PathBuf;
+
 use kontiki_io::{IoBuf, IoData, IoErrorKind, Op, Output};
 use kontiki_mem::{BLOCK_BYTES, Span};
 
@@ -274,4 +276,30 @@ pub fn writes_and_flushes_are_counted(world: &mut dyn World) {
     assert_eq!(after.flushes - before.flushes, 4);
     assert!((1..=4).contains(&(after.flush_calls - before.flush_calls)));
     assert_eq!(after.ops - before.ops, 6);
+}
+
+/// The same each time it is asked, by another `Io` too; another directory's is another.
+pub fn a_directory_has_an_identity(world: &mut dyn World) {
+    let (path, other) = (world.directory(), world.directory());
+    let identify = |desk: &mut Desk, path: &PathBuf| {
+        let dir = desk.dir(path.clone());
+        match desk.run(Op::Identify { dir }) {
+            Ok(Output::Identity(identity)) => identity,
+            other => panic!("{other:?}"),
+        }
+    };
+    let mut desk = Desk::new(world);
+    let first = identify(&mut desk, &path);
+    assert_eq!(identify(&mut desk, &path), first);
+    let second = identify(&mut desk, &other);
+    assert_eq!(second.boot, first.boot);
+    assert!(!second.is_same(&first), "two directories are one");
+    // What is written there changes nothing.
+    let dir = desk.dir(path.clone());
+    let file = desk.allocated(dir, "data", B as u64);
+    let op = desk.write(file, 0, B, 1, true);
+    desk.done(op);
+    drop(desk);
+    let mut desk = Desk::new(world);
+    assert_eq!(identify(&mut desk, &path), first);
 }

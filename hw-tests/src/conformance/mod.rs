@@ -9,10 +9,10 @@ pub mod sockets;
 pub mod threads;
 pub mod turns;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use kontiki_io::{Io, Region};
+use kontiki_io::{HostName, Io, Region};
 
 pub use desk::Desk;
 
@@ -27,6 +27,9 @@ pub trait World {
 
     /// An address that the world's `Io` can listen on and connect to, with port zero.
     fn address(&mut self) -> SocketAddr;
+
+    /// A name that is looked up, and an address that is found for it.
+    fn name(&mut self) -> (HostName, IpAddr);
 }
 
 /// One named check.
@@ -53,6 +56,7 @@ pub const CHECKS: &[Check] = checks! {
         a_listing_has_files_and_lengths,
         directories_are_made_with_their_parents,
         a_lock_excludes_until_it_is_closed,
+        a_directory_has_an_identity,
         as_many_writes_as_the_capacity,
         writes_and_flushes_are_counted;
     sockets:
@@ -69,7 +73,9 @@ pub const CHECKS: &[Check] = checks! {
         a_shutdown_cancels_an_accept,
         a_reset_disconnects_a_send,
         many_connections_at_once,
-        an_address_can_be_taken_again;
+        an_address_can_be_taken_again,
+        a_name_is_looked_up,
+        a_lookup_holds_up_nothing;
     turns:
         time_moves_on,
         no_deadline_is_no_waiting,

@@ -1,6 +1,9 @@
 //! Listeners and connections.
 
-use kontiki_io::{Gather, IoBuf, IoErrorKind, MAX_PIECES, Op, Output, Piece};
+use std::net::SocketAddr;
+
+use kontiki_io::limits::MAX_ADDRESSES;
+use kontiki_io::{Gather, HostName, IoBuf, IoErrorKind, MAX_PIECES, Op, Output, Piece};
 use kontiki_mem::BLOCK_BYTES;
 
 use super::desk::{BUFFER_BYTES, is_filled, pattern};
@@ -313,4 +316,48 @@ pub fn an_address_can_be_taken_again(world: &mut dyn World) {
     assert_eq!(found, addr);
     let (ours2, _) = desk.connect(again, addr);
     assert_ne!(ours, ours2);
+}
+
+/// A name the world knows, an address as text, and what nobody knows.
+pub fn a_name_is_looked_up(world: &mut dyn World) {
+    let mut desk = Desk::new(world);
+    let (name, ip) = world.name();
+    let lookup = |desk: &mut Desk, host: &HostName, port| match desk.run(Op::Resolve { host: host.clone(), port }) {
+        Ok(Output::Addresses(addresses)) => addresses,
+        other => panic!("{host}: {other:?}"),
+    };
+    let found = lookup(&mut desk, &name, 4567);
+    assert!(found.contains(&SocketAddr::new(ip, 4567)), "{name}: {found:?}");
+    assert!(found.len() <= MAX_ADDRESSES && found.iter().all(|address| address.port() == 4567));
+    for text in ["10.1.2.3", "::1", "[::1]"] {
+        let host = HostName::new(text).expect("a good name");
+        let ip = host.address().expect("an address");
+        assert_eq!(lookup(&mut desk, &host, 1), [SocketAddr::new(ip, 1)]);
+    }
+    // RFC 2606 keeps it free of hosts.
+    let nobody = HostName::new("nobody.invalid").expect("a good name");
+    assert_eq!(desk.fails(Op::Resolve { host: nobody, port: 1 }), IoErrorKind::NotFound);
+    assert_eq!(lookup(&mut desk, &name, 1).len(), found.len(), "a failure is not remembered");
+}
+
+/// As many lookups as may be outstanding, and files and connections go on beside them; all of them end.
+pub fn a_lookup_holds_up_nothing(world: &mut dyn World) {
+    let mut desk = Desk::new(world);
+    let (name, _) = world.name();
+    let lookups: Vec<_> = (0..40).map(|port| desk.submit(Op::Resolve { host: name.clone(), port })).collect();
+    let dir = desk.dir(world.directory());
+    let file = desk.allocated(dir, "data", BLOCK_BYTES as u64);
+    let op = desk.write(file, 0, BLOCK_BYTES, 1, true);
+    desk.done(op);
+    desk.pair(world);
+    for (port, token) in lookups.into_iter().enumerate() {
+        match desk.wait(token).result {
+            Ok(Output::Addresses(found)) => assert!(found.iter().all(|address| usize::from(address.port()) == port)),
+            other => panic!("{other:?}"),
+        }
+    }
+    // Dropped with lookups under way, it does not wait for them.
+    for port in 0..20 {
+        desk.submit(Op::Resolve { host: name.clone(), port });
+    }
 }

@@ -17,6 +17,8 @@ use crate::bell::Bell;
 use crate::errno::{During, classify};
 use crate::files::{self, DataFile};
 use crate::handles::{Handles, Object};
+use crate::host::Resolver;
+use crate::identity;
 use crate::select::kernel;
 use crate::sockets::{self, Blocking};
 use crate::worker::{Finished, Task, Worker, Yield};
@@ -35,6 +37,8 @@ enum Work {
     Free,
     /// With the file worker; an open waits to hear whether its directory honours RWF_DSYNC.
     File,
+    /// With the resolver.
+    Lookup,
     Recv {
         fd: RawFd,
         buf: IoBuf,
@@ -71,6 +75,7 @@ pub(crate) struct Portable {
     epoll: Epoll,
     bell: Arc<Bell>,
     worker: Worker,
+    resolver: Resolver,
     /// Socket operations submitted since the last turn: attempted by the next.
     fresh: VecDeque<u32>,
     /// Completed, for the next turn.
@@ -89,6 +94,7 @@ impl Portable {
         epoll.add(bell.fd(), BELL).map_err(|errno| ("the bell's place in epoll", errno))?;
         let worker = Worker::start(capacity, Arc::clone(&bell)).map_err(|errno| ("the file worker's thread", errno))?;
         let log = if options.mmap_log { "log files mapped" } else { "log files by pwrite" };
+        let resolver = Resolver::new(Arc::clone(&bell));
         Ok(Portable {
             slots: (0..capacity).map(|_| Slot { token: Token(0), handle: None, work: Work::Free }).collect(),
             free: (0..capacity as u32).rev().collect(),
@@ -96,6 +102,7 @@ impl Portable {
             epoll,
             bell,
             worker,
+            resolver,
             fresh: VecDeque::with_capacity(capacity),
             ready: VecDeque::with_capacity(capacity),
             mmap_log: options.mmap_log,
@@ -121,6 +128,11 @@ impl Portable {
                     }
                     Err(errno) => Err(errno),
                 }
+            }
+            Op::Identify { dir } => {
+                let identity = identity::identify(&self.handles.dir(dir)?.file)?;
+                self.conclude(slot, Ok(Output::Identity(identity)), None);
+                Ok(())
             }
             Op::List { dir } => {
                 let files = files::list(&self.handles.dir(dir)?.file)?;
@@ -170,6 +182,16 @@ impl Portable {
                 self.conclude(slot, Ok(Output::Listening(handle, bound)), None);
                 Ok(())
             }
+            Op::Resolve { host, port } => match host.address() {
+                Some(ip) => {
+                    self.conclude(slot, Ok(Output::Addresses(vec![(ip, port).into()])), None);
+                    Ok(())
+                }
+                None => {
+                    self.slot(slot).work = Work::Lookup;
+                    self.resolver.submit(slot, host, port)
+                }
+            },
             Op::Accept { listener } => {
                 let (fd, open) = self.handles.listener(listener)?;
                 if open.shut {
@@ -322,6 +344,7 @@ impl Portable {
             // Completed in the meantime, by an event or a shutdown.
             Work::Free => {}
             Work::File => self.slot(slot).work = Work::File,
+            Work::Lookup => self.slot(slot).work = Work::Lookup,
             Work::Recv { fd, mut buf, at, len } => match transfer::recv(fd, &mut buf.bytes_mut()[at..at + len]) {
                 Attempt::Later => self.slot(slot).work = Work::Recv { fd, buf, at, len },
                 // The end of a stream that we shut down ourselves is no news from the peer.
@@ -416,6 +439,9 @@ impl Portable {
         }
         while let Some(finished) = self.worker.next() {
             self.finish_file(finished);
+        }
+        while let Some((slot, found)) = self.resolver.next() {
+            self.conclude(slot, found.map(Output::Addresses).map_err(IoError::from_errno), None);
         }
     }
 

@@ -197,7 +197,7 @@ impl Uring {
             }
             // Found and cancelled, or already over: both is what was asked for.
             Work::Cancel => Ended::Over(Ok(Output::Done), None),
-            Work::Free | Work::Worker { .. } => unreachable!("slot {slot} has nothing in the kernel"),
+            Work::Free | Work::Lookup | Work::Worker { .. } => unreachable!("slot {slot} has nothing in the kernel"),
         }
     }
 

@@ -30,6 +30,7 @@ use kontiki_core::Time;
 
 use crate::bell::Bell;
 use crate::handles::Handles;
+use crate::host::Resolver;
 use crate::select::{Region, kernel};
 use crate::worker::Worker;
 use crate::{Completion, Io, IoError, IoStats, Op, Options, Token, Wake, clock};
@@ -67,6 +68,7 @@ pub(crate) struct Uring {
     ready: VecDeque<Completion>,
     /// Operations with the file worker, which is started with the first.
     worker: Option<Worker>,
+    resolver: Resolver,
     /// The ring was enabled by the thread that owns it.
     enabled: bool,
     /// Completions that the kernel owes for the backend's own operations, but for timeouts: they hold no memory.
@@ -89,13 +91,15 @@ impl Uring {
         let (ring, features, regions) = setup::make(options, memory)?;
         let bell = Bell::new().map_err(|errno| format!("no eventfd for the bell (errno {errno})"))?;
         let enabled = !features.owned;
+        let bell = Arc::new(bell);
         Ok(Uring {
             ring,
             features,
             regions,
             slots: ManuallyDrop::new(Slots::new(options.capacity)),
             handles: Handles::new(options.handles),
-            bell: Arc::new(bell),
+            resolver: Resolver::new(Arc::clone(&bell)),
+            bell,
             own: ManuallyDrop::new(Box::new(Own { bell: UnsafeCell::new(0), timeout: UnsafeCell::new(Timespec::new()) })),
             notice: OnceCell::new(),
             bell_armed: false,

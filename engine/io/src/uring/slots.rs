@@ -60,6 +60,8 @@ pub(super) enum Work {
     },
     /// The cancellation of another slot's operation.
     Cancel,
+    /// With the resolver.
+    Lookup,
     /// With the file worker, which holds the memory.
     Worker {
         dir: Option<Arc<Dir>>,

@@ -12,6 +12,7 @@ use super::slots::{Layout, Read, Work, Write};
 use crate::errno::{During, classify};
 use crate::files::{self, Dir};
 use crate::handles::{Handles, Object};
+use crate::identity;
 use crate::limits::MAX_TRANSFER_BYTES;
 use crate::sockets::{self, Blocking};
 use crate::worker::{Task, Worker};
@@ -71,6 +72,11 @@ impl Uring {
                     }
                     Err(errno) => Err(errno),
                 }
+            }
+            Op::Identify { dir } => {
+                let identity = identity::identify(&self.handles.dir(dir)?.file)?;
+                self.conclude(slot, Ok(Output::Identity(identity)), None);
+                Ok(())
             }
             Op::List { dir } => {
                 let files = files::list(&self.handles.dir(dir)?.file)?;
@@ -150,6 +156,16 @@ impl Uring {
                 let (fd, bound) = sockets::listen(addr, Blocking::Yes)?;
                 self.opened(slot, Object::Listener(fd), |handle| Output::Listening(handle, bound))
             }
+            Op::Resolve { host, port } => match host.address() {
+                Some(ip) => {
+                    self.conclude(slot, Ok(Output::Addresses(vec![(ip, port).into()])), None);
+                    Ok(())
+                }
+                None => {
+                    self.slots.get(slot).work = Work::Lookup;
+                    self.resolver.submit(slot, host, port)
+                }
+            },
             Op::Accept { listener } => {
                 let (fd, open) = self.handles.listener(listener)?;
                 if open.shut {

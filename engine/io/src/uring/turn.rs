@@ -10,7 +10,7 @@ use super::Uring;
 use super::finish::Tag;
 use crate::limits::DRAIN_MS;
 use crate::worker::Worker;
-use crate::{Completion, clock, errno};
+use crate::{Completion, IoError, Output, clock, errno};
 
 /// Completion entries taken at a time.
 const TAKE: usize = 32;
@@ -60,6 +60,9 @@ impl Uring {
     fn deliver(&mut self, done: &mut Vec<Completion>) {
         while let Some(finished) = self.worker.as_ref().and_then(Worker::next) {
             self.finish_worker(finished);
+        }
+        while let Some((slot, found)) = self.resolver.next() {
+            self.conclude(slot, found.map(Output::Addresses).map_err(IoError::from_errno), None);
         }
         done.extend(self.ready.drain(..));
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use kontiki_core::Time;
 use kontiki_frame::BLOCK_BYTES;
-use kontiki_io::{Completion, Handle, Io, IoBuf, IoError, IoErrorKind, IoStats, Name, Op, Output, Token, Wake};
+use kontiki_io::{Completion, Handle, Identity, Io, IoBuf, IoError, IoErrorKind, IoStats, Name, Op, Output, Token, Wake};
 
 use super::disk::Disk;
 use super::wire::{Host, Socket, Wire, addr};
@@ -232,6 +232,8 @@ impl World {
     fn attempt(&mut self, host: Host, op: Op) -> Result<(Result<Output, IoErrorKind>, Option<IoBuf>), Op> {
         let result = match op {
             Op::OpenDir { .. } | Op::Lock { .. } => Ok(Output::Opened(self.open(Open::Dir))),
+            Op::Identify { .. } => Ok(Output::Identity(Identity { boot: 1, place: 1 })),
+            Op::Resolve { .. } => Err(IoErrorKind::NotFound),
             Op::List { .. } => Ok(Output::Listing(self.disk.list())),
             Op::Open { name, create, .. } => {
                 self.disk.open(&name, create).map(|(file, len)| Output::File(self.open(Open::File(file, name)), len))
