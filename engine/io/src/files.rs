@@ -33,27 +33,19 @@ pub(crate) struct DataFile {
     pub(crate) file: File,
     /// Durable writes go with RWF_DSYNC; else a flush follows them.
     pub(crate) dsync: AtomicBool,
-    /// It stands in the ring's table of files, at its handle's index.
-    registered: AtomicBool,
+    /// Its place in the ring's table of files, if it stands there.
+    pub(crate) place: Option<u32>,
     /// Its mapping, where the portable log writes through memory. Only the file worker takes the lock.
     pub(crate) map: Mutex<Option<Mapped>>,
 }
 
 impl DataFile {
-    pub(crate) fn new(file: File, dsync: bool) -> DataFile {
-        DataFile { file, dsync: AtomicBool::new(dsync), registered: AtomicBool::new(false), map: Mutex::new(None) }
+    pub(crate) fn new(file: File, dsync: bool, place: Option<u32>) -> DataFile {
+        DataFile { file, dsync: AtomicBool::new(dsync), place, map: Mutex::new(None) }
     }
 
     pub(crate) fn dsync(&self) -> bool {
         self.dsync.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn registered(&self) -> bool {
-        self.registered.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn set_registered(&self, registered: bool) {
-        self.registered.store(registered, Ordering::Relaxed);
     }
 }
 
@@ -75,7 +67,7 @@ impl CName {
         &self.0
     }
 
-    fn as_ptr(&self) -> *const libc::c_char {
+    pub(crate) fn as_ptr(&self) -> *const libc::c_char {
         self.0.as_ptr().cast()
     }
 }
@@ -93,7 +85,8 @@ pub(crate) const fn buffered_flags(create: bool) -> i32 {
     open_flags(create, false) & !libc::O_EXCL
 }
 
-fn open_at(dir: RawFd, name: *const libc::c_char, flags: i32) -> Result<OwnedFd, i32> {
+/// Opens what `name` is in a directory.
+pub(crate) fn open_at(dir: RawFd, name: *const libc::c_char, flags: i32) -> Result<OwnedFd, i32> {
     loop {
         // SAFETY: every caller passes a NUL-terminated string that lives across the call.
         let fd = unsafe { libc::openat(dir, name, flags, FILE_MODE as libc::c_uint) };
@@ -170,23 +163,6 @@ fn honours_dsync(dir: &File) -> bool {
     let stat = unsafe { stat.assume_init() };
     // The type of `f_type` differs between targets; every magic number has 32 bits.
     !failed && KNOWN.contains(&(stat.f_type as u32))
-}
-
-/// Takes the exclusive lock file: of the open file, so it conflicts with another process and with another
-/// opening in this one, and it falls with the descriptor however the process ends.
-pub(crate) fn lock(dir: &File, name: &Name) -> Result<File, i32> {
-    let flags = libc::O_RDWR | libc::O_CREAT | libc::O_CLOEXEC | libc::O_NOFOLLOW;
-    let file = open_at(dir.as_raw_fd(), CName::new(name).as_ptr(), flags)?;
-    loop {
-        // SAFETY: a plain system call on an open descriptor.
-        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
-            return Ok(File::from(file));
-        }
-        match errno::last() {
-            libc::EINTR => {}
-            errno => return Err(errno),
-        }
-    }
 }
 
 /// Plain files and their lengths. Whatever could not be one of ours (by its name or kind) is left out.

@@ -1,18 +1,18 @@
 //! The table of open directories, files, listeners and connections of one `Io`.
 
-use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use crate::Handle;
 use crate::files::{DataFile, Dir};
+use crate::lock::Lock;
 
 /// What a handle stands for.
 #[derive(Debug)]
 pub(crate) enum Object {
     Dir(Arc<Dir>),
-    /// The open lock file: the lock goes with its last descriptor.
-    Lock(#[allow(dead_code)] File),
+    /// It goes with its last descriptor.
+    Lock(Lock),
     File(Arc<DataFile>),
     Listener(OwnedFd),
     Connection(OwnedFd),
@@ -85,6 +85,14 @@ impl Handles {
         open
     }
 
+    /// Takes every lock out, at the end.
+    pub(crate) fn locks(&mut self) -> impl Iterator<Item = Lock> {
+        self.entries.iter_mut().filter_map(|entry| match entry.open.take()?.object {
+            Object::Lock(lock) => Some(lock),
+            _ => None,
+        })
+    }
+
     pub(crate) fn dir(&mut self, handle: Handle) -> Result<Arc<Dir>, i32> {
         match self.get(handle) {
             Some(Open { object: Object::Dir(dir), .. }) => Ok(Arc::clone(dir)),
@@ -153,7 +161,7 @@ mod tests {
     use super::*;
 
     fn object() -> Object {
-        Object::Lock(File::open("/dev/null").unwrap())
+        Object::Connection(std::fs::File::open("/dev/null").unwrap().into())
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod handles;
 mod host;
 mod identity;
 pub mod limits;
+mod lock;
 mod name;
 mod op;
 mod portable;

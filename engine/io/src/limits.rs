@@ -28,6 +28,19 @@ pub const OWN_CQES: usize = 64;
 /// Most rings registered as fixed buffers.
 pub const MAX_REGISTERED: usize = 8;
 
+/// Most data files in the ring's table; more go by their descriptors.
+pub const MAX_TABLE_FILES: usize = 256;
+
+/// Places in the ring's table for locks, two for each.
+pub const LOCK_PLACES: usize = 8;
+
+/// How long a lock that is held is waited for, in milliseconds: a killed process holds it until its last write has
+/// ended, which is soon, unless the disk is very slow.
+pub const LOCK_PATIENCE_MS: u64 = 2_000;
+
+/// How often it is tried meanwhile, in milliseconds.
+pub const LOCK_RETRY_MS: u64 = 5;
+
 /// Most bytes of one read or write handed to the kernel at once; the rest follows. The kernel's own bound is
 /// 2 GiB less a page; this keeps every piece aligned.
 pub const MAX_TRANSFER_BYTES: usize = 1 << 30;

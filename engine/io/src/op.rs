@@ -142,7 +142,11 @@ pub enum Op {
         /// The directory.
         dir: Handle,
     },
-    /// Takes the exclusive lock file of a directory; held until its handle is closed. Fails with `Locked`.
+    /// Takes the exclusive lock of a directory, and of the lock file in it, which is made if it is missing. It is held
+    /// until its handle is closed, to be done after everything else in the directory has ended; or, if the process
+    /// is killed or the `Io` dropped, until nothing is under way any more. One that is held is waited for for a
+    /// short while ([`LOCK_PATIENCE_MS`](crate::limits::LOCK_PATIENCE_MS)), since its holder may be going; then it
+    /// fails with `Locked`. Removing or replacing the lock file gives nobody else the lock.
     Lock {
         /// The directory.
         dir: Handle,

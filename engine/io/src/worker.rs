@@ -12,12 +12,14 @@ use std::thread::JoinHandle;
 
 use crate::bell::Bell;
 use crate::files::{self, DataFile, Dir};
+use crate::lock::Lock;
 use crate::portable::mapped::Mapped;
 use crate::{IoBuf, IoData, Name, Wake};
 
 /// What to do.
 #[derive(Debug)]
 pub(crate) enum Task {
+    Lock { dir: Arc<Dir>, name: Name },
     Open { dir: Arc<Dir>, name: Name, create: bool, direct: bool },
     Allocate { file: Arc<DataFile>, len: u64, map: bool },
     Read { file: Arc<DataFile>, offset: u64, buf: IoBuf, len: usize },
@@ -38,6 +40,8 @@ pub(crate) enum Yield {
     Written(usize, bool),
     /// A flush that was asked for.
     Flushed,
+    /// A lock; none if another holds on to it.
+    Locked(Option<Lock>),
     /// The file and its length.
     Opened(File, u64),
 }
@@ -207,6 +211,7 @@ fn give_back(shared: &Shared, done: impl Iterator<Item = Finished>) {
 fn finish(shared: &Shared, job: Job) -> Finished {
     let mut lent = None;
     let result = match job.task {
+        Task::Lock { dir, name } => Lock::wait(&dir.file, &name).map(Yield::Locked),
         Task::Open { dir, name, create, direct } => {
             files::open(&dir, &name, create, direct).and_then(|file| files::length(&file).map(|len| Yield::Opened(file, len)))
         }

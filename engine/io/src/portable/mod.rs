@@ -16,9 +16,10 @@ use kontiki_core::Time;
 use crate::bell::Bell;
 use crate::errno::{During, classify};
 use crate::files::{self, DataFile};
-use crate::handles::{Handles, Object};
+use crate::handles::{Handles, Object, Open};
 use crate::host::Resolver;
 use crate::identity;
+use crate::lock::Lock;
 use crate::select::kernel;
 use crate::sockets::{self, Blocking};
 use crate::worker::{Finished, Task, Worker, Yield};
@@ -71,10 +72,11 @@ struct Slot {
 pub(crate) struct Portable {
     slots: Vec<Slot>,
     free: Vec<u32>,
+    /// Dropped before the handles, among which a lock may be: it ends when its last write has.
+    worker: Worker,
     handles: Handles,
     epoll: Epoll,
     bell: Arc<Bell>,
-    worker: Worker,
     resolver: Resolver,
     /// Socket operations submitted since the last turn: attempted by the next.
     fresh: VecDeque<u32>,
@@ -120,12 +122,10 @@ impl Portable {
             }
             Op::Lock { dir, name } => {
                 let dir = self.handles.dir(dir)?;
-                match files::lock(&dir.file, &name) {
-                    Ok(file) => self.opened(slot, Object::Lock(file), Output::Opened),
-                    Err(libc::EWOULDBLOCK) => {
-                        self.conclude(slot, Err(IoError::locked()), None);
-                        Ok(())
-                    }
+                match Lock::take(&dir.file, &name) {
+                    Ok(lock) => self.opened(slot, Object::Lock(lock), Output::Opened),
+                    // Its holder may be going: not to be waited for on this thread.
+                    Err(libc::EWOULDBLOCK) => self.hand_over(slot, Task::Lock { dir, name }),
                     Err(errno) => Err(errno),
                 }
             }
@@ -234,7 +234,9 @@ impl Portable {
                 // This close counts too.
                 let busy = self.handles.get(handle).ok_or(libc::EBADF)?.busy;
                 assert!(busy == 1, "close of {handle:?} with {} operations outstanding", busy - 1);
-                self.handles.remove(handle);
+                if let Some(Open { object: Object::Lock(lock), .. }) = self.handles.remove(handle) {
+                    lock.release();
+                }
                 self.conclude(slot, Ok(Output::Done), None);
                 Ok(())
             }
@@ -423,9 +425,11 @@ impl Portable {
                 Ok(Output::Done)
             }
             Ok(Yield::Opened(file, len)) => {
-                let file = Arc::new(DataFile::new(file, false));
+                let file = Arc::new(DataFile::new(file, false, None));
                 self.handles.insert(Object::File(file)).map(|handle| Output::File(handle, len)).ok_or(libc::EMFILE)
             }
+            Ok(Yield::Locked(Some(lock))) => self.handles.insert(Object::Lock(lock)).map(Output::Opened).ok_or(libc::EMFILE),
+            Ok(Yield::Locked(None)) => return self.conclude(finished.slot, Err(IoError::locked()), None),
             Err(errno) => Err(errno),
         };
         self.conclude(finished.slot, result.map_err(IoError::from_errno), finished.buf);

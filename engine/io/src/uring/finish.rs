@@ -263,13 +263,18 @@ impl Uring {
     }
 
     fn file_opened(&mut self, dir: &Dir, file: File, len: u64) -> Ended {
-        let fd = file.as_raw_fd();
-        let file = Arc::new(DataFile::new(file, dir.honours_dsync && self.features.dsync));
-        let Some(handle) = self.handles.insert(Object::File(Arc::clone(&file))) else {
-            return Ended::failed(libc::EMFILE);
-        };
-        file.set_registered(self.register_file(handle, fd));
-        Ended::Over(Ok(Output::File(handle, len)), None)
+        self.enable();
+        // Only files are registered, of the handles that are worked with: their operations are short. Before 6.13 an
+        // entry that was taken out is held until operations that began before are over, and a receive may take for ever.
+        let place = self.table.enter(&self.ring, file.as_raw_fd());
+        let file = Arc::new(DataFile::new(file, dir.honours_dsync && self.features.dsync, place));
+        match self.handles.insert(Object::File(file)) {
+            Some(handle) => Ended::Over(Ok(Output::File(handle, len)), None),
+            None => {
+                place.into_iter().for_each(|place| self.table.leave(&self.ring, place));
+                Ended::failed(libc::EMFILE)
+            }
+        }
     }
 
     fn flushed(&mut self, result: Result<(), i32>) -> Ended {
@@ -295,6 +300,11 @@ impl Uring {
         let ended = match (finished.result, work) {
             (Err(errno), _) => Ended::failed(errno),
             (Ok(Yield::Opened(file, len)), Work::Worker { dir: Some(dir) }) => self.file_opened(&dir, file, len),
+            (Ok(Yield::Locked(None)), _) => Ended::Over(Err(IoError::locked()), None),
+            (Ok(Yield::Locked(Some(lock))), _) => match self.lock_taken(lock) {
+                Ok(handle) => Ended::Over(Ok(Output::Opened(handle)), None),
+                Err(errno) => Ended::failed(errno),
+            },
             (Ok(Yield::Opened(..)), _) => unreachable!("an open keeps its directory"),
             (Ok(_), _) => Ended::Over(Ok(Output::Done), None),
         };

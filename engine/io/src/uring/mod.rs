@@ -2,6 +2,7 @@
 //!
 //! - `setup`: making the ring and probing what it can do
 //! - `slots`: the table of outstanding operations and the memory they hold
+//! - `table`: the files and locks that the ring holds by itself
 //! - `start`: from an [`Op`] to submission entries
 //! - `finish`: from a completion entry to a [`Completion`], or to the rest of a short transfer
 //! - `notice`: a descriptor for foreign event loops
@@ -16,6 +17,7 @@ mod notice;
 mod setup;
 mod slots;
 mod start;
+mod table;
 mod turn;
 
 use std::cell::{OnceCell, UnsafeCell};
@@ -38,6 +40,7 @@ use crate::{Completion, Io, IoError, IoStats, Op, Options, Token, Wake, clock};
 use notice::Notice;
 use setup::{Features, Regions};
 use slots::Slots;
+use table::Table;
 
 pub use setup::Without;
 
@@ -53,6 +56,7 @@ struct Own {
 /// The world by io_uring.
 pub(crate) struct Uring {
     ring: IoUring,
+    table: Table,
     features: Features,
     regions: Regions,
     /// Given up only when the kernel is done with them.
@@ -88,12 +92,13 @@ unsafe impl Send for Uring {}
 impl Uring {
     /// The error says why not, for the operator.
     pub(crate) fn open(options: &Options, memory: &[Region<'_>]) -> Result<Uring, String> {
-        let (ring, features, regions) = setup::make(options, memory)?;
+        let (ring, table, features, regions) = setup::make(options, memory)?;
         let bell = Bell::new().map_err(|errno| format!("no eventfd for the bell (errno {errno})"))?;
         let enabled = !features.owned;
         let bell = Arc::new(bell);
         Ok(Uring {
             ring,
+            table,
             features,
             regions,
             slots: ManuallyDrop::new(Slots::new(options.capacity)),

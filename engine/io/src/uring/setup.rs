@@ -2,6 +2,7 @@
 
 use io_uring::{IoUring, Probe, opcode};
 
+use super::table::Table;
 use crate::limits::{MAX_CQES_PER_OP, MAX_REGISTERED, MAX_SQ_ENTRIES, OWN_CQES};
 use crate::select::Region;
 use crate::{Options, errno};
@@ -64,7 +65,7 @@ pub(super) struct Features {
 pub(super) type Regions = heapless::Vec<(usize, usize), MAX_REGISTERED>;
 
 /// Makes the ring, with everything this kernel has to offer. The error says what it lacks, for the operator.
-pub(super) fn make(options: &Options, memory: &[Region<'_>]) -> Result<(IoUring, Features, Regions), String> {
+pub(super) fn make(options: &Options, memory: &[Region<'_>]) -> Result<(IoUring, Table, Features, Regions), String> {
     let without = options.without;
     let (ring, deferred, flags_work) = build(options)?;
     let params = ring.params();
@@ -93,7 +94,9 @@ pub(super) fn make(options: &Options, memory: &[Region<'_>]) -> Result<(IoUring,
     if !timed_enter && !probe.is_supported(opcode::Timeout::CODE) {
         return Err("it lacks the operation timeout".into());
     }
-    let files = !without.registered_files && register_files(&ring, options.handles);
+    let files = !without.registered_files;
+    let table = Table::register(&ring, options.handles, files)
+        .map_err(|errno| format!("it takes no table of files (errno {errno}), without which a lock does not outlive a killed process"))?;
     let mut features = Features {
         deferred,
         owned: deferred,
@@ -110,7 +113,7 @@ pub(super) fn make(options: &Options, memory: &[Region<'_>]) -> Result<(IoUring,
         unlink: !without.metadata && probe.is_supported(opcode::UnlinkAt::CODE),
     };
     let regions = register_memory(&ring, memory, without.registered_memory, &mut features);
-    Ok((ring, features, regions))
+    Ok((ring, table, features, regions))
 }
 
 /// The ring with the best set of flags that this kernel takes; whether completions are deferred, and whether the
@@ -158,13 +161,6 @@ fn build(options: &Options) -> Result<(IoUring, bool, bool), String> {
         libc::ENOMEM => "the ring's memory may not be locked (RLIMIT_MEMLOCK)".into(),
         _ => format!("the ring cannot be made (errno {errno})"),
     })
-}
-
-/// An empty table of files, filled as they are opened.
-fn register_files(ring: &IoUring, count: usize) -> bool {
-    let submitter = ring.submitter();
-    // Sparse tables by name are 5.19's; older kernels take a table full of "none".
-    submitter.register_files_sparse(count as u32).is_ok() || submitter.register_files(&vec![-1; count]).is_ok()
 }
 
 fn register_memory(ring: &IoUring, memory: &[Region<'_>], without: bool, features: &mut Features) -> Regions {

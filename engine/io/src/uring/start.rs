@@ -11,9 +11,10 @@ use super::finish::Tag;
 use super::slots::{Layout, Read, Work, Write};
 use crate::errno::{During, classify};
 use crate::files::{self, Dir};
-use crate::handles::{Handles, Object};
+use crate::handles::Object;
 use crate::identity;
 use crate::limits::MAX_TRANSFER_BYTES;
+use crate::lock::Lock;
 use crate::sockets::{self, Blocking};
 use crate::worker::{Task, Worker};
 use crate::{Completion, Handle, IoBuf, IoError, Op, Output, Token};
@@ -64,12 +65,14 @@ impl Uring {
             }
             Op::Lock { dir, name } => {
                 let dir = self.handles.dir(dir)?;
-                match files::lock(&dir.file, &name) {
-                    Ok(file) => self.opened(slot, Object::Lock(file), Output::Opened),
-                    Err(libc::EWOULDBLOCK) => {
-                        self.conclude(slot, Err(IoError::locked()), None);
+                match Lock::take(&dir.file, &name) {
+                    Ok(lock) => {
+                        let handle = self.lock_taken(lock)?;
+                        self.conclude(slot, Ok(Output::Opened(handle)), None);
                         Ok(())
                     }
+                    // Its holder may be going: not to be waited for on this thread.
+                    Err(libc::EWOULDBLOCK) => self.hand_over(slot, None, Task::Lock { dir, name }),
                     Err(errno) => Err(errno),
                 }
             }
@@ -102,21 +105,21 @@ impl Uring {
                 self.queue(slot, Work::Allocate { file, len }, entry);
                 Ok(())
             }
-            Op::Read { file: handle, offset, buf, len } => {
-                let file = match self.handles.file(handle) {
+            Op::Read { file, offset, buf, len } => {
+                let file = match self.handles.file(file) {
                     Ok(file) => file,
                     Err(errno) => {
                         *lent = Some(buf);
                         return Err(errno);
                     }
                 };
-                let fixed = self.fixed(handle);
+                let fixed = file.place;
                 self.push_read(slot, Read { file, fixed, buf, offset, len, done: 0 });
                 Ok(())
             }
-            Op::Write { file: handle, offset, data, durable } => {
-                let file = self.handles.file(handle)?;
-                let fixed = self.fixed(handle);
+            Op::Write { file, offset, data, durable } => {
+                let file = self.handles.file(file)?;
+                let fixed = file.place;
                 self.push_write(slot, Write { file, fixed, data, offset, done: 0, durable, linked: false });
                 Ok(())
             }
@@ -225,14 +228,39 @@ impl Uring {
                 // This close counts too.
                 let busy = self.handles.get(handle).ok_or(libc::EBADF)?.busy;
                 assert!(busy == 1, "close of {handle:?} with {} operations outstanding", busy - 1);
-                if self.fixed(handle).is_some() {
-                    self.register_file(handle, -1);
+                match self.handles.remove(handle).map(|open| open.object) {
+                    Some(Object::File(file)) => file.place.into_iter().for_each(|place| self.table.leave(&self.ring, place)),
+                    Some(Object::Lock(lock)) => {
+                        lock.places.iter().for_each(|place| self.table.leave(&self.ring, *place));
+                        lock.release();
+                    }
+                    _ => {}
                 }
-                self.handles.remove(handle);
                 self.conclude(slot, Ok(Output::Done), None);
                 Ok(())
             }
         }
+    }
+
+    /// The ring holds the lock too, and lets go of it when its last operation has ended.
+    pub(super) fn lock_taken(&mut self, mut lock: Lock) -> Result<Handle, i32> {
+        self.enable();
+        let mut places = heapless::Vec::new();
+        let entered = lock.descriptors().try_for_each(|fd| {
+            // As many places as descriptors.
+            let _ = places.push(self.table.enter_lock(&self.ring, fd)?);
+            Ok(())
+        });
+        if let Err(errno) = entered {
+            places.iter().for_each(|place| self.table.leave(&self.ring, *place));
+            return Err(errno);
+        }
+        lock.places = places.clone();
+        let handle = self.handles.insert(Object::Lock(lock));
+        if handle.is_none() {
+            places.iter().for_each(|place| self.table.leave(&self.ring, *place));
+        }
+        handle.ok_or(libc::EMFILE)
     }
 
     fn shut_down(&mut self, slot: u32, handle: Handle) -> Result<(), i32> {
@@ -288,23 +316,6 @@ impl Uring {
             self.handles.end(handle, slot);
         }
         Completion { token, result, buf }
-    }
-
-    /// The file's place in the registered table, if it has one.
-    fn fixed(&mut self, handle: Handle) -> Option<u32> {
-        let registered = match &self.handles.get(handle)?.object {
-            Object::File(file) => file.registered(),
-            _ => false,
-        };
-        registered.then_some(Handles::index(handle) as u32)
-    }
-
-    /// Only files are registered: their operations are short. On kernels before 6.13 an entry that was taken out is
-    /// held until operations that began before are over, and a receive may take for ever.
-    pub(super) fn register_file(&mut self, handle: Handle, fd: RawFd) -> bool {
-        self.enable();
-        let index = Handles::index(handle) as u32;
-        self.features.files && self.ring.submitter().register_files_update(index, &[fd]).is_ok()
     }
 
     /// Queues the one entry of an operation.

@@ -9,6 +9,7 @@ use kontiki_core::Time;
 use super::Uring;
 use super::finish::Tag;
 use crate::limits::DRAIN_MS;
+use crate::lock::Lock;
 use crate::worker::Worker;
 use crate::{Completion, IoError, Output, clock, errno};
 
@@ -229,6 +230,8 @@ struct Own {
 impl Drop for Uring {
     fn drop(&mut self) {
         if self.drain() {
+            // Nothing is under way: no need for the ring, which the kernel takes apart later, to hold on to a lock.
+            self.handles.locks().for_each(Lock::release);
             // SAFETY: the kernel owes no completion, so it touches none of this any more; neither is used again.
             unsafe {
                 ManuallyDrop::drop(&mut self.slots);
