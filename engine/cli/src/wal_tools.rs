@@ -4,13 +4,16 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use kontiki_frame::Kind;
 use kontiki_io::Name;
+use kontiki_io::limits::{LOCK_PATIENCE_MS, LOCK_RETRY_MS};
 use kontiki_wal::names;
 use kontiki_wal::offline::{self, CopyInfo, FrameInfo, Part, SegmentInfo, Verdict};
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 
 use crate::error::Error;
 use crate::output::say;
@@ -94,21 +97,37 @@ fn judge(dir: &Path, verdict: &Verdict) -> Result<(), Error> {
     Ok(())
 }
 
-/// Keeps a replica from starting on the directory while it is read.
-fn lock(dir: &Path) -> Result<Option<File>, Error> {
-    let path = dir.join(names::LOCK);
-    let file = match File::open(&path) {
-        Ok(file) => file,
-        // Copied without its lock, perhaps.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::file("cannot open", &path)(error)),
-    };
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
-        Ok(()) => Ok(Some(file)),
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            Err(Error::Finding(format!("{} is in use by a running replica: stop it first, or read a copy", dir.display())))
+/// Keeps a replica from starting on the directory while it is read: on the directory itself, as the replica does, and on the
+/// lock file, where there is one (a copy may have none).
+fn lock(dir: &Path) -> Result<Vec<File>, Error> {
+    let mut held = Vec::new();
+    for path in [dir.to_path_buf(), dir.join(names::LOCK)] {
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !held.is_empty() => continue,
+            Err(error) => return Err(Error::file("cannot open", &path)(error)),
+        };
+        match wait_shared(&file) {
+            Ok(()) => held.push(file),
+            Err(Errno::WOULDBLOCK) => {
+                return Err(Error::Finding(format!("{} is in use by a running replica: stop it first, or read a copy", dir.display())));
+            }
+            // Not every file system locks directories; the file then does.
+            Err(_) if held.is_empty() => held.push(file),
+            Err(error) => return Err(Error::file("cannot lock", &path)(error.into())),
         }
-        Err(error) => Err(Error::file("cannot lock", &path)(error.into())),
+    }
+    Ok(held)
+}
+
+/// A killed replica holds its lock until its last write has ended: as long as a replica would, it is waited for.
+fn wait_shared(file: &File) -> Result<(), Errno> {
+    let until = Instant::now() + Duration::from_millis(LOCK_PATIENCE_MS);
+    loop {
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockShared) {
+            Err(Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(Duration::from_millis(LOCK_RETRY_MS)),
+            other => return other,
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! Operations on files: how long they take, when they take effect, and what goes wrong with them.
 
-use kontiki_io::{Handle, Identity, IoBuf, IoErrorKind, Op, Output};
+use std::path::PathBuf;
+
+use kontiki_io::{Handle, Identity, IoBuf, IoErrorKind, Name, Op, Output};
 
 use crate::conditions::SECOND;
 use crate::decay::u64_at;
@@ -253,11 +255,13 @@ impl World {
         let Resource::Directory(path) = state.process.resource(*dir).clone() else { return Err(IoErrorKind::NotFound) };
         match op {
             Op::Lock { name, .. } => {
-                let lock = (path.clone(), name.clone());
-                state.lock_refused = state.late_locks.contains(&lock);
-                if state.lock_refused || state.process.locks.contains(&lock) {
+                // It is the directory's, whatever the file is called or became of it.
+                let of_this = |(locked, _): &(PathBuf, Name)| *locked == path;
+                state.lock_refused = state.late_locks.iter().any(of_this);
+                if state.lock_refused || state.process.locks.iter().any(of_this) {
                     return Err(IoErrorKind::Locked);
                 }
+                let lock = (path.clone(), name.clone());
                 if state.disk.find(&path, name).is_none() {
                     state.disk.open(&path, name, true)?;
                 }

@@ -230,6 +230,24 @@ pub fn a_lock_excludes_until_it_is_closed(world: &mut dyn World) {
     desk.close(held);
 }
 
+/// Nor does replacing it, or a lock by another name.
+pub fn removing_the_lock_file_lets_nobody_in(world: &mut dyn World) {
+    let mut desk = Desk::new(world);
+    let dir = desk.dir(world.directory());
+    let lock = |name: &str| Op::Lock { dir, name: name_of(name) };
+    let Ok(Output::Opened(held)) = desk.run(lock("lock")) else { panic!("no lock") };
+    desk.done(Op::Unlink { dir, name: name_of("lock") });
+    assert_eq!(desk.fails(lock("lock")), IoErrorKind::Locked);
+    let replaced = desk.allocated(dir, "new", B as u64);
+    desk.done(Op::Rename { dir, from: name_of("new"), to: name_of("lock") });
+    assert_eq!(desk.fails(lock("lock")), IoErrorKind::Locked);
+    assert_eq!(desk.fails(lock("other")), IoErrorKind::Locked);
+    desk.close(replaced);
+    desk.close(held);
+    let Ok(Output::Opened(held)) = desk.run(lock("lock")) else { panic!("no lock after its release") };
+    desk.close(held);
+}
+
 /// All submitted before a turn, more than any queue in between has room for.
 pub fn as_many_writes_as_the_capacity(world: &mut dyn World) {
     let mut desk = Desk::with_capacity(world, 600);

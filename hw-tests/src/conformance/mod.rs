@@ -56,6 +56,7 @@ pub const CHECKS: &[Check] = checks! {
         a_listing_has_files_and_lengths,
         directories_are_made_with_their_parents,
         a_lock_excludes_until_it_is_closed,
+        removing_the_lock_file_lets_nobody_in,
         a_directory_has_an_identity,
         as_many_writes_as_the_capacity,
         writes_and_flushes_are_counted;
@@ -91,5 +92,6 @@ pub const THREADED: &[Check] = checks! {
     threads:
         a_ring_from_another_thread_wakes_a_sleeper,
         no_ring_is_lost_in_a_race,
-        a_lock_excludes_another_io;
+        a_lock_excludes_another_io,
+        a_dropped_io_keeps_its_lock_until_its_writes_have_ended;
 };

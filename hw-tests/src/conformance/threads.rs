@@ -1,9 +1,11 @@
 //! What takes real threads.
 
+use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 
 use kontiki_io::{IoErrorKind, Op, Output};
+use rustix::fs::{FlockOperation, flock};
 
 use super::desk::{PATIENCE_NS, name_of};
 use super::{Desk, World};
@@ -82,4 +84,39 @@ pub fn a_lock_excludes_another_io(world: &mut dyn World) {
     // However it ends.
     drop(one);
     assert!(matches!(two.run(lock(dirs.1)), Ok(Output::Opened(_))));
+}
+
+/// Whoever gets the lock finds what those writes left, and it stays so.
+pub fn a_dropped_io_keeps_its_lock_until_its_writes_have_ended(world: &mut dyn World) {
+    const LEN: usize = 1 << 16;
+    const WRITES: u64 = 64;
+    for turned in [true, false] {
+        let path = world.directory();
+        let mut desk = Desk::with_capacity(world, 128);
+        let dir = desk.dir(path.clone());
+        let file = desk.allocated(dir, "data", WRITES * LEN as u64);
+        assert!(matches!(desk.run(Op::Lock { dir, name: name_of("lock") }), Ok(Output::Opened(_))));
+        for n in 0..WRITES {
+            let op = desk.write(file, n * LEN as u64, LEN, n as u8 + 1, true);
+            desk.submit(op);
+        }
+        if turned {
+            desk.turn(0);
+        }
+        let data = path.join("data");
+        let (at_lock, after) = std::thread::scope(|scope| {
+            let next = scope.spawn(|| {
+                // As the next process does, but at once.
+                let held = File::open(&path).expect("the directory");
+                while flock(&held, FlockOperation::NonBlockingLockExclusive).is_err() {
+                    std::thread::yield_now();
+                }
+                std::fs::read(&data).expect("the file")
+            });
+            drop(desk);
+            let after = std::fs::read(&data).expect("the file");
+            (next.join().expect("the next holder"), after)
+        });
+        assert!(at_lock == after, "written to after its lock was free, turned: {turned}");
+    }
 }
