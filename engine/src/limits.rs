@@ -72,6 +72,10 @@ pub(crate) const fn io_handles(members: usize, clients: usize) -> usize {
     let open = wal::MAX_SEGMENTS + 8 + connections(members, clients);
     if open > io::DEFAULT_HANDLES { open } else { io::DEFAULT_HANDLES }
 }
+/// How long an orderly stop waits for the log's own writes, in ns: many flushes of a slow card, and a stall of seconds.
+pub const CLOSE_LOG_NS: u64 = 20_000_000_000;
+/// How long it waits for peers and clients to take leave, in ns. The log is closed meanwhile.
+pub const CLOSE_NET_NS: u64 = 2_000_000_000;
 /// A commit index that no frame carries is told to followers after this share of a heartbeat interval.
 pub const NEWS_SHARE: u64 = 16;
 /// Entries that make a frame worth its writes, wake-ups and messages though one is under way: about as many as take as long themselves.

@@ -7,6 +7,7 @@ use kontiki_core::{ClusterId, GroupId, NodeId, Raft, Restored, RestoredError, Ti
 use kontiki_io::{Completion, Io};
 use kontiki_mem::{Hold, Ring};
 use kontiki_net::{Net, NetError};
+use kontiki_wal::{Wal, WalError};
 
 use crate::apply::ApplyQueue;
 use crate::config::{Config, Medium};
@@ -21,7 +22,23 @@ const MS: u64 = 1_000_000;
 enum Step {
     Log(Box<kontiki_wal::Opening>),
     Port(Box<Replica>),
+    /// The start ends here: as it was asked to, or for this reason. The log is closed in order first, so that the next start finds it so.
+    Ending(Ending, Option<StartError>),
     Done,
+}
+
+/// What is closed.
+enum Ending {
+    Log(Box<Wal>),
+    Node(Box<Replica>),
+}
+
+/// What came of a start so far.
+pub(crate) enum Opened {
+    NotYet,
+    Up(Box<Replica>),
+    /// It was asked to stop, and has.
+    Stopped,
 }
 
 /// A node on its way up.
@@ -32,6 +49,8 @@ pub(crate) struct Opening {
     ring: Option<Ring>,
     step: Step,
     began: Time,
+    /// Asked to stop, or ending by itself, since then.
+    ending: Option<Time>,
 }
 
 impl Opening {
@@ -60,51 +79,116 @@ impl Opening {
         };
         let began = io.now();
         let log = kontiki_wal::Opening::start(options, io)?;
-        Ok(Opening { config, shared, queue, ring: Some(ring), step: Step::Log(Box::new(log)), began })
+        Ok(Opening { config, shared, queue, ring: Some(ring), step: Step::Log(Box::new(log)), began, ending: None })
     }
 
     pub(crate) fn deadline(&self) -> Time {
-        match &self.step {
-            Step::Port(replica) => replica.deadline(),
-            Step::Log(_) | Step::Done => Time(u64::MAX),
+        match (&self.step, self.ending) {
+            (_, Some(began)) => began.plus_ns(limits::CLOSE_LOG_NS),
+            (Step::Port(replica), None) => replica.deadline(),
+            (Step::Log(_) | Step::Ending(..) | Step::Done, None) => Time(u64::MAX),
         }
+    }
+
+    /// Gives the start up: where the log is open already, it is closed in order.
+    pub(crate) fn stop(&mut self, now: Time, io: &mut dyn Io) {
+        if self.ending.is_some() {
+            return;
+        }
+        self.ending = Some(now);
+        match std::mem::replace(&mut self.step, Step::Done) {
+            Step::Log(mut log) => {
+                log.stop();
+                self.step = Step::Log(log);
+            }
+            Step::Port(replica) => self.end_node(replica, None, now, io),
+            step => self.step = step,
+        }
+    }
+
+    fn end_log(&mut self, mut wal: Box<Wal>, why: Option<StartError>, now: Time, io: &mut dyn Io) {
+        self.ending.get_or_insert(now);
+        wal.close(io);
+        self.step = Step::Ending(Ending::Log(wal), why);
+    }
+
+    fn end_node(&mut self, mut replica: Box<Replica>, why: Option<StartError>, now: Time, io: &mut dyn Io) {
+        self.ending.get_or_insert(now);
+        replica.begin_close(now, io);
+        self.step = Step::Ending(Ending::Node(replica), why);
     }
 
     pub(crate) fn on_completion(&mut self, completion: Completion, io: &mut dyn Io) {
         let now = io.now();
         match &mut self.step {
             Step::Log(log) => log.on_completion(completion, io),
-            Step::Port(replica) => replica.on_completion(completion, now, io),
+            Step::Port(replica) | Step::Ending(Ending::Node(replica), _) => replica.on_completion(completion, now, io),
+            Step::Ending(Ending::Log(wal), _) => wal.on_completion(completion, io),
             Step::Done => {}
         }
     }
 
-    /// The replica, once it is up.
-    pub(crate) fn poll(&mut self, now: Time, io: &mut dyn Io) -> Result<Option<Replica>, TurnError> {
+    /// Goes on, as far as it can.
+    pub(crate) fn poll(&mut self, now: Time, io: &mut dyn Io) -> Result<Opened, TurnError> {
         match std::mem::replace(&mut self.step, Step::Done) {
-            Step::Log(mut log) => match log.poll().map_err(StartError::Log)? {
-                None => self.step = Step::Log(log),
-                Some(opened) => {
-                    let replica = self.log_is_open(opened, now, io)?;
-                    self.step = Step::Port(Box::new(replica));
-                }
+            Step::Log(mut log) => match log.poll() {
+                Ok(None) => self.step = Step::Log(log),
+                Err(WalError::Stopped) => return Ok(Opened::Stopped),
+                Err(error) => return Err(StartError::Log(error).into()),
+                Ok(Some(opened)) => match self.log_is_open(opened, now, io) {
+                    Ok(replica) => self.step = Step::Port(replica),
+                    Err((wal, why)) => self.end_log(wal, why, now, io),
+                },
             },
             Step::Port(mut replica) => match replica.poll_listening() {
                 None => self.step = Step::Port(replica),
-                Some(Ok(())) => return Ok(Some(*replica)),
-                Some(Err(NetError::AddressInUse { addr })) => {
-                    return Err(StartError::Listen { addr, reason: "the address is in use: is another node running here?".into() }.into());
+                Some(Ok(())) => return Ok(Opened::Up(replica)),
+                Some(Err(error)) => {
+                    let why = match error {
+                        NetError::AddressInUse { addr } => {
+                            StartError::Listen { addr, reason: "the address is in use: is another node running here?".into() }
+                        }
+                        NetError::Listen { addr, source } => StartError::Listen { addr, reason: source.to_string() },
+                    };
+                    self.end_node(replica, Some(why), now, io);
                 }
-                Some(Err(NetError::Listen { addr, source })) => return Err(StartError::Listen { addr, reason: source.to_string() }.into()),
             },
+            Step::Ending(mut what, why) => {
+                let done = match &mut what {
+                    Ending::Node(replica) => replica.close(now, io),
+                    Ending::Log(wal) => {
+                        while wal.next_event().is_some() {}
+                        wal.closed()
+                    }
+                };
+                if !done && !self.is_overdue(now) {
+                    self.step = Step::Ending(what, why);
+                } else {
+                    return why.map_or(Ok(Opened::Stopped), |why| Err(why.into()));
+                }
+            }
             Step::Done => {}
         }
-        Ok(None)
+        if self.is_overdue(now) { Ok(Opened::Stopped) } else { Ok(Opened::NotYet) }
     }
 
-    fn log_is_open(&mut self, opened: kontiki_wal::Opened, now: Time, io: &mut dyn Io) -> Result<Replica, StartError> {
-        let config = self.config.clone();
+    fn is_overdue(&self, now: Time) -> bool {
+        self.ending.is_some_and(|began| now.since(began) >= limits::CLOSE_LOG_NS)
+    }
+
+    /// The replica over an open log; or the log, and why there is none: because it was asked to stop (`None`), or because it cannot be.
+    fn log_is_open(
+        &mut self,
+        opened: kontiki_wal::Opened,
+        now: Time,
+        io: &mut dyn Io,
+    ) -> Result<Box<Replica>, (Box<Wal>, Option<StartError>)> {
         let kontiki_wal::Opened { wal, hard_state, incarnation, restored, report } = opened;
+        let wal = Box::new(wal);
+        if self.ending.is_some() {
+            return Err((wal, None));
+        }
+        let config = self.config.clone();
         let took = now.since(self.began);
         let recovery = describe(&report, took);
         if hard_state.recovering {
@@ -114,10 +198,15 @@ impl Opening {
         }
         let applied = self.queue.applied();
         let restored = Restored { applied, ..restored };
-        restored.validate().map_err(|error| match error {
-            RestoredError::Gap { applied, first } => StartError::StateBehindLog { applied: applied.0, first: first.0 },
-            error => StartError::Restored(error),
-        })?;
+        if let Err(error) = restored.validate() {
+            return Err((
+                wal,
+                Some(match error {
+                    RestoredError::Gap { applied, first } => StartError::StateBehindLog { applied: applied.0, first: first.0 },
+                    error => StartError::Restored(error),
+                }),
+            ));
+        }
         if applied > restored.last {
             tracing::error!(
                 applied = applied.0,
@@ -141,11 +230,9 @@ impl Opening {
         };
         let raft = Raft::new(core, restored, now);
         let Some(listen) = config.listen_addr() else {
-            return Err(StartError::Config(crate::ConfigError::Value {
-                name: "id",
-                value: config.id.to_string(),
-                must: "must be the id of one of `members`".into(),
-            }));
+            let must = "must be the id of one of `members`".into();
+            let error = crate::ConfigError::Value { name: "id", value: config.id.to_string(), must };
+            return Err((wal, Some(StartError::Config(error))));
         };
         let peers = config.members.iter().filter(|m| m.id != config.id).map(|m| (NodeId(m.id), m.addr)).collect();
         let mut options = kontiki_net::Options::new(ClusterId(config.cluster), NodeId(config.id), incarnation, listen, peers);
@@ -158,11 +245,14 @@ impl Opening {
         options.max_request_bytes = config.max_entry_bytes;
         options.max_reply_bytes = config.reply_bytes.max(limits::STATUS_BYTES);
         options.seed = seed;
-        let mut net = Net::new(options).map_err(|e| StartError::Listen { addr: listen, reason: e.to_string() })?;
+        let mut net = match Net::new(options) {
+            Ok(net) => net,
+            Err(error) => return Err((wal, Some(StartError::Listen { addr: listen, reason: error.to_string() }))),
+        };
         net.start(io, now);
         let Some(ring) = self.ring.take() else { panic!("the log opens once") };
         let (shared, queue) = (self.shared.clone(), Arc::clone(&self.queue));
-        Ok(Replica::new(Parts { config, incarnation, raft, wal, net, ring, shared, queue, recovery }))
+        Ok(Box::new(Replica::new(Parts { config, incarnation, raft, wal: *wal, net, ring, shared, queue, recovery })))
     }
 }
 

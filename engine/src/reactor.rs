@@ -14,12 +14,9 @@ use crate::error::{Failure, StartError};
 use crate::handle::Proposer;
 use crate::limits::{IO_CAPACITY, MAX_RING_BLOCKS};
 use crate::node::Replica;
-use crate::opening::Opening;
+use crate::opening::{Opened, Opening};
 use crate::shared::{Life, Shared};
 use crate::state_machine::StateMachine;
-
-/// How long a stopping node waits for its last operations before it closes everything under them.
-const CLOSE_LIMIT_NS: u64 = 2_000_000_000;
 
 /// Where a node is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +45,7 @@ pub enum TurnError {
 enum Phase {
     Opening(Box<Opening>),
     Running(Box<Replica>),
+    /// Since when.
     Closing(Box<Replica>, Time),
     Ended,
 }
@@ -179,7 +177,7 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
             // Frames wait for inline apply.
             Phase::Running(_) if self.is_hungry() => Time(0),
             Phase::Running(replica) => replica.deadline(),
-            Phase::Closing(_, limit) => *limit,
+            Phase::Closing(replica, began) => began.plus_ns(replica.patience_ns()),
             Phase::Ended => Time(u64::MAX),
         }
     }
@@ -257,9 +255,12 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
                     opening.on_completion(completion, &mut self.io);
                 }
                 if self.shared.stopping() {
-                    self.phase = Phase::Ended;
-                } else if let Some(replica) = opening.poll(now, &mut self.io)? {
-                    self.phase = Phase::Running(Box::new(replica));
+                    opening.stop(now, &mut self.io);
+                }
+                match opening.poll(now, &mut self.io)? {
+                    Opened::NotYet => {}
+                    Opened::Up(replica) => self.phase = Phase::Running(replica),
+                    Opened::Stopped => self.phase = Phase::Ended,
                 }
             }
             Phase::Running(replica) => {
@@ -286,17 +287,16 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
                 }
                 if self.shared.stopping() {
                     replica.begin_close(now, &mut self.io);
-                    let limit = now.plus_ns(CLOSE_LIMIT_NS);
                     if let Phase::Running(replica) = std::mem::replace(&mut self.phase, Phase::Ended) {
-                        self.phase = Phase::Closing(replica, limit);
+                        self.phase = Phase::Closing(replica, now);
                     }
                 }
             }
-            Phase::Closing(replica, limit) => {
+            Phase::Closing(replica, began) => {
                 for completion in self.done.drain(..) {
                     replica.on_completion(completion, now, &mut self.io);
                 }
-                if replica.close(now, &mut self.io) || now >= *limit {
+                if replica.close(now, &mut self.io) || now.since(*began) >= replica.patience_ns() {
                     replica.publish(&self.io);
                     self.phase = Phase::Ended;
                 }

@@ -46,6 +46,8 @@ pub(crate) struct Appender {
     durable: u64,
     /// Newest write of the durable prefix that was not told yet.
     news: Option<WriteId>,
+    /// A write failed: what completes counts for nothing.
+    given_up: bool,
 }
 
 impl Appender {
@@ -58,6 +60,7 @@ impl Appender {
             max_write_bytes,
             durable,
             news: None,
+            given_up: false,
         }
     }
 
@@ -134,7 +137,13 @@ impl Appender {
         (span, (end, newest))
     }
 
-    /// A write is durable. Only the contiguous prefix counts.
+    /// Nothing more becomes durable, and what waits is not written.
+    pub(crate) fn give_up(&mut self) {
+        self.queue.clear();
+        self.given_up = true;
+    }
+
+    /// A write has completed: it is durable, unless the log was given up. Only the contiguous prefix counts.
     pub(crate) fn written(&mut self, number: u64) {
         let flight = number.checked_sub(self.oldest).and_then(|at| self.flights.get_mut(at as usize));
         let Some(flight) = flight else { panic!("a completion for a write that is not in flight") };
@@ -144,7 +153,9 @@ impl Appender {
             && let Some(flight) = self.flights.pop_front()
         {
             self.oldest += 1;
-            if let Some((end, write)) = flight.frames {
+            if let Some((end, write)) = flight.frames
+                && !self.given_up
+            {
                 assert!(end > self.durable, "positions grow");
                 self.durable = end;
                 self.news = Some(write);

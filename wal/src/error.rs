@@ -90,6 +90,9 @@ pub enum WalError {
         /// What the system said.
         source: IoError,
     },
+    /// The start was given up before the log was open, as was asked for ([`crate::Opening::stop`]).
+    #[error("asked to stop while the log was being opened")]
+    Stopped,
     /// Another process uses the data directory.
     #[error("data directory {} is in use by another process", .dir.display())]
     Locked {

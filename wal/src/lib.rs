@@ -58,6 +58,7 @@
 #![forbid(unsafe_code)]
 
 mod append;
+mod closing;
 mod error;
 mod hard_state;
 mod index;

@@ -84,6 +84,8 @@ pub struct Opening {
     identity: Identity,
     step: Step,
     end: Option<Result<Opened, WalError>>,
+    /// Asked to stop.
+    stopping: bool,
     /// Why it failed, while everything is closed again.
     failure: Option<WalError>,
     /// The hard state's; read with until there is one.
@@ -137,6 +139,7 @@ impl Opening {
             identity,
             step: Step::OpenDir,
             end: None,
+            stopping: false,
             failure: None,
             dir: NONE,
             hard_state: NONE,
@@ -164,6 +167,12 @@ impl Opening {
         self.end.take().transpose()
     }
 
+    /// Gives the start up where nothing is half done: the next one finds all as this one did, a note of where the log ended included.
+    /// [`Opening::poll`] then says [`WalError::Stopped`]; or, where the new boot number was being written, that the log is open.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+    }
+
     /// Takes a completion whose token is the log's (top byte [`crate::OWNER`]).
     pub fn on_completion(&mut self, completion: Completion, io: &mut dyn Io) {
         let Completion { token, result, buf } = completion;
@@ -175,9 +184,19 @@ impl Opening {
                 }
                 self.recover(io)
             }
+            (Step::Prepare, Some(Purpose::Open)) if self.stopping => {
+                let Some(preparer) = &mut self.preparer else { panic!("there is a preparer") };
+                preparer.leave(result);
+                self.handles.extend(preparer.left_open());
+                Err(WalError::Stopped)
+            }
             (_, Some(Purpose::Open)) => self.advance(result, buf),
             _ => panic!("{token:?} is not under way"),
         };
+        // Once a first copy of the new boot's record is written, the start is to be finished, and the log closed.
+        let saving = matches!(then, Ok(Then::Op(Step::Save(Copy::Second), _) | Then::Opened));
+        let reading = self.scan.as_ref().is_some_and(|scan| scan.1.outstanding() > 0);
+        let then = if self.stopping && !saving && !reading { then.and(Err(WalError::Stopped)) } else { then };
         self.go_on(then, io);
     }
 
@@ -429,7 +448,7 @@ impl Opening {
     /// Feeds recovery with what was read, and reads on.
     fn recover(&mut self, io: &mut dyn Io) -> Result<Then, WalError> {
         let Some(mut scan) = self.scan.take() else { panic!("recovery is under way") };
-        while scan.0.want().is_some() {
+        while scan.0.want().is_some() && !self.stopping {
             let next = scan.1.next();
             scan.1.pump(io);
             let flow = match next {
@@ -443,7 +462,7 @@ impl Opening {
             }
         }
         // Reads that nobody waits for any more have to come back all the same.
-        if scan.0.want().is_some() || scan.1.outstanding() > 0 {
+        if self.stopping || scan.0.want().is_some() || scan.1.outstanding() > 0 {
             self.scan = Some(scan);
             return Ok(Then::Recover);
         }

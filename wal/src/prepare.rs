@@ -59,7 +59,7 @@ pub(crate) struct Preparer {
     /// Number of the segment being prepared.
     number: u64,
     step: Option<Step>,
-    /// The file of a job that failed.
+    /// The file of a job that failed or was left.
     left_open: Option<Handle>,
 }
 
@@ -72,7 +72,7 @@ impl Preparer {
         self.step.is_some()
     }
 
-    /// The file that a failed job left open.
+    /// The file that a job left open.
     pub(crate) fn left_open(&self) -> Option<Handle> {
         self.left_open
     }
@@ -163,6 +163,16 @@ impl Preparer {
             (Step::SyncRemoved(_), _) => Ok(Outcome::Removed),
             (Step::Open, other) => panic!("opening a file yielded {other:?}"),
         }
+    }
+
+    /// The operation under way has ended, and its job is not gone on with: the next start finds what it left, or clears it away.
+    pub(crate) fn leave(&mut self, result: Result<Output, IoError>) {
+        let Some(step) = self.step.take() else { panic!("a completion for a job that is not under way") };
+        self.left_open = match (step, result) {
+            (Step::Open, Ok(Output::File(file, _))) => Some(file),
+            (Step::GiveUp(_) | Step::Close(_), Ok(_)) => None,
+            (step, _) => step.file(),
+        };
     }
 
     fn failed(&mut self, step: Step, error: IoError) -> Result<Outcome, WalError> {

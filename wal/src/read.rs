@@ -143,6 +143,11 @@ impl Reads {
         self.slots.iter().all(Option::is_none) && self.lookups.is_empty()
     }
 
+    /// Operations outstanding.
+    pub(crate) fn in_progress(&self) -> usize {
+        self.slots.iter().flatten().count()
+    }
+
     pub(crate) fn finished(&mut self) -> Option<Finished> {
         self.finished.pop_front()
     }

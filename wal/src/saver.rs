@@ -25,12 +25,14 @@ pub(crate) struct Saver {
     /// Writes not answered yet, oldest first, and how many of them the update under way covers.
     waiters: VecDeque<WriteId>,
     covered: usize,
+    /// A write failed: nothing more is written or answered.
+    given_up: bool,
 }
 
 impl Saver {
     pub(crate) fn new(file: Handle, identity: Identity, record: Record, blocks: Pool) -> Saver {
         let waiters = VecDeque::with_capacity(MAX_HARD_STATE_WAITERS);
-        Saver { file, identity, blocks, record, step: None, waiting: None, waiters, covered: 0 }
+        Saver { file, identity, blocks, record, step: None, waiting: None, waiters, covered: 0, given_up: false }
     }
 
     pub(crate) fn file(&self) -> Handle {
@@ -43,7 +45,18 @@ impl Saver {
     }
 
     pub(crate) fn idle(&self) -> bool {
-        self.step.is_none() && self.waiting.is_none()
+        !self.busy() && self.waiting.is_none()
+    }
+
+    /// Whether a write is outstanding.
+    pub(crate) fn busy(&self) -> bool {
+        self.step.is_some()
+    }
+
+    /// Nothing more becomes durable.
+    pub(crate) fn give_up(&mut self) {
+        self.waiting = None;
+        self.given_up = true;
     }
 
     /// Writes not answered yet.
@@ -79,9 +92,13 @@ impl Saver {
         self.step = Some(copy);
     }
 
-    /// A copy is durable. Once both are, the writes that this answers.
+    /// A write has completed. Once both copies are durable, the writes that this answers.
     pub(crate) fn written(&mut self, io: &mut dyn Io) -> impl Iterator<Item = WriteId> {
         let answered = match self.step {
+            Some(_) if self.given_up => {
+                self.step = None;
+                0
+            }
             Some(Copy::First) => {
                 self.write(Copy::Second, io);
                 0

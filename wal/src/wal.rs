@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 
 use kontiki_core::{FrameMeta, Incarnation, IndexRange, LogIndex, Term, Time, WriteId};
 use kontiki_frame::{BLOCK_BYTES, DiskStamp, parse_header};
-use kontiki_io::{Completion, Handle, Io, Op};
+use kontiki_io::{Completion, Handle, Io};
 use kontiki_mem::{Block, BlockMut, Pool, PoolBuf};
 
 use crate::append::Appender;
+use crate::closing::Closing;
 use crate::index::LiveLog;
 use crate::limits::{HEADERS_AHEAD, MAX_HARD_STATE_WAITERS, MAX_RETRY_NS, MAX_SEGMENTS, MIN_RETRY_NS};
 use crate::prepare::{Outcome, Preparer};
@@ -83,28 +84,28 @@ pub(crate) struct Parts {
 pub struct Wal {
     options: Options,
     identity: Identity,
-    dir: Handle,
-    lock: Handle,
-    saver: Saver,
+    pub(crate) dir: Handle,
+    pub(crate) lock: Handle,
+    pub(crate) saver: Saver,
     saved: VecDeque<WriteId>,
     log: LiveLog,
-    segments: Segments,
-    appender: Appender,
-    reads: Reads,
-    preparer: Preparer,
+    pub(crate) segments: Segments,
+    pub(crate) appender: Appender,
+    pub(crate) reads: Reads,
+    pub(crate) preparer: Preparer,
     /// Buffers for segment headers. The hard state has its own: however many segments are opened while the disk hangs, a change of term
     /// can be written.
     headers: Pool,
     boot: Incarnation,
     /// Position where the log ends.
-    end: u64,
+    pub(crate) end: u64,
     /// The next frame opens a segment, whatever room there is: behind the end lies evidence.
     fresh: bool,
     /// The disk was full; how long to wait before trying again, and since when that counts.
     full: Option<(u64, Time)>,
-    poison: Option<WalError>,
-    /// Files still to be closed, the one under way last.
-    closing: Option<Vec<Handle>>,
+    pub(crate) poison: Option<WalError>,
+    /// The end has begun.
+    pub(crate) closing: Option<Closing>,
 }
 
 impl Wal {
@@ -189,7 +190,11 @@ impl Wal {
             && self.log.has_extent()
             && matches!((self.log.end(), self.log.limit()), (Some(end), Some(limit)) if limit - end >= bytes as u64);
         let next = !self.segments.prepared.is_empty() && self.headers.available() > 0;
-        self.poison.is_none() && self.appender.has_room() && bytes <= self.options.max_frame_bytes && (here || next)
+        self.poison.is_none()
+            && self.closing.is_none()
+            && self.appender.has_room()
+            && bytes <= self.options.max_frame_bytes
+            && (here || next)
     }
 
     /// Appends a sealed frame of which `range` counts, as write `write`: stamps it in place, freezes it, and queues it for [`Wal::pump`].
@@ -257,8 +262,9 @@ impl Wal {
     /// Makes term, vote and the *recovering* mark durable. Several calls before an update begins become one; each is answered.
     ///
     /// # Panics
-    /// If the term falls, or more than 64 calls wait for their event: bugs of the caller.
+    /// If the term falls, the log is being closed, or more than 64 calls wait for their event: bugs of the caller.
     pub fn save_hard_state(&mut self, write: WriteId, state: HardState) {
+        assert!(self.closing.is_none(), "nothing is saved in a log that is being closed");
         assert!(self.saved.len() + self.saver.waiters() < MAX_HARD_STATE_WAITERS, "more hard-state writes than the core may have pending");
         self.saver.save(write, state);
     }
@@ -270,7 +276,7 @@ impl Wal {
     /// # Errors
     /// The buffer, to try again later.
     pub fn read(&mut self, tag: u64, from: LogIndex, upto: LogIndex, buf: PoolBuf, io: &mut dyn Io) -> Result<(), PoolBuf> {
-        if self.poison.is_some() {
+        if self.poison.is_some() || self.closing.is_some() {
             return Err(buf);
         }
         let (reads, mut context) = self.reading(io);
@@ -279,7 +285,7 @@ impl Wal {
 
     /// Looks up the term of an entry, in memory or from its frame's header. Ends with [`WalEvent::Term`]. False if too many lookups wait.
     pub fn lookup_term(&mut self, tag: u64, index: LogIndex, io: &mut dyn Io) -> bool {
-        if self.poison.is_some() {
+        if self.poison.is_some() || self.closing.is_some() {
             return false;
         }
         let (reads, mut context) = self.reading(io);
@@ -314,7 +320,10 @@ impl Wal {
 
     /// Submits what is due: hard state, log writes, lookups, the next step of preparing a segment. Once a turn.
     pub fn pump(&mut self, io: &mut dyn Io) {
-        if self.poison.is_some() || self.closing.is_some() {
+        if self.closing.is_some() {
+            return self.close_on(io);
+        }
+        if self.poison.is_some() {
             return;
         }
         self.saver.pump(io);
@@ -328,7 +337,7 @@ impl Wal {
     pub fn deadline(&self) -> Option<Time> {
         let (pause, since) = self.full?;
         // While an attempt is under way its completion is what to wait for.
-        (!self.preparer.busy() && self.wants_new()).then(|| since.plus_ns(pause))
+        (!self.preparer.busy() && self.closing.is_none() && self.wants_new()).then(|| since.plus_ns(pause))
     }
 
     fn wants_new(&self) -> bool {
@@ -383,22 +392,20 @@ impl Wal {
     pub fn on_completion(&mut self, completion: Completion, io: &mut dyn Io) {
         let Completion { token, result, buf } = completion;
         let Some(purpose) = Purpose::of(token) else { panic!("{token:?} is not the log's") };
-        if self.closing.is_some() || self.poison.is_some() {
-            // Memory goes back to its pool; nothing is believed any more.
-            if self.closing.is_some() {
-                self.closing_step(purpose, result.is_ok(), io);
-            }
-            return;
-        }
         match purpose {
-            Purpose::Write(number) => match result {
-                Ok(_) => self.appender.written(number),
-                Err(source) => self.fail(WalError::Io { what: "write to", name: self.current_name(), source }),
-            },
-            Purpose::HardState => match result {
-                Ok(_) => self.saved.extend(self.saver.written(io)),
-                Err(source) => self.fail(WalError::Io { what: "write to", name: names::plain(names::HARD_STATE), source }),
-            },
+            Purpose::Write(number) => {
+                if let Err(source) = result {
+                    self.fail(WalError::Io { what: "write to", name: self.current_name(), source });
+                }
+                self.appender.written(number);
+            }
+            Purpose::HardState => {
+                if let Err(source) = result {
+                    self.fail(WalError::Io { what: "write to", name: names::plain(names::HARD_STATE), source });
+                }
+                self.saved.extend(self.saver.written(io));
+            }
+            Purpose::Prepare if self.poison.is_some() || self.closing.is_some() => self.preparer.leave(result),
             Purpose::Prepare => match self.preparer.done(result) {
                 Ok(outcome) => self.prepared(outcome, io),
                 Err(error) => self.fail(error),
@@ -407,8 +414,10 @@ impl Wal {
                 let (reads, mut context) = self.reading(io);
                 reads.done(slot, result, buf, &mut context);
             }
-            Purpose::Open | Purpose::Recover(_) | Purpose::Close => panic!("{purpose:?} is not under way"),
+            Purpose::Close => return self.file_closed(io),
+            Purpose::Open | Purpose::Recover(_) => panic!("{purpose:?} is not under way"),
         }
+        self.close_on(io);
     }
 
     fn prepared(&mut self, outcome: Outcome, io: &mut dyn Io) {
@@ -437,9 +446,12 @@ impl Wal {
         names::segment(self.segments.current().map_or(0, |segment| segment.number))
     }
 
+    /// Nothing is believed any more; what is outstanding comes back all the same.
     fn fail(&mut self, error: WalError) {
         tracing::error!(%error, "the log is poisoned: nothing more becomes durable");
-        self.poison = Some(error);
+        self.poison.get_or_insert(error);
+        self.appender.give_up();
+        self.saver.give_up();
     }
 
     /// What happened since, one event at a time.
@@ -456,56 +468,5 @@ impl Wal {
             Finished::Frames { tag, buf, result } => WalEvent::Read { tag, buf, result },
             Finished::Term { tag, index, result } => WalEvent::Term { tag, index, result },
         })
-    }
-
-    /// Notes in the hard state that the log was closed in order and where it ends, then closes every file, the lock last. Call it when
-    /// [`Wal::idle`] or poisoned, and with nothing outstanding; [`Wal::closed`] says when it is done.
-    pub fn close(&mut self, io: &mut dyn Io) {
-        if self.closing.is_some() {
-            return;
-        }
-        let segments = std::mem::replace(&mut self.segments, Segments::none());
-        // Closed from the end: the lock goes last.
-        let mut open = vec![self.lock, self.dir, self.saver.file()];
-        open.extend(segments.into_handles());
-        open.extend(self.preparer.left_open());
-        self.closing = Some(open);
-        if self.poison.is_none() && self.appender.idle() && self.saver.idle() {
-            self.saver.close(self.end, io);
-        } else {
-            self.close_next(io);
-        }
-    }
-
-    fn closing_step(&mut self, purpose: Purpose, done: bool, io: &mut dyn Io) {
-        match purpose {
-            Purpose::Close => {
-                if let Some(open) = &mut self.closing {
-                    open.pop();
-                }
-            }
-            // The note is a convenience: without it the next start looks at the log's end for itself.
-            Purpose::HardState if done && self.poison.is_none() => {
-                let answered = self.saver.written(io).count();
-                assert_eq!(answered, 0, "nobody waits when the log is closed");
-                if !self.saver.idle() {
-                    return;
-                }
-            }
-            Purpose::HardState => {}
-            _ => return,
-        }
-        self.close_next(io);
-    }
-
-    fn close_next(&mut self, io: &mut dyn Io) {
-        if let Some(&handle) = self.closing.as_ref().and_then(|open| open.last()) {
-            io.submit(Purpose::Close.token(), Op::Close { handle });
-        }
-    }
-
-    /// Whether [`Wal::close`] is done.
-    pub fn closed(&self) -> bool {
-        self.closing.as_ref().is_some_and(Vec::is_empty)
     }
 }

@@ -7,6 +7,7 @@ use kontiki_io::Io;
 use kontiki_wal::Space;
 
 use super::Replica;
+use crate::limits;
 use crate::status::{PeerStatus, Status};
 
 const MS: u64 = 1_000_000;
@@ -114,14 +115,14 @@ impl Replica {
         }
     }
 
-    /// No more proposals, no more messages; what is under way ends.
+    /// No more proposals, no more messages; what is under way ends. The log is closed as soon as its own writes are done, whatever peers do.
     pub(crate) fn begin_close(&mut self, now: Time, io: &mut dyn Io) {
         self.shared.batch.close();
         self.discard_unsealed();
         self.stalled.clear();
         self.cache.clear();
         self.net.stop(now, io);
-        self.wal.pump(io);
+        self.wal.close(io);
     }
 
     /// True once nothing is outstanding.
@@ -130,9 +131,11 @@ impl Replica {
         while self.net.poll_event().is_some() {}
         self.wal.pump(io);
         self.net.tick(now, io, &mut self.ring);
-        if self.net.idle() && self.wal.idle() {
-            self.wal.close(io);
-        }
         self.net.idle() && self.wal.closed()
+    }
+
+    /// How long the end of this node may take in all, as things stand, in ns.
+    pub(crate) fn patience_ns(&self) -> u64 {
+        if self.wal.closed() { limits::CLOSE_NET_NS } else { limits::CLOSE_LOG_NS }
     }
 }
