@@ -8,7 +8,7 @@ use crate::load::Done;
 use crate::outcomes::Tally;
 use crate::output::say;
 use crate::plot::Notes;
-use crate::table::{Pairs, bytes, count, duration, table};
+use crate::table::{Pairs, bytes, count, duration, milliseconds, table};
 use crate::verify::Verdict;
 
 /// Prints what was measured.
@@ -24,7 +24,7 @@ pub(crate) fn measured(done: &Done, falls: &[Fall], notes: &Notes, written: Writ
     let down: Duration = falls.iter().map(|f| f.refused).sum();
     let up = (seconds - down.as_secs_f64()).max(0.001);
     let per_second = |n: u64, s: f64| format!("{}/s", count((n as f64 / s) as u64));
-    let quantile = |q| duration(done.timeline.quantile(q));
+    let quantile = |q| milliseconds(done.timeline.quantile(q));
 
     let mut rows = Pairs::new("measured");
     rows.row("writes acknowledged", count(tally.acknowledged));
@@ -49,9 +49,9 @@ pub(crate) fn measured(done: &Done, falls: &[Fall], notes: &Notes, written: Writ
     if !falls.is_empty() {
         let mut rows = table(["killed", "logs read in", "then a leader after", "then a first write after", "no writes for"]);
         for fall in falls {
-            let recovery = fall.recovery.map_or("-".into(), duration);
-            let first_write = if fall.first_write.is_zero() { "at once".into() } else { duration(fall.first_write) };
-            rows.add_row([fall.who.clone(), recovery, duration(fall.election), first_write, duration(fall.refused)]);
+            let recovery = fall.recovery.map_or("-".into(), milliseconds);
+            let first_write = if fall.first_write.is_zero() { "at once".into() } else { milliseconds(fall.first_write) };
+            rows.add_row([fall.who.clone(), recovery, milliseconds(fall.election), first_write, milliseconds(fall.refused)]);
         }
         say(rows);
     }
@@ -62,10 +62,10 @@ pub(crate) fn measured(done: &Done, falls: &[Fall], notes: &Notes, written: Writ
 /// may be the last to be answered.
 fn longest(done: &Done, notes: &Notes) -> String {
     let longest = done.timeline.longest();
-    let Some(point) = done.timeline.points().max_by_key(|p| p.latency_us.map_or(0, |l| l[2])) else { return duration(longest) };
+    let Some(point) = done.timeline.points().max_by_key(|p| p.latency_us.map_or(0, |l| l[2])) else { return milliseconds(longest) };
     let since = notes.marks.iter().rev().find(|mark| mark.at <= point.at);
     let after = since.map_or(String::new(), |mark| format!(", {} after \"{}\"", duration(point.at.saturating_sub(mark.at)), mark.label));
-    format!("{}, answered at {:.2} s{after}", duration(longest), point.at.as_secs_f64())
+    format!("{}, answered at {:.2} s{after}", milliseconds(longest), point.at.as_secs_f64())
 }
 
 /// What went to the disks, and what for.
@@ -74,9 +74,9 @@ fn disk(rows: &mut Pairs, written: Written, payload: u64, replicas: u64) {
     let zeros = (written.segments / replicas).min(total);
     let rest = (total - zeros).saturating_sub(payload);
     rows.row("written to disk per replica", bytes(total));
-    rows.row("  new segment files, filled with zeros once", bytes(zeros));
-    rows.row("  payload acknowledged", bytes(payload.min(total - zeros)));
-    rows.row("  batch headers, padding to 4 KiB, term and vote, unacknowledged", bytes(rest));
+    rows.row("of it new segment files, filled with zeros once", bytes(zeros));
+    rows.row("of it payload, acknowledged", bytes(payload.min(total - zeros)));
+    rows.row("of it batch headers, padding to 4 KiB, term and vote, not acknowledged", bytes(rest));
 }
 
 /// Prints what was proved.

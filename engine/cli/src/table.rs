@@ -1,14 +1,21 @@
 //! Tables and numbers as people read them.
 
 use std::fmt;
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+
+/// Width of a table where no terminal says how wide it is, as in a pipe or a file.
+const PIPE_COLUMNS: u16 = 100;
 
 /// A table with this header; every column but the first is aligned to the right.
 pub(crate) fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    if !std::io::stdout().is_terminal() {
+        table.set_width(PIPE_COLUMNS);
+    }
     table.set_header(header);
     for column in 1..N {
         if let Some(column) = table.column_mut(column) {
@@ -77,9 +84,28 @@ pub(crate) fn duration(d: Duration) -> String {
     if value < 10.0 && value.fract() != 0.0 { format!("{value:.2} {unit}") } else { format!("{value:.0} {unit}") }
 }
 
+/// A duration in milliseconds, whatever its size: where several stand below each other, they are compared.
+pub(crate) fn milliseconds(d: Duration) -> String {
+    let ms = d.as_secs_f64() * 1e3;
+    if ms < 10.0 { format!("{ms:.2} ms") } else { format!("{} ms", count(ms.round() as u64)) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_fits_a_pipe() {
+        let mut rows = Pairs::new("a table");
+        rows.row("a name", "many words ".repeat(40));
+        assert!(rows.to_string().lines().all(|line| line.chars().count() <= PIPE_COLUMNS.into()), "{rows}");
+    }
+
+    #[test]
+    fn one_unit_a_column() {
+        let us = Duration::from_micros;
+        assert_eq!([us(17), us(3210), us(250_000), us(2_500_000)].map(milliseconds), ["0.02 ms", "3.21 ms", "250 ms", "2,500 ms"]);
+    }
 
     #[test]
     fn numbers_read_well() {

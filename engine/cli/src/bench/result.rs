@@ -157,10 +157,10 @@ impl Report {
         rows.row("entries", format!("{} in {:.2} s", count(self.entries), self.seconds));
         rows.row("throughput", format!("{}/s", count(self.entries_per_s as u64)));
         rows.row("payload", format!("{}/s", bytes((self.entries_per_s * f64::from(self.entry_bytes)) as u64)));
-        rows.row("latency p50", format!("{} us", self.latency.p50_us));
-        rows.row("latency p99", format!("{} us", self.latency.p99_us));
-        rows.row("latency p99.9", format!("{} us", self.latency.p999_us));
-        rows.row("latency, longest", format!("{} us", self.latency.max_us));
+        rows.row("latency p50", format!("{:.1} us", self.latency.p50_us));
+        rows.row("latency p99", format!("{:.1} us", self.latency.p99_us));
+        rows.row("latency p99.9", format!("{:.1} us", self.latency.p999_us));
+        rows.row("latency, longest", format!("{:.1} us", self.latency.max_us));
         if let Some(us) = self.cpu_us_per_entry {
             rows.row("processor time per entry, all processes", format!("{us:.3} us"));
         }
