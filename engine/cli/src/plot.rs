@@ -131,7 +131,7 @@ fn draw(svg: &mut String, title: &str, timeline: &Timeline, notes: &Notes) -> Re
     for gap in &notes.gaps {
         let (from, to) = (gap.from.as_secs_f64(), gap.to.as_secs_f64().min(end));
         latency.draw_series([Rectangle::new([(from, low), (to, high)], shade(gap))])?;
-        latency.draw_series([Text::new(format!(" {}", gap.label), (from, low * 1.15), ("sans-serif", 13))])?;
+        latency.draw_series([Text::new(format!(" {}", gap.label), (from, low * (high / low).powf(0.05)), ("sans-serif", 13))])?;
     }
     for (name, colour, width, which) in SERIES {
         let style = colour.stroke_width(width);

@@ -34,6 +34,9 @@ pub(crate) struct Serve {
     /// Print a configuration file with comments, to start from, and exit
     #[arg(long)]
     example_config: bool,
+    /// With --example-config: the member of the example that it is for; each has a directory of its own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=3), requires = "example_config")]
+    id: u8,
     /// Stop when standard input ends
     #[arg(long, hide = true)]
     until_eof: bool,
@@ -51,7 +54,7 @@ pub(crate) struct Serve {
 /// Bad configuration, or why the node could not start or stopped.
 pub(crate) fn run(command: Serve) -> Result<(), Error> {
     let Some(path) = command.config.filter(|_| !command.example_config) else {
-        say(EXAMPLE.trim_end());
+        say(example(command.id).trim_end());
         return Ok(());
     };
     let attendant = Attendant::install()?;
@@ -98,6 +101,11 @@ fn stop_at_eof(proposer: Proposer) -> Result<(), Error> {
     Ok(())
 }
 
+/// The example, for the member of this id.
+fn example(id: u8) -> String {
+    EXAMPLE.replacen("\nid = 1\n", &format!("\nid = {id}\n"), 1).replace("kontiki-data-1", &format!("kontiki-data-{id}"))
+}
+
 /// Reads and checks a configuration file.
 ///
 /// # Errors
@@ -132,6 +140,15 @@ mod tests {
         for (line, clients) in [("", CLIENTS), ("max_clients = 0\n", 0), ("max_clients = 7\n", 7)] {
             std::fs::write(&path, EXAMPLE.replace("max_clients = 32\n", line)).unwrap();
             assert_eq!(read_config(&path).unwrap().max_clients, clients);
+        }
+    }
+
+    #[test]
+    fn the_example_is_for_any_of_its_members() {
+        for id in 1..=3 {
+            let config = Config::from_toml(&example(id)).unwrap();
+            assert_eq!((config.id, config.members.len()), (id.into(), 3));
+            assert!(config.dir.ends_with(format!("kontiki-data-{id}")));
         }
     }
 
