@@ -433,6 +433,9 @@ impl Replica {
     fn send(&mut self, to: NodeId, session: SessionId, message: Message, after: Option<WriteId>, now: Time) {
         match after {
             Some(write) if !self.is_durable(write) => {
+                // The newest of a kind says it all: one peer that asks again and again leaves what others wait for its place.
+                let kind = std::mem::discriminant(&message);
+                self.deferred.retain(|d| d.to != to || d.session != session || std::mem::discriminant(&d.message) != kind);
                 if self.deferred.len() < MAX_DEFERRED_SENDS {
                     self.deferred.push(Deferred { after: write, to, session, message });
                 }
