@@ -42,12 +42,12 @@ impl Wal {
     pub(crate) fn close_on(&mut self, io: &mut dyn Io) {
         if let Some(Closing::Writing) = self.closing {
             if self.poison.is_none() {
-                self.saver.pump(io);
+                self.saver.pump(self.appender.durable(), io);
                 self.appender.pump(io);
                 if !self.appender.idle() || !self.saver.idle() {
                     return;
                 }
-                self.saver.close(self.end, io);
+                self.saver.close(self.end, self.appender.durable(), io);
             }
             self.closing = Some(Closing::Noting);
         }

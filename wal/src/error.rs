@@ -52,6 +52,23 @@ pub enum Cause {
     /// The segment ends here and no other continues the log.
     #[error("the log ends with its segment, and no segment continues it")]
     SegmentEnd,
+    /// Something that was written to another place of this log: a file or a block was put here, or a write went astray.
+    #[error("what was written at position {of} stands here")]
+    Displaced {
+        /// The position that it was written at.
+        of: u64,
+    },
+    /// A segment file has lost its end. Files have their whole length before they have their names, and keep it.
+    #[error("the file has {found} bytes, a segment has {expected}")]
+    FileLength {
+        /// Its length.
+        found: u64,
+        /// A segment's.
+        expected: u64,
+    },
+    /// The newest segment's file is not the one that was prepared.
+    #[error("the file is not the one that was prepared under this name: it was put here, or what stood in it is lost")]
+    OtherFile,
     /// The index in memory says that the frame is here, and it is not.
     #[error("the frame that stood here is not there any more")]
     Vanished,
@@ -59,7 +76,11 @@ pub enum Cause {
 
 /// Acknowledged data that is not there any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("damage at position {position} (segment {}, offset {offset}), before durable watermark {watermark}: {cause}", crate::names::segment(*.segment))]
+#[error(
+    "damage at position {position} (segment {}, offset {offset}): {cause}. The log is whole up to position {end}, and was known to be \
+     durable up to {watermark}",
+    crate::names::segment(*.segment)
+)]
 pub struct Damage {
     /// Number of the segment.
     pub segment: u64,
@@ -67,7 +88,9 @@ pub struct Damage {
     pub offset: u64,
     /// Absolute position in the log, in bytes.
     pub position: u64,
-    /// Position up to which the log was durable, as later frames say.
+    /// Position up to which the log is whole.
+    pub end: u64,
+    /// Position up to which the log was durable, as later frames and the hard state say.
     pub watermark: u64,
     /// What is wrong there.
     pub cause: Cause,
@@ -213,6 +236,18 @@ pub enum WalError {
         found: Incarnation,
         /// Boot number in the hard state.
         known: Incarnation,
+    },
+    /// The log goes on in a segment that the hard state does not know of: an old copy of the hard state.
+    #[error(
+        "there are log frames in {}, but the hard state knows of {} as the newest segment: it is an old copy, and term and vote may be \
+         lost. Replace this node by an empty one under a new id",
+        crate::names::segment(*.found), crate::names::segment(*.known)
+    )]
+    HardStateBehind {
+        /// Number of the segment written to.
+        found: u64,
+        /// The newest number in the hard state.
+        known: u64,
     },
     /// Acknowledged data of a group's only voter is damaged; nobody could give it back.
     #[error("{0}; this is the only voter, so nothing can give the data back. Inspect with `kontiki wal verify`, restore a backup")]

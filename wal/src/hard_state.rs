@@ -15,6 +15,9 @@ use crate::layout::{AT_CHECKSUM, AT_VERSION, all_zero, checksum, field, put, u16
 use crate::segment_header::Identity;
 use crate::{WalError, names};
 
+/// Counts and positions stay far below the end of their range, so that no sum with them overflows.
+pub(crate) const MAX_NUMBER: u64 = 1 << 62;
+
 const MAGIC: [u8; 4] = *b"KtkH";
 /// Format version of a data directory: of the hard state, of segment headers and of all that hangs on them.
 pub(crate) const VERSION: u16 = 2;
@@ -34,8 +37,9 @@ const AT_NEWEST: usize = 104;
 const AT_NEWEST_GENERATION: usize = 112;
 const AT_WATERMARK: usize = 120;
 const AT_BOOT_ID: usize = 128;
-const AT_DEVICE: usize = 144;
-const AT_RESERVED: usize = 160;
+const AT_PLACE: usize = 144;
+const AT_SOURCE: usize = 160;
+const AT_RESERVED: usize = 168;
 
 const FLAG_RECOVERING: u16 = 1;
 const FLAG_INITIALISED: u16 = 2;
@@ -61,15 +65,8 @@ pub(crate) struct SegmentSpan {
     pub(crate) newest: u64,
     /// How often that segment's file was recycled.
     pub(crate) generation: u64,
-}
-
-/// Where the last start took place. Zeros are unknown.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct BootIdentity {
-    /// The kernel's boot.
-    pub(crate) boot: u128,
-    /// The mount and the device behind the data directory.
-    pub(crate) device: u128,
+    /// Number of the segment that the file is made of: until it is renamed, that is its name. Zero for a new file.
+    pub(crate) source: u64,
 }
 
 /// One copy of the record.
@@ -86,7 +83,9 @@ pub(crate) struct Record {
     pub(crate) span: SegmentSpan,
     /// Position up to which the log was durable when this was written.
     pub(crate) watermark: u64,
-    pub(crate) boot: BootIdentity,
+    /// Where the last start took place: within one boot of the machine, with the same medium in its place, a process that is killed loses
+    /// nothing that it wrote.
+    pub(crate) place: kontiki_io::Identity,
 }
 
 /// Why a copy cannot be read as ours.
@@ -99,6 +98,21 @@ pub(crate) enum Unfit {
 }
 
 impl Record {
+    /// Before a first start, and where nothing is known.
+    pub(crate) fn first(segment_bytes: u64) -> Record {
+        Record {
+            sequence: 1,
+            incarnation: Incarnation(0),
+            state: HardState::default(),
+            segment_bytes,
+            initialised: false,
+            clean_end: 0,
+            span: SegmentSpan { oldest: 1, newest: 0, generation: 0, source: 0 },
+            watermark: 0,
+            place: kontiki_io::Identity::default(),
+        }
+    }
+
     pub(crate) fn encode(&self, identity: &Identity, block: &mut [u8]) {
         assert_eq!(block.len(), BLOCK_BYTES, "the record fills one block");
         block.fill(0);
@@ -120,8 +134,9 @@ impl Record {
         put(block, AT_NEWEST, &self.span.newest.to_le_bytes());
         put(block, AT_NEWEST_GENERATION, &self.span.generation.to_le_bytes());
         put(block, AT_WATERMARK, &self.watermark.to_le_bytes());
-        put(block, AT_BOOT_ID, &self.boot.boot.to_le_bytes());
-        put(block, AT_DEVICE, &self.boot.device.to_le_bytes());
+        put(block, AT_BOOT_ID, &self.place.boot.to_le_bytes());
+        put(block, AT_PLACE, &self.place.place.to_le_bytes());
+        put(block, AT_SOURCE, &self.span.source.to_le_bytes());
         let crc = checksum(block);
         put(block, AT_CHECKSUM, &crc.to_le_bytes());
     }
@@ -155,11 +170,12 @@ impl Record {
                 oldest: u64_at(block, AT_OLDEST),
                 newest: u64_at(block, AT_NEWEST),
                 generation: u64_at(block, AT_NEWEST_GENERATION),
+                source: u64_at(block, AT_SOURCE),
             },
             watermark: u64_at(block, AT_WATERMARK),
-            boot: BootIdentity {
+            place: kontiki_io::Identity {
                 boot: u128::from_le_bytes(field(block, AT_BOOT_ID)),
-                device: u128::from_le_bytes(field(block, AT_DEVICE)),
+                place: u128::from_le_bytes(field(block, AT_PLACE)),
             },
         };
         let identity = Identity {
@@ -168,6 +184,16 @@ impl Record {
             cluster: ClusterId(u128::from_le_bytes(field(block, AT_CLUSTER))),
         };
         Ok((record, identity))
+    }
+
+    /// Whether the next one of every count exists.
+    pub(crate) fn check_counts(&self) -> Result<(), WalError> {
+        let SegmentSpan { oldest, newest, .. } = self.span;
+        let positions = MAX_NUMBER / self.segment_bytes.max(1);
+        if self.sequence >= MAX_NUMBER || self.incarnation.0 >= MAX_NUMBER || oldest.max(newest) > positions {
+            return Err(WalError::Exhausted { name: names::plain(names::HARD_STATE) });
+        }
+        Ok(())
     }
 
     fn parse_ours(block: &[u8], identity: &Identity) -> Result<Record, Unfit> {
@@ -238,9 +264,9 @@ mod tests {
             segment_bytes: 1 << 20,
             initialised: true,
             clean_end: 12288,
-            span: SegmentSpan { oldest: 2, newest: 7, generation: 3 },
+            span: SegmentSpan { oldest: 2, newest: 7, generation: 3, source: 4 },
             watermark: 8192,
-            boot: BootIdentity { boot: 1 << 100, device: 5 },
+            place: kontiki_io::Identity { boot: 1 << 100, place: 5 },
         }
     }
 

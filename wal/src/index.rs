@@ -36,6 +36,10 @@ struct Mapped {
     /// Where its frames end.
     end: u64,
     extents: heapless::Vec<Extent, MAX_EXTENTS>,
+    /// Last index of the log when the segment was opened, as its header says, and whether that entry was superseded since: then the header
+    /// names an entry that never was committed.
+    prev: LogIndex,
+    prev_is_dead: bool,
     first_live: Option<FirstLive>,
 }
 
@@ -134,7 +138,14 @@ impl LiveLog {
     pub(crate) fn open_segment(&mut self, number: u64) {
         assert!(self.segments.back().is_none_or(|newest| newest.number < number), "segment numbers grow");
         let end = number * self.segment_bytes + BLOCK_BYTES as u64;
-        self.segments.push_back(Mapped { number, end, extents: heapless::Vec::new(), first_live: None });
+        self.segments.push_back(Mapped {
+            number,
+            end,
+            extents: heapless::Vec::new(),
+            prev: self.last,
+            prev_is_dead: false,
+            first_live: None,
+        });
     }
 
     /// Whether the newest segment's table takes another superseding frame.
@@ -192,6 +203,7 @@ impl LiveLog {
     fn cut(&mut self, from: LogIndex) {
         self.runs.cut(from);
         for segment in self.segments.iter_mut().rev() {
+            segment.prev_is_dead |= segment.prev >= from;
             let Some(first_live) = segment.first_live else { continue };
             while segment.extents.last().is_some_and(|extent| extent.index >= from) {
                 segment.extents.pop();
@@ -228,13 +240,16 @@ impl LiveLog {
         (from <= to).then_some(IndexRange { from, to })
     }
 
-    /// Whether the oldest segment may go: no live entry after `upto` is in it, what follows is durable (the log is, up to `durable`), and
-    /// `retention` bytes of segments stay.
-    pub(crate) fn releasable(&self, upto: LogIndex, durable: u64, retention: u64) -> bool {
-        let kept = self.segments.len().saturating_sub(1) as u64 * self.segment_bytes;
-        // The first live frame after it says where the log begins from then on, so it must be there after a power cut.
-        let next = self.segments.iter().skip(1).find_map(|segment| segment.first_live);
-        kept >= retention && next.is_some_and(|next| next.index.prev() <= upto && next.end <= durable)
+    /// How many of the oldest segments may go together, if any: no live entry after `upto` is in them, what follows is durable (the log
+    /// is, up to `durable`), and `retention` bytes of segments stay. The log begins at a segment then whose header names a live entry up
+    /// to `upto`: what lies behind may be damaged, and the header alone be left to say what the log continues. So a segment without a live
+    /// frame goes with its predecessor.
+    pub(crate) fn releasable(&self, upto: LogIndex, durable: u64, retention: u64) -> Option<usize> {
+        let begins = |segment: &Mapped| segment.first_live.filter(|_| !segment.prev_is_dead);
+        let (count, first_live) = self.segments.iter().enumerate().skip(1).find_map(|(at, segment)| Some((at, begins(segment)?)))?;
+        let kept = (self.segments.len() - count) as u64 * self.segment_bytes;
+        // The first live frame says where the log begins from then on, so it must be there after a power cut.
+        (kept >= retention && first_live.index.prev() <= upto && first_live.end <= durable).then_some(count)
     }
 
     /// Forgets the oldest segment.

@@ -175,7 +175,11 @@ pub fn examine<E>(
         let first = SegmentHeader::find(block.as_deref(), *number, segment_bytes, &identity)?;
         found.push(SegmentFile { number: *number, bytes: *bytes, found: first, linked: false, evidence: false });
     }
-    let mut recovery = Recovery::new(identity, segment_bytes, found);
+    // Without a hard state nothing is known but what the segments say.
+    let unknown = Record::first(segment_bytes);
+    let known = judged.as_ref().map_or(&unknown, |(record, _)| record);
+    known.check_counts()?;
+    let mut recovery = Recovery::new(identity, segment_bytes, found, known.span.oldest);
     let mut buffer = vec![0; RECOVERY_READ_BYTES];
     while let Some(want) = recovery.want() {
         let Some(file) = recovery.files().get(want.file) else { break };
@@ -200,8 +204,8 @@ pub fn examine<E>(
             recovery.end_of_file();
         }
     }
-    let (initialised, clean_end) = judged.as_ref().map_or((false, 0), |(record, _)| (record.initialised, record.clean_end));
-    let recovered = recovery.finish(initialised, clean_end);
+    let recovered = recovery.finish(known);
+    let clean_end = known.clean_end;
     let written = recovered.files.iter().filter(|file| file.linked || file.evidence).map(|file| file.number).max().unwrap_or(0);
     let segments = recovered.files.iter().map(|file| SegmentInfo {
         name: names::segment(file.number),
@@ -210,7 +214,8 @@ pub fn examine<E>(
         header: if let Found::Own(header) = file.found { Some(header) } else { None },
         part: match file.found {
             _ if file.linked => Part::Log,
-            Found::Unused { .. } if !file.evidence && file.number > written => Part::Spare,
+            Found::Unused { .. } if !file.evidence && (file.number > written || file.number < known.span.oldest) => Part::Spare,
+            Found::Own(_) if file.number < known.span.oldest => Part::Spare,
             _ => Part::Aside,
         },
     });
@@ -225,6 +230,13 @@ pub fn examine<E>(
         && recovered.newest_boot > record.incarnation
     {
         hard_state_error = Some(WalError::HardStateOld { found: recovered.newest_boot, known: record.incarnation });
+    }
+    if let Ok((record, _)) = &judged
+        && hard_state_error.is_none()
+        && record.initialised
+        && recovered.newest_written > record.span.newest
+    {
+        hard_state_error = Some(WalError::HardStateBehind { found: recovered.newest_written, known: record.span.newest });
     }
     let report = RecoveryReport {
         segments: segments.iter().filter(|segment| segment.part == Part::Log).count(),

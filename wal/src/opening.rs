@@ -8,7 +8,7 @@ use kontiki_frame::BLOCK_BYTES;
 use kontiki_io::{Completion, Handle, Io, IoBuf, IoError, IoErrorKind, Name, Op, Output};
 use kontiki_mem::{Pool, PoolBuf};
 
-use crate::hard_state::{BootIdentity, Copy, Record, SegmentSpan, judge};
+use crate::hard_state::{Copy, MAX_NUMBER, Record, SegmentSpan, judge};
 use crate::layout::whole_blocks;
 use crate::limits::{HARD_STATE_BLOCKS, HARD_STATE_FILE_BYTES, MAX_SEGMENTS, READ_ATTEMPTS};
 use crate::prepare::{Outcome, Preparer};
@@ -19,10 +19,7 @@ use crate::segments::{Segment, Segments};
 use crate::stream::{Next, Stream};
 use crate::token::Purpose;
 use crate::wal::Parts;
-use crate::{HardState, Medium, Options, RecoveryReport, Wal, WalError, names};
-
-/// Segment and hard-state numbers stay far below the end of their range, so that no sum with them overflows.
-const MAX_NUMBER: u64 = 1 << 62;
+use crate::{Cause, Damage, HardState, Medium, Options, RecoveryReport, Wal, WalError, names};
 
 /// An opened log, and what the node needs to know to take part.
 #[derive(Debug)]
@@ -44,6 +41,7 @@ pub struct Opened {
 enum Step {
     OpenDir,
     Lock,
+    Identify,
     List,
     /// First start.
     ClearHardState,
@@ -101,6 +99,8 @@ pub struct Opening {
     block: (Handle, u64),
     attempts: usize,
     record: Record,
+    /// Where this start takes place.
+    place: kontiki_io::Identity,
     files: Vec<SegmentFile>,
     segment_handles: Vec<Handle>,
     scan: Option<Box<(Recovery, Stream)>>,
@@ -121,17 +121,7 @@ impl Opening {
     pub fn start(options: Options, io: &mut dyn Io) -> Result<Opening, WalError> {
         options.check()?;
         let identity = Identity { cluster: options.cluster, node: options.node, group: options.group };
-        let record = Record {
-            sequence: 1,
-            incarnation: Incarnation(0),
-            state: HardState::default(),
-            segment_bytes: options.segment_bytes,
-            initialised: false,
-            clean_end: 0,
-            span: SegmentSpan { oldest: 1, newest: 0, generation: 0 },
-            watermark: 0,
-            boot: BootIdentity::default(),
-        };
+        let record = Record::first(options.segment_bytes);
         io.submit(Purpose::Open.token(), Op::OpenDir { path: options.dir.clone(), create: true });
         Ok(Opening {
             blocks: Pool::new(HARD_STATE_BLOCKS, BLOCK_BYTES),
@@ -149,6 +139,7 @@ impl Opening {
             block: (NONE, 0),
             attempts: 0,
             record,
+            place: kontiki_io::Identity::default(),
             files: Vec::new(),
             segment_handles: Vec::new(),
             scan: None,
@@ -261,6 +252,13 @@ impl Opening {
                     _ => WalError::of("lock", names::plain(names::LOCK), source),
                 })?;
                 self.handles.insert(0, handle(locked));
+                Ok(Then::Op(Step::Identify, Op::Identify { dir }))
+            }
+            Step::Identify => {
+                // What cannot be found out is unknown, and then a killed process is taken for a power cut.
+                if let Ok(Output::Identity(place)) = result {
+                    self.place = place;
+                }
                 Ok(Then::Op(Step::List, Op::List { dir }))
             }
             Step::List => match result {
@@ -355,6 +353,7 @@ impl Opening {
                     Outcome::Next(op) => Ok(Then::Op(Step::Prepare, op)),
                     Outcome::Prepared(segment) => {
                         self.handles.push(segment.file);
+                        self.record.span = SegmentSpan { oldest: 1, newest: segment.number, generation: segment.generation, source: 0 };
                         self.first_segment = Some(segment);
                         Ok(self.write_record(Step::Save(Copy::First), Copy::First))
                     }
@@ -416,9 +415,7 @@ impl Opening {
         if record.segment_bytes != self.options.segment_bytes {
             return Err(WalError::SegmentBytes { found: record.segment_bytes, expected: self.options.segment_bytes });
         }
-        if record.sequence >= MAX_NUMBER || record.incarnation.0 >= MAX_NUMBER {
-            return Err(WalError::Exhausted { name: names::plain(names::HARD_STATE) });
-        }
+        record.check_counts()?;
         self.record = record;
         let Some(copy) = repair else { return self.open_segment(0) };
         self.report.hard_state_repaired = true;
@@ -430,7 +427,8 @@ impl Opening {
         if let Some(&number) = self.listed.get(at) {
             return Ok(Then::Op(Step::OpenSegment(at), Op::Open { dir: self.dir, name: names::segment(number), create: false }));
         }
-        let recovery = Recovery::new(self.identity, self.options.segment_bytes, std::mem::take(&mut self.files));
+        let files = std::mem::take(&mut self.files);
+        let recovery = Recovery::new(self.identity, self.options.segment_bytes, files, self.record.span.oldest);
         let mut scan = Box::new((recovery, Stream::new()));
         self.seek(&mut scan);
         self.scan = Some(scan);
@@ -466,7 +464,7 @@ impl Opening {
             self.scan = Some(scan);
             return Ok(Then::Recover);
         }
-        self.judge_log(scan.0.finish(self.record.initialised, self.record.clean_end))
+        self.judge_log(scan.0.finish(&self.record))
     }
 
     /// What to make of what was found: stop, or go on with a boot number more and perhaps *recovering*.
@@ -474,11 +472,18 @@ impl Opening {
         if recovered.newest_boot > self.record.incarnation {
             return Err(WalError::HardStateOld { found: recovered.newest_boot, known: self.record.incarnation });
         }
+        if recovered.newest_written > self.record.span.newest && self.record.initialised {
+            return Err(WalError::HardStateBehind { found: recovered.newest_written, known: self.record.span.newest });
+        }
         let lossy = self.options.medium == Medium::Lossy;
         // A log that was closed in order and ends where it ended then is whole, whatever lies behind.
         let clean = self.record.clean_end == recovered.end;
-        let uncertain = recovered.damage.is_none() && lossy && !clean && (recovered.evidence || !recovered.blank_end);
-        self.report = RecoveryReport { uncertain, hard_state_repaired: self.report.hard_state_repaired, ..recovered.report() };
+        // Nor is anything of it lost if a process was killed and the power stayed on: all that was written is there, on the medium or in
+        // a cache that is flushed below, and nothing of the dead process is still on its way once its lock is free.
+        let killed = self.record.place.is_same(&self.place);
+        let uncertain = recovered.damage.is_none() && lossy && !clean && !killed && (recovered.evidence || !recovered.blank_end);
+        self.report =
+            RecoveryReport { uncertain, same_boot: killed, hard_state_repaired: self.report.hard_state_repaired, ..recovered.report() };
         if let Some(damage) = recovered.damage {
             tracing::error!(%damage, cause = %recovered.cause, "acknowledged log is damaged");
             if self.options.sole_voter {
@@ -491,9 +496,31 @@ impl Opening {
         self.record.incarnation.0 += 1;
         self.record.state.recovering |= recovering;
         self.record.initialised = true;
+        self.record.place = self.place;
         self.record.clean_end = 0;
+        self.record.watermark = recovered.end;
+        self.record.span = self.span(&recovered);
         self.recovered = Some(Box::new(recovered));
         Ok(self.sync_segment(0))
+    }
+
+    /// The segments that there are, to be named by this start. A segment that is missing stays named until there is a newer one.
+    fn span(&self, recovered: &Recovered) -> SegmentSpan {
+        let SegmentSpan { oldest, newest, generation, source } = self.record.span;
+        let oldest = recovered.log.oldest_segment().unwrap_or(oldest);
+        let file = recovered.files.last().filter(|file| file.number >= oldest);
+        let missing = matches!(recovered.damage, Some(Damage { cause: Cause::SegmentMissing { .. }, .. }));
+        match file {
+            Some(file) if file.number >= newest || !missing => {
+                let (generation, source) = match file.found {
+                    Found::Own(header) => (header.generation, 0),
+                    Found::Unused { generation, former } => (generation, former),
+                    Found::Damaged => (generation, 0),
+                };
+                SegmentSpan { oldest, newest: file.number, generation, source }
+            }
+            _ => SegmentSpan { oldest, newest, generation, source },
+        }
     }
 
     /// Flushes every segment that may hold frames past the watermark: what was read may have come from the drive's cache, and counts as durable from now on.
@@ -501,8 +528,8 @@ impl Opening {
         if let Some(recovered) = &self.recovered {
             for (at, file) in recovered.files.iter().enumerate().skip(from) {
                 let reaches = (file.number + 1) * self.options.segment_bytes > recovered.watermark;
-                if file.linked
-                    && reaches
+                // What is put aside counts too: the hard state is to name these very files, by what their headers say.
+                if (file.linked && reaches || file.evidence)
                     && let Some(&file) = self.segment_handles.get(at)
                 {
                     return Then::Op(Step::SyncSegment(at), Op::Sync { file });
@@ -529,21 +556,25 @@ impl Opening {
         let Recovered { log, files, end, damage, evidence, .. } = *recovered;
         let mut segments = Segments::none();
         let whole = |file: &SegmentFile| file.bytes == self.options.segment_bytes;
-        // A spare lies above everything that was ever written to: numbers grow along the log.
+        // A spare lies above everything that was ever written to: numbers grow along the log. Behind damage nobody knows what was written to.
         let written = files.iter().filter(|file| file.linked || file.evidence).map(|file| file.number).max().unwrap_or(0);
         let mut tail_whole = true;
         for (file, &handle) in files.iter().zip(&self.segment_handles) {
             let (generation, own) = match file.found {
                 Found::Own(header) => (header.generation, true),
-                Found::Unused { generation } => (generation, false),
+                Found::Unused { generation, .. } => (generation, false),
                 Found::Damaged => (0, false),
             };
             let mut segment = Segment { number: file.number, file: handle, generation, whole: whole(file), readers: 0 };
             segments.next_number = file.number + 1;
-            if file.linked {
+            if file.number < self.record.span.oldest {
+                // Released, and not recycled or removed before the last run ended.
+                segment.whole &= own;
+                segments.retired.push_back(segment);
+            } else if file.linked {
                 tail_whole = segment.whole;
                 segments.linked.push_back(segment);
-            } else if !own && !file.evidence && segment.whole && file.number > written {
+            } else if damage.is_none() && !own && !file.evidence && segment.whole && file.number > written {
                 segments.prepared.push_back(segment);
             } else {
                 // Only a file whose old header tells its generation can be used again.
@@ -555,6 +586,7 @@ impl Opening {
             segments.next_number = first.number + 1;
             segments.prepared.push_back(first);
         }
+        segments.next_number = segments.next_number.max(self.record.span.newest + 1);
         self.report.spares = segments.prepared.len();
         let fresh = damage.is_some() || evidence || self.report.uncertain || !tail_whole || segments.linked.is_empty();
         let state = self.record.state;

@@ -289,7 +289,7 @@ impl Reads {
 
 fn damaged(position: u64, cause: Cause, context: &Context<'_>) -> ReadError {
     let (segment, offset) = (position / context.segment_bytes, position % context.segment_bytes);
-    ReadError::Damaged(Damage { segment, offset, position, watermark: context.durable, cause })
+    ReadError::Damaged(Damage { segment, offset, position, end: position, watermark: context.durable, cause })
 }
 
 /// Checks the first block of the frame at `position`: everything but the body.

@@ -3,10 +3,13 @@
 //! The walk starts at the oldest segment and follows the frames; where they end, the segment whose header names that very
 //! position (`prev_end`) continues the log. Where none does, the log ends, and everything behind is searched, block by
 //! block, for stamps of this log: they tell how far it had been durable (the *watermark*), and thereby a torn tail from damage.
+//! What no stamp can tell, because the file that it stood in is gone, the hard state does: which segments there must be, and how far the log
+//! was durable when it was written.
 
 use kontiki_core::{Incarnation, LogIndex, Term};
 use kontiki_frame::{BLOCK_BYTES, DiskStamp, Header, parse_header, verify};
 
+use crate::hard_state::{Record, SegmentSpan};
 use crate::index::LiveLog;
 use crate::layout::all_zero;
 use crate::segment_header::{Found, Identity};
@@ -65,6 +68,10 @@ pub(crate) struct Recovery {
     identity: Identity,
     segment_bytes: u64,
     files: Vec<SegmentFile>,
+    /// Number of the segment that the log begins in. What lies below was released.
+    oldest: u64,
+    /// That segment was lost before this start, and the log begun anew.
+    anew: bool,
     mode: Mode,
     file: usize,
     /// Position of the next byte fed, or of the frame being gathered.
@@ -77,6 +84,8 @@ pub(crate) struct Recovery {
     boot: Incarnation,
     /// Newest boot number seen in anything of this log.
     seen_boot: Incarnation,
+    /// Newest segment that anything of this log was seen in, at its own place.
+    seen_segment: u64,
     watermark: u64,
     end: u64,
     cause: Cause,
@@ -85,6 +94,10 @@ pub(crate) struct Recovery {
     frames: u64,
     frame_bytes: u64,
     dropped_bytes: u64,
+    /// The first thing found behind the end that never was written to where it stands.
+    strange: Option<(u64, Cause)>,
+    /// In the search: up to here blocks may be the inside of a frame, whose entries may look like anything.
+    inside: u64,
     /// Where the search of the current file began, and up to where it found traces.
     traces: (u64, u64),
 }
@@ -106,16 +119,20 @@ pub(crate) struct Recovered {
     pub(crate) frame_bytes: u64,
     pub(crate) dropped_bytes: u64,
     pub(crate) newest_boot: Incarnation,
+    /// Number of the newest segment that something of this log stands in.
+    pub(crate) newest_written: u64,
     pub(crate) cause: Cause,
 }
 
 impl Recovery {
-    /// `files` by ascending number.
-    pub(crate) fn new(identity: Identity, segment_bytes: u64, files: Vec<SegmentFile>) -> Recovery {
+    /// `files` by ascending number. The log begins in segment `oldest`; files below it are left alone.
+    pub(crate) fn new(identity: Identity, segment_bytes: u64, files: Vec<SegmentFile>, oldest: u64) -> Recovery {
         assert!(files.is_sorted_by_key(|file| file.number), "segments are walked in order");
         let mut recovery = Recovery {
             identity,
             segment_bytes,
+            oldest,
+            anew: false,
             mode: Mode::Search,
             file: 0,
             at: 0,
@@ -124,6 +141,7 @@ impl Recovery {
             log: LiveLog::new(segment_bytes, LogIndex(0), Term(0)),
             boot: Incarnation(0),
             seen_boot: Incarnation(0),
+            seen_segment: 0,
             watermark: 0,
             end: segment_bytes,
             cause: Cause::SegmentEnd,
@@ -131,6 +149,8 @@ impl Recovery {
             frames: 0,
             frame_bytes: 0,
             dropped_bytes: 0,
+            strange: None,
+            inside: 0,
             traces: (0, 0),
             files,
         };
@@ -139,21 +159,31 @@ impl Recovery {
     }
 
     fn begin(&mut self) {
-        let Some(oldest) = self.files.first() else {
+        let first = self.first();
+        self.end = self.oldest * self.segment_bytes;
+        self.cause = Cause::SegmentHeader;
+        let begins = self.file_of(self.oldest).is_some_and(|file| matches!(file.found, Found::Own(_)));
+        if !begins && let Some(next) = self.successor() {
+            // What it began with was lost before, and it was begun anew.
+            self.anew = true;
+            return self.enter(next);
+        }
+        let Some(oldest) = self.files.get(first) else {
             self.mode = Mode::Done;
             return;
         };
+        self.end = oldest.number * self.segment_bytes;
         if let Found::Own(header) = oldest.found {
             self.log = LiveLog::new(self.segment_bytes, header.prev_index, header.prev_term);
-            self.enter(0);
-            return;
+            self.enter(first);
+        } else {
+            self.search(first);
         }
-        self.end = oldest.number * self.segment_bytes;
-        self.cause = Cause::SegmentHeader;
-        match self.successor() {
-            Some(next) => self.enter(next),
-            None => self.search(0),
-        }
+    }
+
+    /// The first file that is not released.
+    fn first(&self) -> usize {
+        self.files.partition_point(|file| file.number < self.oldest)
     }
 
     /// What to read next; `None` when all is found.
@@ -173,7 +203,7 @@ impl Recovery {
 
     /// The segment that continues a log which ends at `self.end`.
     fn successor(&self) -> Option<usize> {
-        let from = if self.log.end().is_some() { self.file + 1 } else { 0 };
+        let from = if self.log.end().is_some() { self.file + 1 } else { self.first() };
         let continues = |file: &SegmentFile| match file.found {
             Found::Own(header) => {
                 header.prev_end == self.end
@@ -192,6 +222,7 @@ impl Recovery {
         *linked = true;
         self.boot = self.boot.max(header.boot);
         self.seen_boot = self.seen_boot.max(header.boot);
+        self.seen_segment = self.seen_segment.max(*number);
         self.log.open_segment(*number);
         self.file = file;
         self.at = *number * self.segment_bytes + BLOCK;
@@ -202,16 +233,38 @@ impl Recovery {
     fn search(&mut self, file: usize) {
         self.mode = Mode::Done;
         self.file = file;
-        let Some(found) = self.files.get_mut(file) else { return };
+        let Some(SegmentFile { number, found, .. }) = self.files.get(file).cloned() else { return };
         self.mode = Mode::Search;
-        self.at = found.number * self.segment_bytes + BLOCK;
-        self.traces = (self.at, self.at);
-        if !matches!(found.found, Found::Unused { .. }) {
-            found.evidence = true;
+        self.at = number * self.segment_bytes + BLOCK;
+        (self.traces, self.inside) = ((self.at, self.at), self.at);
+        let evidence = match found {
+            Found::Own(header) => {
+                self.seen_boot = self.seen_boot.max(header.boot);
+                self.seen_segment = self.seen_segment.max(number);
+                true
+            }
+            Found::Unused { former, .. } if former != 0 && !self.was_released(former, number) => {
+                let of = former.saturating_mul(self.segment_bytes);
+                self.strange.get_or_insert((number * self.segment_bytes, Cause::Displaced { of }));
+                true
+            }
+            Found::Unused { .. } => false,
+            Found::Damaged => true,
+        };
+        if let Some(file) = self.files.get_mut(file) {
+            file.evidence |= evidence;
         }
-        if let Found::Own(header) = found.found {
-            self.seen_boot = self.seen_boot.max(header.boot);
-        }
+    }
+
+    /// Whether the file of segment `number` may have been that of segment `former` before. A file is recycled once the log has gone on
+    /// durably behind it, to a number that was not used yet, and leaves none of its own number.
+    fn was_released(&self, former: u64, number: u64) -> bool {
+        former < number && self.tail().is_none_or(|tail| former < tail) && self.file_of(former).is_none()
+    }
+
+    /// Number of the segment that the log ends in.
+    fn tail(&self) -> Option<u64> {
+        self.log.end().map(|end| (end - 1) / self.segment_bytes)
     }
 
     /// The next bytes of the file that [`Recovery::want`] named, whole blocks. `taken` sees every frame that becomes part of the log.
@@ -358,6 +411,8 @@ impl Recovery {
             None => {
                 self.mode = Mode::Search;
                 self.traces = (self.end, self.end);
+                // The end may lie in a frame of a former life. The block at the end is looked at whatever it may be.
+                self.inside = u64::MAX;
                 Flow::Continue
             }
         }
@@ -370,73 +425,88 @@ impl Recovery {
         }
     }
 
-    /// Is there a trace of this log in the block at `self.at`?
+    /// Is there a trace of this log in the block at `self.at`, or something that never was written here?
     fn search_block(&mut self, block: &[u8]) {
-        let Some(file) = self.files.get_mut(self.file) else { return };
+        let Some(file) = self.files.get(self.file) else { return };
         let blank = all_zero(block);
         if self.at == self.end {
             self.blank_end = blank;
         }
-        let generation = match file.found {
-            Found::Own(header) => Some(header.generation),
-            Found::Unused { generation } => Some(generation),
-            Found::Damaged => None,
-        };
         if blank {
             return;
         }
+        let generation = match file.found {
+            Found::Own(header) => Some(header.generation),
+            Found::Unused { generation, .. } => Some(generation),
+            Found::Damaged => None,
+        };
         // Before its first use a file holds zeros, so whatever else stands there was written to this log.
         let mut trace = (generation == Some(0)).then_some(BLOCK);
         if let Ok(stamp) = DiskStamp::parse(block)
-            && stamp.position == self.at
-            && generation.is_none_or(|generation| stamp.generation == generation)
             && let Ok(header) = parse_header(block)
-            && header.cluster == self.identity.cluster
-            && header.group == self.identity.group
         {
-            // The stamp is intact, and so was written when its watermark was true; the body may be torn.
-            if stamp.watermark <= stamp.position {
-                self.watermark = self.watermark.max(stamp.watermark);
+            let bytes = header.frame_bytes() as u64;
+            let ours = header.cluster == self.identity.cluster && header.group == self.identity.group && stamp.node == self.identity.node;
+            let released = ours
+                && stamp.position % self.segment_bytes == self.at % self.segment_bytes
+                && self.was_released(stamp.position / self.segment_bytes, file.number)
+                && generation.is_none_or(|generation| stamp.generation < generation);
+            if ours && stamp.position == self.at {
+                // The stamp is intact, and so was written when its watermark was true; the body may be torn.
+                if stamp.watermark <= stamp.position {
+                    self.watermark = self.watermark.max(stamp.watermark);
+                }
+                self.seen_boot = self.seen_boot.max(stamp.boot);
+                self.seen_segment = self.seen_segment.max(file.number);
+                trace = Some(bytes);
+            } else if !released && (self.at == self.end || self.at >= self.inside) {
+                let cause = if ours { Cause::Displaced { of: stamp.position } } else { Cause::Foreign };
+                self.strange.get_or_insert((self.at, cause));
+                trace = Some(bytes);
             }
-            self.seen_boot = self.seen_boot.max(stamp.boot);
-            trace = Some(header.frame_bytes() as u64);
+            if self.at >= self.inside || self.inside == u64::MAX {
+                self.inside = self.at + bytes;
+            }
         }
-        if let Some(bytes) = trace {
+        if let Some(bytes) = trace
+            && let Some(file) = self.files.get_mut(self.file)
+        {
             file.evidence = true;
             let limit = (file.number + 1) * self.segment_bytes;
             self.traces.1 = self.traces.1.max((self.at + bytes).min(limit));
         }
     }
 
-    /// The verdict. `initialised`: a first start was finished, so there must be a log. `clean_end`: where it ended when it was closed in
-    /// order: all of it was durable then.
-    pub(crate) fn finish(mut self, initialised: bool, clean_end: u64) -> Recovered {
-        self.watermark = self.watermark.max(clean_end);
+    /// The verdict, by what the hard state says: whether a first start was finished, so that there must be a log; where it ended when it was
+    /// closed in order, all of it durable; which segments there must be.
+    pub(crate) fn finish(mut self, record: &Record) -> Recovered {
         assert_eq!(self.mode, Mode::Done, "every file was read");
-        let tail = self.log.end().map_or(0, |end| (end - 1) / self.segment_bytes);
-        let there = |number: u64| self.files.binary_search_by_key(&number, |file| file.number).is_ok();
-        let missing = self.files.iter().filter(|file| file.number > tail).find_map(|file| match file.found {
-            Found::Own(header) => {
-                let before = header.prev_end.saturating_sub(1) / self.segment_bytes;
-                (before >= tail && !there(before)).then_some(before)
-            }
-            _ => None,
-        });
-        // The first segment's file is durable before a first start is finished, and the newest is never released.
-        let lost = match self.files.first() {
-            None => initialised.then_some(1),
-            Some(oldest) => {
-                (self.log.end().is_none() && oldest.number > 1 && matches!(oldest.found, Found::Unused { .. })).then(|| oldest.number - 1)
-            }
+        self.watermark = self.watermark.max(record.clean_end).max(record.watermark);
+        let begin = record.span.oldest;
+        let begins = !record.initialised || self.anew || self.file_of(begin).is_some();
+        let strange = self.strange.or_else(|| self.wrong_file(record));
+        let cause = if !begins {
+            Some(Cause::SegmentMissing { number: begin })
+        } else if let Some(number) = self.missing(record) {
+            Some(Cause::SegmentMissing { number })
+        } else if let Some((_, cause)) = strange {
+            Some(cause)
+        } else {
+            (self.end < self.watermark).then_some(self.cause)
         };
-        let cause = match missing.or(lost) {
-            Some(number) => Some(Cause::SegmentMissing { number }),
-            None => (self.end < self.watermark).then_some(self.cause),
+        if !begins && (self.end < self.watermark || strange.is_some() || self.files.iter().any(|file| file.evidence)) {
+            self.give_up_beginning();
+        }
+        let position = match (cause, strange) {
+            (Some(found), Some((position, cause))) if found == cause => position,
+            (Some(Cause::SegmentMissing { number }), _) => number * self.segment_bytes,
+            _ => self.end,
         };
         let damage = cause.map(|cause| Damage {
-            segment: self.end / self.segment_bytes,
-            offset: self.end % self.segment_bytes,
-            position: self.end,
+            segment: position / self.segment_bytes,
+            offset: position % self.segment_bytes,
+            position,
+            end: self.end,
             watermark: self.watermark,
             cause,
         });
@@ -453,8 +523,65 @@ impl Recovery {
             frame_bytes: self.frame_bytes,
             dropped_bytes: self.dropped_bytes,
             newest_boot: self.seen_boot,
+            newest_written: self.seen_segment,
             cause: self.cause,
         }
+    }
+}
+
+impl Recovery {
+    fn file_of(&self, number: u64) -> Option<&SegmentFile> {
+        self.files.binary_search_by_key(&number, |file| file.number).ok().and_then(|at| self.files.get(at))
+    }
+
+    /// The first segment behind the log's end that must be there and is not: numbers have no gaps there, up to the newest that the hard state
+    /// names. A released file that was to become the newest is still there under its old name, if a crash came before its new one.
+    fn missing(&self, record: &Record) -> Option<u64> {
+        let SegmentSpan { oldest, newest, source, .. } = record.span;
+        let from = self.tail().map_or(oldest, |tail| tail + 1);
+        let number = (from..=newest).find(|&number| self.file_of(number).is_none())?;
+        (number < newest || self.file_of(source).is_none()).then_some(number)
+    }
+
+    /// A file behind the log's end that is not the one that was prepared: every one has a segment's length from before it has its name, and
+    /// of the newest the hard state knows how often it was used.
+    fn wrong_file(&self, record: &Record) -> Option<(u64, Cause)> {
+        if !record.initialised {
+            return None;
+        }
+        let from = self.tail().unwrap_or(record.span.oldest);
+        let behind = self.files.iter().filter(|file| file.number >= from);
+        let wrong = behind.filter_map(|file| {
+            let (generation, former) = match file.found {
+                Found::Own(header) => (Some(header.generation), None),
+                Found::Unused { generation, former } => (Some(generation), Some(former)),
+                Found::Damaged => (None, None),
+            };
+            let position = file.number * self.segment_bytes;
+            let is_other = generation.is_some_and(|found| found != record.span.generation);
+            let made_of_other = former.is_some_and(|former| ![0, former].contains(&record.span.source));
+            if file.bytes < self.segment_bytes {
+                Some((position, Cause::FileLength { found: file.bytes, expected: self.segment_bytes }))
+            } else if file.number == record.span.newest && (is_other || made_of_other) {
+                Some((position, Cause::OtherFile))
+            } else {
+                None
+            }
+        });
+        wrong.min_by_key(|(position, _)| *position)
+    }
+
+    /// Of a log whose beginning is missing and whose end is not whole nothing can be taken: what the first file that is left says of the entry
+    /// before it may have been superseded by what is gone.
+    fn give_up_beginning(&mut self) {
+        for file in self.files.iter_mut().filter(|file| file.number >= self.oldest) {
+            file.evidence |= file.linked;
+            file.linked = false;
+        }
+        self.log = LiveLog::new(self.segment_bytes, LogIndex(0), Term(0));
+        (self.frames, self.frame_bytes) = (0, 0);
+        self.end = self.oldest * self.segment_bytes;
+        self.cause = Cause::SegmentMissing { number: self.oldest };
     }
 }
 

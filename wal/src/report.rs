@@ -31,6 +31,8 @@ pub struct RecoveryReport {
     pub damage: Option<Damage>,
     /// The tail's last frames may have been acknowledged and lost: the medium is lossy, and something unreadable stands at the end.
     pub uncertain: bool,
+    /// The machine has not been off since the last start, nor the medium away: whatever ended that run lost nothing that it had written.
+    pub same_boot: bool,
     /// A copy of the hard state was damaged or one update behind, and was rewritten.
     pub hard_state_repaired: bool,
     /// Spare segments found ready.

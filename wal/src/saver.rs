@@ -7,7 +7,7 @@ use kontiki_io::{Handle, Io, IoData, Op};
 use kontiki_mem::Pool;
 
 use crate::HardState;
-use crate::hard_state::{Copy, Record};
+use crate::hard_state::{Copy, Record, SegmentSpan};
 use crate::limits::MAX_HARD_STATE_WAITERS;
 use crate::segment_header::Identity;
 use crate::token::Purpose;
@@ -20,6 +20,11 @@ pub(crate) struct Saver {
     /// Durable, or being written.
     record: Record,
     step: Option<Copy>,
+    /// The segments that the next update names, and those that the last durable one did.
+    span: SegmentSpan,
+    durable_span: SegmentSpan,
+    /// An update is due though nobody waits for it.
+    due: bool,
     /// Newest state asked for since the update under way began; the ones before it are covered by it.
     waiting: Option<HardState>,
     /// Writes not answered yet, oldest first, and how many of them the update under way covers.
@@ -32,7 +37,20 @@ pub(crate) struct Saver {
 impl Saver {
     pub(crate) fn new(file: Handle, identity: Identity, record: Record, blocks: Pool) -> Saver {
         let waiters = VecDeque::with_capacity(MAX_HARD_STATE_WAITERS);
-        Saver { file, identity, blocks, record, step: None, waiting: None, waiters, covered: 0, given_up: false }
+        Saver {
+            file,
+            identity,
+            blocks,
+            span: record.span,
+            durable_span: record.span,
+            due: false,
+            record,
+            step: None,
+            waiting: None,
+            waiters,
+            covered: 0,
+            given_up: false,
+        }
     }
 
     pub(crate) fn file(&self) -> Handle {
@@ -45,7 +63,7 @@ impl Saver {
     }
 
     pub(crate) fn idle(&self) -> bool {
-        !self.busy() && self.waiting.is_none()
+        !self.busy() && self.waiting.is_none() && !self.due
     }
 
     /// Whether a write is outstanding.
@@ -56,7 +74,30 @@ impl Saver {
     /// Nothing more becomes durable.
     pub(crate) fn give_up(&mut self) {
         self.waiting = None;
+        self.due = false;
         self.given_up = true;
+    }
+
+    /// Names these segments with the next update, which is due now.
+    pub(crate) fn note(&mut self, span: SegmentSpan) {
+        assert!(span.oldest >= self.span.oldest && span.newest >= self.span.newest, "what is named only moves on");
+        self.span = span;
+        self.due = true;
+    }
+
+    /// How far the log was durable when the newest update began.
+    pub(crate) fn watermark(&self) -> u64 {
+        self.record.watermark
+    }
+
+    /// Whether the segments named last are so durably.
+    pub(crate) fn noted(&self) -> bool {
+        self.span == self.durable_span && !self.due
+    }
+
+    /// The segments that the hard state names durably.
+    pub(crate) fn named(&self) -> SegmentSpan {
+        self.durable_span
     }
 
     /// Writes not answered yet.
@@ -70,21 +111,28 @@ impl Saver {
         self.waiting = Some(state);
     }
 
-    pub(crate) fn pump(&mut self, io: &mut dyn Io) {
-        if self.step.is_some() {
+    /// Begins an update if one is due. The log is `durable` up to this position.
+    pub(crate) fn pump(&mut self, durable: u64, io: &mut dyn Io) {
+        if self.step.is_some() || self.waiting.is_none() && !self.due {
             return;
         }
-        let Some(state) = self.waiting.take() else { return };
-        self.record = Record { sequence: self.record.sequence + 1, state, clean_end: 0, ..self.record };
+        let state = self.waiting.take().unwrap_or(self.record.state);
+        self.update(state, 0, durable);
         self.covered = self.waiters.len();
         self.write(Copy::First, io);
     }
 
     /// Notes where the log ends, as the last update before it is closed.
-    pub(crate) fn close(&mut self, end: u64, io: &mut dyn Io) {
+    pub(crate) fn close(&mut self, end: u64, durable: u64, io: &mut dyn Io) {
         assert!(self.idle(), "nothing is saved after this");
-        self.record = Record { sequence: self.record.sequence + 1, clean_end: end, ..self.record };
+        self.update(self.record.state, end, durable);
         self.write(Copy::First, io);
+    }
+
+    fn update(&mut self, state: HardState, clean_end: u64, watermark: u64) {
+        self.due = false;
+        let Record { sequence, .. } = self.record;
+        self.record = Record { sequence: sequence + 1, state, clean_end, span: self.span, watermark, ..self.record };
     }
 
     fn write(&mut self, copy: Copy, io: &mut dyn Io) {
@@ -105,6 +153,7 @@ impl Saver {
             }
             Some(Copy::Second) => {
                 self.step = None;
+                self.durable_span = self.record.span;
                 std::mem::take(&mut self.covered)
             }
             None => panic!("a completion for an update that is not under way"),

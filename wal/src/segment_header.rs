@@ -70,7 +70,8 @@ pub(crate) enum Found {
     /// This very segment's.
     Own(SegmentHeader),
     /// Nothing yet, or the header of the file's former life: a prepared segment, of this generation when opened.
-    Unused { generation: u64 },
+    /// `former` is the number that the file had then; zero if it holds zeros.
+    Unused { generation: u64, former: u64 },
     /// Neither.
     Damaged,
 }
@@ -134,7 +135,7 @@ impl SegmentHeader {
     pub(crate) fn find(block: Option<&[u8]>, number: u64, segment_bytes: u64, identity: &Identity) -> Result<Found, WalError> {
         let Some(block) = block else { return Ok(Found::Damaged) };
         if block.len() == BLOCK_BYTES && all_zero(block) {
-            return Ok(Found::Unused { generation: 0 });
+            return Ok(Found::Unused { generation: 0, former: 0 });
         }
         let name = names::segment(number);
         let Some((header, found)) = SegmentHeader::parse(block, &name)? else { return Ok(Found::Damaged) };
@@ -142,7 +143,11 @@ impl SegmentHeader {
         if header.segment_bytes != segment_bytes {
             return Err(WalError::SegmentBytes { found: header.segment_bytes, expected: segment_bytes });
         }
-        Ok(if header.number == number { Found::Own(header) } else { Found::Unused { generation: header.generation + 1 } })
+        Ok(if header.number == number {
+            Found::Own(header)
+        } else {
+            Found::Unused { generation: header.generation + 1, former: header.number }
+        })
     }
 }
 
@@ -182,7 +187,7 @@ mod tests {
     #[test]
     fn whose_it_is() {
         assert_eq!(changed(0, b"KtkS"), Ok(Found::Own(header())));
-        assert_eq!(changed(AT_NUMBER, &[4]), Ok(Found::Unused { generation: 4 }), "a recycled file's former life");
+        assert_eq!(changed(AT_NUMBER, &[4]), Ok(Found::Unused { generation: 4, former: 4 }), "a recycled file's former life");
         assert!(matches!(changed(AT_VERSION, &[3]), Err(WalError::NewerFormat { found: 3, known: 2, .. })));
         assert!(matches!(changed(AT_VERSION, &[1]), Err(WalError::OlderFormat { found: 1, known: 2, .. })));
         assert!(matches!(changed(AT_NODE, &[3]), Err(WalError::WrongNode { .. })));

@@ -28,6 +28,8 @@ pub(crate) struct Segments {
     pub(crate) aside: Vec<Segment>,
     /// Written with zeros or recycled, under their names: the next frames go there. By number.
     pub(crate) prepared: VecDeque<Segment>,
+    /// A new file, under its name, until the hard state names it too.
+    pub(crate) made: Option<Segment>,
     /// Released, to be recycled or removed in this order.
     pub(crate) retired: VecDeque<Segment>,
     pub(crate) next_number: u64,
@@ -36,11 +38,11 @@ pub(crate) struct Segments {
 impl Segments {
     pub(crate) fn none() -> Segments {
         let table = || VecDeque::with_capacity(MAX_SEGMENTS);
-        Segments { linked: table(), aside: Vec::new(), prepared: table(), retired: table(), next_number: 1 }
+        Segments { linked: table(), aside: Vec::new(), prepared: table(), made: None, retired: table(), next_number: 1 }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.linked.len() + self.aside.len() + self.prepared.len() + self.retired.len()
+        self.linked.len() + self.aside.len() + self.prepared.len() + usize::from(self.made.is_some()) + self.retired.len()
     }
 
     pub(crate) fn current(&self) -> Option<&Segment> {
@@ -73,6 +75,6 @@ impl Segments {
 
     /// Every handle, to be closed.
     pub(crate) fn into_handles(self) -> impl Iterator<Item = Handle> {
-        self.linked.into_iter().chain(self.aside).chain(self.prepared).chain(self.retired).map(|segment| segment.file)
+        self.linked.into_iter().chain(self.aside).chain(self.prepared).chain(self.made).chain(self.retired).map(|segment| segment.file)
     }
 }

@@ -1,5 +1,7 @@
 //! The running log.
 
+mod spares;
+
 use std::collections::VecDeque;
 
 use kontiki_core::{FrameMeta, Incarnation, IndexRange, LogIndex, Term, Time, WriteId};
@@ -10,8 +12,8 @@ use kontiki_mem::{Block, BlockMut, Pool, PoolBuf};
 use crate::append::Appender;
 use crate::closing::Closing;
 use crate::index::LiveLog;
-use crate::limits::{HEADERS_AHEAD, MAX_HARD_STATE_WAITERS, MAX_RETRY_NS, MAX_SEGMENTS, MIN_RETRY_NS};
-use crate::prepare::{Outcome, Preparer};
+use crate::limits::{HEADERS_AHEAD, MAX_HARD_STATE_WAITERS, MAX_SEGMENTS};
+use crate::prepare::Preparer;
 use crate::read::{Context, Finished, Frames, ReadError, Reads};
 use crate::saver::Saver;
 use crate::segment_header::{Identity, SegmentHeader};
@@ -181,7 +183,7 @@ impl Wal {
 
     /// Nothing is outstanding, and nothing is left to submit.
     pub fn idle(&self) -> bool {
-        self.appender.idle() && self.saver.idle() && self.reads.idle() && !self.preparer.busy()
+        self.appender.idle() && self.saver.idle() && self.reads.idle() && !self.preparer.busy() && self.segments.made.is_none()
     }
 
     /// Whether a frame of `bytes` can be appended now: there is room in the current segment or in a prepared one, and in the queue.
@@ -305,16 +307,17 @@ impl Wal {
     }
 
     /// Entries up to `upto` are needed no more: they are applied, and the state machine will not ask for them again. Segments wholly
-    /// of such entries go, but for the newest `retention_bytes`. Returns the new first index and the term before it if they moved. After a crash the
-    /// log may begin earlier again.
+    /// of such entries go, but for the newest `retention_bytes`, and the log begins at a segment that says truly what it continues. Returns
+    /// the new first index and the term before it if they moved. After a crash the log may begin earlier again.
     pub fn release(&mut self, upto: LogIndex) -> Option<(LogIndex, Term)> {
         let before = self.log.first();
-        while self.log.releasable(upto, self.appender.durable(), self.options.retention_bytes) {
-            self.log.release_oldest();
-            self.segments.retire_oldest();
+        while let Some(count) = self.log.releasable(upto, self.appender.durable(), self.options.retention_bytes) {
+            for _ in 0..count {
+                self.log.release_oldest();
+                self.segments.retire_oldest();
+            }
         }
         assert_eq!(self.log.oldest_segment(), self.segments.linked.front().map(|segment| segment.number), "index and files agree");
-        // A segment whose entries were all superseded goes without the first index moving.
         (self.log.first() > before).then(|| (self.log.first(), self.log.prev_term()))
     }
 
@@ -326,7 +329,7 @@ impl Wal {
         if self.poison.is_some() {
             return;
         }
-        self.saver.pump(io);
+        self.saver.pump(self.appender.durable(), io);
         self.appender.pump(io);
         let (reads, mut context) = self.reading(io);
         reads.pump(&mut context);
@@ -338,54 +341,6 @@ impl Wal {
         let (pause, since) = self.full?;
         // While an attempt is under way its completion is what to wait for.
         (!self.preparer.busy() && self.closing.is_none() && self.wants_new()).then(|| since.plus_ns(pause))
-    }
-
-    fn wants_new(&self) -> bool {
-        self.segments.prepared.len() < self.options.spare_segments && self.segments.len() < MAX_SEGMENTS
-    }
-
-    /// Lets go of what recoveries put aside, once the log has gone on behind it and the node has again what it lost; sooner if there would
-    /// be no room for the log: a node with a bad disk refetches again and again, and its state machine may need all of the log.
-    fn release_evidence(&mut self) {
-        if self.segments.aside.is_empty() || self.saver.recovering() && self.segments.len() <= MAX_SEGMENTS / 2 {
-            return;
-        }
-        let Some(number) = self.segments.current().map(|segment| segment.number) else { return };
-        let first_frame = number * self.options.segment_bytes + BLOCK_BYTES as u64;
-        if self.appender.durable() > first_frame {
-            self.segments.retire_aside(number);
-        }
-    }
-
-    /// Starts the next job of preparation, if any: first what was released, oldest first, then a new file.
-    fn prepare(&mut self, io: &mut dyn Io) {
-        if self.preparer.busy() {
-            return;
-        }
-        self.release_evidence();
-        let now = io.now();
-        if self.full.is_some_and(|(pause, since)| now < since.plus_ns(pause)) {
-            return;
-        }
-        // One more spare than asked for: a segment released just after a new one was made is not thrown away.
-        let room = self.segments.prepared.len() <= self.options.spare_segments;
-        let op = if self.segments.retired.front().is_some_and(|segment| segment.readers == 0) {
-            let Some(segment) = self.segments.retired.pop_front() else { return };
-            if room && segment.whole {
-                let number = self.segments.next_number;
-                self.segments.next_number += 1;
-                self.preparer.recycle(segment, number)
-            } else {
-                self.preparer.remove(segment)
-            }
-        } else if self.wants_new() {
-            let number = self.segments.next_number;
-            self.segments.next_number += 1;
-            self.preparer.create(number)
-        } else {
-            return;
-        };
-        io.submit(Purpose::Prepare.token(), op);
     }
 
     /// Takes a completion whose token is the log's (top byte [`crate::OWNER`]).
@@ -404,6 +359,7 @@ impl Wal {
                     self.fail(WalError::Io { what: "write to", name: names::plain(names::HARD_STATE), source });
                 }
                 self.saved.extend(self.saver.written(io));
+                self.named();
             }
             Purpose::Prepare if self.poison.is_some() || self.closing.is_some() => self.preparer.leave(result),
             Purpose::Prepare => match self.preparer.done(result) {
@@ -418,28 +374,6 @@ impl Wal {
             Purpose::Open | Purpose::Recover(_) => panic!("{purpose:?} is not under way"),
         }
         self.close_on(io);
-    }
-
-    fn prepared(&mut self, outcome: Outcome, io: &mut dyn Io) {
-        match outcome {
-            Outcome::Next(op) => io.submit(Purpose::Prepare.token(), op),
-            Outcome::Prepared(segment) => {
-                self.segments.prepared.push_back(segment);
-                self.full = None;
-            }
-            Outcome::Removed => self.full = None,
-            Outcome::Full(segment) => {
-                let pause = self.full.map_or(MIN_RETRY_NS, |(pause, _)| (2 * pause).min(MAX_RETRY_NS));
-                self.full = Some((pause, io.now()));
-                if let Some(segment) = segment {
-                    self.segments.retired.push_front(segment);
-                }
-                tracing::warn!(
-                    retry_ms = pause / 1_000_000,
-                    "no space to prepare a log segment: appends stop when the current one is full"
-                );
-            }
-        }
     }
 
     fn current_name(&self) -> kontiki_io::Name {

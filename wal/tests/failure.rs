@@ -10,7 +10,7 @@ use support::{Disk, Node, NotUp, World};
 
 /// What changes the medium, or makes a change durable.
 fn changes(op: &Op) -> bool {
-    !matches!(op, Op::Read { .. } | Op::List { .. } | Op::Close { .. })
+    !matches!(op, Op::Read { .. } | Op::List { .. } | Op::Identify { .. } | Op::Close { .. })
 }
 
 /// Fails change number `at`. False if there are not so many.

@@ -48,7 +48,7 @@ fn an_intact_log() {
     assert_eq!(frames[..2], [(1, 4096, 1, 2), (1, 4096 + 12288, 3, 4)]);
     let parts: Vec<Part> = verdict.segments.iter().map(|segment| segment.part).collect();
     assert_eq!(parts, [Part::Log, Part::Log, Part::Spare]);
-    assert!(matches!(verdict.hard_state[1], CopyInfo::Intact { sequence: 4, state, .. } if state.term.0 == 2));
+    assert!(matches!(verdict.hard_state[1], CopyInfo::Intact { sequence: 8, state, .. } if state.term.0 == 2));
     assert!(verdict.report.to_string().starts_with("2 segments, 20 frames"));
 }
 
@@ -90,21 +90,22 @@ fn golden_blocks() {
     let hard_state = disk.contents("hard-state");
     assert_eq!(hard_state[..4096], hard_state[4 << 20..]);
     assert_eq!(
-        hex(&hard_state[..160]),
+        hex(&hard_state[..176]),
         "\
-4b746b48c2932bb50200020000000000\n\
-04000000000000000100000000000000\n\
+4b746b480dcabfa10200020000000000\n\
+08000000000000000100000000000000\n\
 02000000000000000100000000000000\n\
 00000200000000000200000000000000\n\
 0000000000000000c100000000000000\n\
 000000000000000000f0050000000000\n\
-01000000000000000000000000000000\n\
+01000000000000000300000000000000\n\
+000000000000000000f0050000000000\n\
 00000000000000000000000000000000\n\
 00000000000000000000000000000000\n\
 00000000000000000000000000000000\n\
 "
     );
-    assert!(hard_state[160..4096].iter().all(|&byte| byte == 0));
+    assert!(hard_state[176..4096].iter().all(|&byte| byte == 0));
     let header = disk.contents("log-0000000000000002.seg");
     assert_eq!(
         hex(&header[..112]),

@@ -36,7 +36,7 @@ fn headers_leave_blocks_to_the_hard_state() {
             frames += u64::from(node.try_append(first, 1, 1, u64::from(first > 1), 30_000).is_some());
             node.run();
         }
-        assert!(frames > 3 * spare_segments as u64, "segments were opened while the disk hangs: {frames} frames");
+        assert!(frames >= 3 * spare_segments as u64, "segments were opened while the disk hangs: {frames} frames");
         let saved: Vec<_> = (2..6)
             .map(|term| {
                 let write = node.save(term, 1);

@@ -61,7 +61,9 @@ fn frames_that_wait_go_out_as_one_write() {
     node.world.log.clear();
     node.run();
     let writes: Vec<_> = node.world.log.iter().filter(|op| op.starts_with("write") && op.ends_with("true")).collect();
-    assert_eq!(writes, ["write 0 +4096 durable=true", "write 4096 +24576 durable=true"]);
+    // The header and the frames; then the hard state, in two copies, that the log reaches into this segment, and that there is another one.
+    let saved = ["write 0 +4096 durable=true", "write 4194304 +4096 durable=true"];
+    assert_eq!(writes, [&["write 0 +4096 durable=true", "write 4096 +24576 durable=true"], &saved[..], &saved[..]].concat());
 }
 
 /// Several writes in flight, completed in any order: durability is the contiguous prefix.
@@ -168,7 +170,12 @@ fn many_supersedings_open_another_segment_when_the_table_is_full() {
     // Large enough that it is the table that is full, long before the file.
     let large = || Options { segment_bytes: 1 << 20, ..options() };
     let mut node = Node::try_open(Disk::default(), large()).unwrap();
-    let segments = |node: &Node| node.world.log.iter().filter(|op| *op == "write 0 +4096 durable=true").count();
+    // Segment headers, and first copies of the hard state, of which each is followed by a second one.
+    let segments = |node: &Node| {
+        let count = |write: &str| node.world.log.iter().filter(|op| *op == write).count();
+        count("write 0 +4096 durable=true") - count("write 4194304 +4096 durable=true")
+    };
+    node.run();
     let before = segments(&node);
     node.append(1, 1, 10).unwrap();
     // Each superseding frame leaves one extent behind: 2, 3, 4, ... superseded one after the other.
@@ -271,16 +278,17 @@ fn nothing_is_released_before_what_follows_is_durable() {
     node.run();
     assert_eq!(node.wal.release(LogIndex(9)), None, "one segment is the current one");
     node.world.plan.hold = Some(is_log_write);
-    // Entry 10 again, by a newer leader, and in the next segment.
-    node.try_append(10, 1, 2, 1, 12000).unwrap();
+    // Entry 11, by a newer leader, and in the next segment.
+    node.try_append(11, 1, 2, 1, 12000).unwrap();
     node.run();
-    assert_eq!((node.wal.release(LogIndex(9)), node.world.held.len()), (None, 2));
+    assert_eq!((node.wal.release(LogIndex(10)), node.world.held.len()), (None, 2));
     node.world.plan.hold = None;
     for _ in 0..2 {
         let completion = node.world.release(0);
         node.complete(completion);
     }
-    assert_eq!(node.wal.release(LogIndex(9)), Some((LogIndex(10), Term(1))));
+    assert_eq!(node.wal.release(LogIndex(9)), None, "the header names entry 10");
+    assert_eq!(node.wal.release(LogIndex(10)), Some((LogIndex(11), Term(1))));
 }
 
 #[test]
@@ -426,7 +434,7 @@ fn directories_that_cannot_be_used() {
     assert!(matches!(fails(0, IoErrorKind::NotFound), WalError::Directory { .. }));
     assert!(matches!(fails(0, IoErrorKind::Permission), WalError::Directory { .. }));
     assert!(matches!(fails(1, IoErrorKind::Permission), WalError::Permission { .. }));
-    assert!(matches!(fails(3, IoErrorKind::Permission), WalError::Permission { what: "create", .. }));
+    assert!(matches!(fails(4, IoErrorKind::Permission), WalError::Permission { what: "create", .. }));
     let mut world = World::new(Disk::default());
     world.locked = true;
     assert!(matches!(open(&mut world, options()), Some(Err(WalError::Locked { .. }))));

@@ -46,9 +46,17 @@ pub struct Disk {
     durable: BTreeMap<Name, usize>,
     changes: Vec<Change>,
     pub capacity: Option<u64>,
+    /// Boot and place; unknown if a test does not say.
+    pub identity: kontiki_io::Identity,
 }
 
 impl Disk {
+    /// The same, where a start finds this identity.
+    pub fn at(mut self, identity: kontiki_io::Identity) -> Disk {
+        self.identity = identity;
+        self
+    }
+
     pub fn list(&self) -> Vec<(Name, u64)> {
         self.seen.iter().map(|(name, &file)| (name.clone(), self.files[file].len)).collect()
     }

@@ -165,6 +165,7 @@ impl World {
             }
             Op::OpenDir { .. } => Ok(Output::Opened(self.handle(usize::MAX))),
             Op::Lock { .. } if self.locked => Err(IoErrorKind::Locked),
+            Op::Identify { .. } => Ok(Output::Identity(self.disk.identity)),
             Op::Lock { .. } => Ok(Output::Opened(self.handle(usize::MAX))),
             Op::List { .. } => Ok(Output::Listing(self.disk.list())),
             Op::Open { name, create, .. } => self.disk.open(&name, create).map(|(file, len)| Output::File(self.handle(file), len)),
@@ -240,6 +241,7 @@ fn describe(op: &Op) -> String {
         Op::Close { .. } => "close".into(),
         Op::OpenDir { .. } => "open dir".into(),
         Op::Lock { .. } => "lock".into(),
+        Op::Identify { .. } => "identify".into(),
         Op::List { .. } => "list".into(),
         other => format!("{other:?}"),
     }

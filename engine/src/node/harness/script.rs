@@ -44,37 +44,21 @@ use crate::config::Config;
 
 #[test]
 fn scripts() {
-    scripts_of("");
-}
-
-/// Those that wait awake: apart, since that takes its time on a busy machine.
-#[test]
-fn scripts_of_waiting_awake() {
-    scripts_of("/awake");
-}
-
-fn scripts_of(folder: &str) {
     let mut ran = 0;
-    for file in std::fs::read_dir(format!("{}/tests/node{folder}", env!("CARGO_MANIFEST_DIR"))).unwrap() {
-        let path = file.unwrap().path();
-        if path.is_dir() {
-            continue;
-        }
+    datadriven::walk(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/node"), |file| {
         ran += 1;
-        datadriven::walk(path.to_str().unwrap(), |file| {
-            let mut bench: Option<Bench> = None;
-            file.run(|case| -> Result<String, String> {
-                match case.directive.as_str() {
-                    "node" => {
-                        bench = Some(node_of(case.args.clone())?);
-                        Ok(String::new())
-                    }
-                    "run" => run(bench.as_mut().ok_or("no node yet")?, &case.input),
-                    other => Err(format!("{other}: unknown directive")),
+        let mut bench: Option<Bench> = None;
+        file.run(|case| -> Result<String, String> {
+            match case.directive.as_str() {
+                "node" => {
+                    bench = Some(node_of(case.args.clone())?);
+                    Ok(String::new())
                 }
-            });
+                "run" => run(bench.as_mut().ok_or("no node yet")?, &case.input),
+                other => Err(format!("{other}: unknown directive")),
+            }
         });
-    }
+    });
     assert!(ran > 0, "no scripts were found");
 }
 

@@ -1,0 +1,143 @@
+//! Keeping segments ready ahead of use, and letting go of those that are not needed any more.
+//!
+//! The end of a log cannot vouch for itself: a file that is gone leaves no trace. So the hard state names the segments that the log may lie
+//! in, and does so before it matters. No frame enters a segment that is not named durably; nobody waits for that, for a segment is named
+//! when it is prepared. No file of the log goes before the hard state says durably that the log begins behind it. One update says
+//! both when a released file is to become the next spare: it names the spare before the file is renamed, and what a crash leaves in between
+//! is a released file under its old name.
+
+use kontiki_frame::BLOCK_BYTES;
+use kontiki_io::Io;
+
+use super::Wal;
+use crate::hard_state::SegmentSpan;
+use crate::limits::{MAX_RETRY_NS, MAX_SEGMENTS, MIN_RETRY_NS};
+use crate::prepare::Outcome;
+use crate::token::Purpose;
+
+impl Wal {
+    pub(super) fn wants_new(&self) -> bool {
+        self.segments.prepared.len() < self.options.spare_segments && self.segments.len() < MAX_SEGMENTS
+    }
+
+    /// Whether `position` lies behind a frame of the current segment.
+    fn is_in_current(&self, position: u64) -> bool {
+        let current = self.segments.current().map(|segment| segment.number);
+        current.is_some_and(|number| position > number * self.options.segment_bytes + BLOCK_BYTES as u64)
+    }
+
+    /// Whether the current segment holds a frame of which it is known that it is durable.
+    fn current_is_durable(&self) -> bool {
+        self.is_in_current(self.appender.durable())
+    }
+
+    /// Lets go of what recoveries put aside, once the log has gone on behind it and the node has again what it lost; sooner if there would
+    /// be no room for the log: a node with a bad disk refetches again and again, and its state machine may need all of the log.
+    fn release_evidence(&mut self) {
+        if self.segments.aside.is_empty() || self.saver.recovering() && self.segments.len() <= MAX_SEGMENTS / 2 {
+            return;
+        }
+        if let Some(number) = self.segments.current().map(|segment| segment.number)
+            && self.current_is_durable()
+        {
+            self.segments.retire_aside(number);
+        }
+    }
+
+    /// What the hard state is to say: where the log begins now, and the newest segment.
+    fn span(&self, newest: u64, generation: u64, source: u64) -> SegmentSpan {
+        let oldest = self.log.oldest_segment().unwrap_or(self.saver.named().oldest);
+        SegmentSpan { oldest, newest, generation, source }
+    }
+
+    fn note(&mut self, span: SegmentSpan, io: &mut dyn Io) {
+        self.saver.note(span);
+        self.saver.pump(self.appender.durable(), io);
+    }
+
+    /// What was made is ready once it is named durably.
+    pub(super) fn named(&mut self) {
+        if self.segments.made.as_ref().is_some_and(|made| made.number <= self.saver.named().newest) {
+            self.segments.prepared.extend(self.segments.made.take());
+        }
+    }
+
+    /// Starts the next job of preparation, if any: first what was released, oldest first, then a new file. One job, or one note of it in the
+    /// hard state, at a time.
+    pub(super) fn prepare(&mut self, io: &mut dyn Io) {
+        if self.preparer.busy() || !self.saver.noted() {
+            return;
+        }
+        // With the segments it is noted how far the log was durable. If that lies in the current segment, neither a file that is gone
+        // nor what stood in it when it was prepared passes for all of it.
+        if !self.appender.idle() && !self.current_is_durable() {
+            return;
+        }
+        if self.current_is_durable() && !self.is_in_current(self.saver.watermark()) {
+            return self.note(self.saver.named(), io);
+        }
+        self.release_evidence();
+        let now = io.now();
+        if self.full.is_some_and(|(pause, since)| now < since.plus_ns(pause)) {
+            return;
+        }
+        let noted = self.saver.named();
+        let number = self.segments.next_number;
+        // One more spare than asked for: a segment released just after a new one was made is not thrown away.
+        let room = self.segments.prepared.len() <= self.options.spare_segments;
+        let op = if let Some(front) = self.segments.retired.front().filter(|segment| segment.readers == 0) {
+            // Files between others are needed by nobody once the log has gone on; only where it begins has to be known.
+            let free = self.log.oldest_segment().is_none_or(|oldest| front.number > oldest) || front.number < noted.oldest;
+            let recycle = room && front.whole;
+            if recycle && (noted.newest, noted.source) != (number, front.number) {
+                return self.note(self.span(number, front.generation + 1, front.number), io);
+            }
+            if !free {
+                return self.note(self.span(noted.newest, noted.generation, noted.source), io);
+            }
+            let Some(segment) = self.segments.retired.pop_front() else { return };
+            if recycle {
+                self.segments.next_number += 1;
+                self.preparer.recycle(segment, number)
+            } else {
+                self.preparer.remove(segment)
+            }
+        } else if self.wants_new() && noted.newest < number {
+            self.segments.next_number += 1;
+            self.preparer.create(number)
+        } else {
+            return;
+        };
+        io.submit(Purpose::Prepare.token(), op);
+    }
+
+    pub(super) fn prepared(&mut self, outcome: Outcome, io: &mut dyn Io) {
+        match outcome {
+            Outcome::Next(op) => io.submit(Purpose::Prepare.token(), op),
+            Outcome::Prepared(segment) => {
+                self.full = None;
+                // A new file is named once it is there. Until then no frame goes into it.
+                let span = self.span(segment.number, segment.generation, 0);
+                self.segments.made = Some(segment);
+                if self.saver.named().newest < span.newest {
+                    self.note(span, io);
+                }
+                self.named();
+            }
+            Outcome::Removed => self.full = None,
+            Outcome::Full(segment) => {
+                // The number was not used. Numbers have no gaps, so that a file that is missing is known to be.
+                self.segments.next_number -= 1;
+                let pause = self.full.map_or(MIN_RETRY_NS, |(pause, _)| (2 * pause).min(MAX_RETRY_NS));
+                self.full = Some((pause, io.now()));
+                if let Some(segment) = segment {
+                    self.segments.retired.push_front(segment);
+                }
+                tracing::warn!(
+                    retry_ms = pause / 1_000_000,
+                    "no space to prepare a log segment: appends stop when the current one is full"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! A killed process is told from a power cut: within one boot of the machine, with the medium in its place, all that was written is there.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use kontiki_core::LogIndex;
+use kontiki_io::{Identity, Op};
+use kontiki_wal::{Medium, Options};
+use support::{Disk, Node, options};
+
+fn lossy() -> Options {
+    Options { medium: Medium::Lossy, ..options() }
+}
+
+const HERE: Identity = Identity { boot: 1, place: 10 };
+
+/// A node on a lossy medium, in recycled segments, where a log's end is not to be told from what stood there before.
+fn recycled(identity: Identity) -> Node {
+    let mut node = Node::try_open(Disk::default().at(identity), lossy()).unwrap();
+    for _ in 0..80 {
+        node.append(2, 1, 3000).unwrap();
+        node.run();
+        let upto = node.last();
+        node.wal.release(LogIndex(upto));
+        node.run();
+    }
+    node
+}
+
+#[test]
+fn a_killed_process_has_lost_nothing() {
+    let node = recycled(HERE);
+    let last = node.last();
+    let killed = node.kill();
+    let mut node = Node::try_open(killed.clone(), lossy()).unwrap();
+    assert_eq!((node.report.uncertain, node.hard_state.recovering, node.last()), (false, false, last), "{}", node.report);
+    // It goes on where the log ends, and may be killed again.
+    node.append(1, 1, 10).unwrap();
+    assert!(node.run());
+    let node = Node::try_open(node.kill(), lossy()).unwrap();
+    assert_eq!((node.report.uncertain, node.last()), (false, last + 1));
+
+    // The power was off, the card away, or nobody knows: what stood at the end may be lost.
+    let elsewhere = [
+        ("another boot", Identity { boot: 2, ..HERE }),
+        ("another place", Identity { place: 11, ..HERE }),
+        ("an unknown boot", Identity { boot: 0, ..HERE }),
+        ("an unknown place", Identity { place: 0, ..HERE }),
+        ("nothing known", Identity::default()),
+    ];
+    for (what, identity) in elsewhere {
+        let node = Node::try_open(killed.clone().at(identity), lossy()).unwrap();
+        assert_eq!((node.report.uncertain, node.hard_state.recovering, node.last()), (true, true, last), "{what}");
+    }
+    // Unknown twice is not the same.
+    let unknown = recycled(Identity::default()).kill();
+    assert!(Node::try_open(unknown, lossy()).unwrap().report.uncertain);
+}
+
+/// A write under way when the process is killed reaches the disk in part, before the next start reads: it was not acknowledged.
+#[test]
+fn a_write_torn_by_the_kill_was_not_acknowledged() {
+    for seed in 0..40 {
+        let mut node = recycled(HERE);
+        let last = node.last();
+        node.world.plan.hold = Some(|op| matches!(op, Op::Write { durable: true, .. }));
+        node.append(3, 1, 3000).unwrap();
+        node.run();
+        assert_eq!(node.acked(), Some(last));
+        let node = Node::try_open(node.world.kill(seed), lossy()).unwrap();
+        assert_eq!((node.report.damage, node.report.uncertain, node.hard_state.recovering), (None, false, false), "seed {seed}");
+        assert!(node.last() == last || node.last() == last + 3, "seed {seed}");
+    }
+}
+
+/// Within one boot, too, what was known to be durable and is not there is damage.
+#[test]
+fn damage_within_one_boot_is_damage() {
+    let node = recycled(HERE);
+    let last = node.last();
+    let read = |disk: &Disk| Node::try_open(disk.clone(), lossy()).unwrap();
+    let disk = node.kill();
+    assert_eq!(read(&disk).last(), last);
+    let newest = disk.names().into_iter().rfind(|name| name.starts_with("log-")).unwrap();
+    let mut missing = disk.clone();
+    missing.remove(&newest);
+    assert!(read(&missing).report.damage.is_some() && read(&missing).hard_state.recovering);
+    let oldest = disk.names().into_iter().find(|name| name.starts_with("log-")).unwrap();
+    let mut flipped = disk;
+    flipped.flip(&oldest, 4096 + 300, 1);
+    assert!(read(&flipped).report.damage.is_some() && read(&flipped).hard_state.recovering);
+}
+
+/// The identity of this boot is durable before a frame of it counts: a start that is cut short leaves the one before.
+#[test]
+fn a_start_that_is_cut_short_vouches_for_nothing() {
+    let killed = recycled(HERE).kill();
+    let now = Identity { boot: 2, ..HERE };
+    // The power failed; the first start after it is killed at every operation, and the next one must still look for losses.
+    let mut told = 0;
+    for stop in 0.. {
+        let mut world = support::World::new(killed.clone().at(now));
+        world.plan.stop_at = Some(stop);
+        let opened = support::open(&mut world, lossy());
+        let next = Node::try_open(world.disk.clone(), lossy()).unwrap();
+        assert!(next.hard_state.recovering, "killed at operation {stop}");
+        told += u64::from(next.report.uncertain);
+        if opened.is_some() {
+            break;
+        }
+    }
+    assert!(told > 5);
+}
+
+/// A dead process's last write lands before the next start reads, which its lock sees to. It lands where nothing newer was acknowledged, and is
+/// part of the log or is not. (Landing later it could take the place of an entry that the next process acknowledged.)
+#[test]
+fn a_write_of_a_killed_process_lands_before_the_next_start() {
+    for entries in [1u64, 3] {
+        let mut node = Node::try_open(Disk::default().at(HERE), lossy()).unwrap();
+        node.save(1, 1);
+        node.append(2, 1, 500).unwrap();
+        assert!(node.run());
+        node.world.plan.hold = Some(|op| matches!(op, Op::Write { durable: true, .. }));
+        // Entry 3 of term 1, never acknowledged.
+        node.append(1, 1, 700).unwrap();
+        node.run();
+        // The process is killed. All of the write lands, and then the lock is free.
+        let landed = node.world.cut_with(&mut || true);
+        let mut next = Node::try_open(landed, lossy()).unwrap();
+        assert_eq!((next.last(), next.hard_state.recovering), (3, false));
+        next.save(2, 3);
+        // A leader of term 2 supersedes it.
+        assert!(next.try_append(3, 1, 2, 1, 700).is_some());
+        assert!(next.run());
+        for _ in 1..entries {
+            next.append(1, 2, 700).unwrap();
+            assert!(next.run());
+        }
+        let acked = next.acked().unwrap();
+        assert_eq!(acked, 2 + entries);
+        let mut after = Node::try_open(next.kill(), lossy()).unwrap();
+        let read = after.read_all(1, acked).unwrap();
+        let terms: Vec<u64> = read.iter().map(|entry| entry.1).collect();
+        assert_eq!((after.last(), &terms[..2], terms[2..].iter().all(|term| *term == 2)), (acked, &[1, 1][..], true));
+    }
+}
