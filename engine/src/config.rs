@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use kontiki_net::Address;
 use kontiki_wal::limits as log;
 
 use crate::limits;
@@ -15,8 +16,9 @@ use crate::limits;
 pub struct Member {
     /// Its id, unique in the cluster for ever, not zero.
     pub id: u64,
-    /// Where it listens for peers and clients.
-    pub addr: SocketAddr,
+    /// Where it listens for peers and clients: an address, or a host's name with a port, which is looked up whenever it is connected to.
+    #[serde(with = "text")]
+    pub addr: Address,
 }
 
 /// What may happen to data at the end of the log on this medium when the power fails.
@@ -68,7 +70,7 @@ pub struct Config {
     pub id: u64,
     /// All members, this one included: 1 to 9.
     pub members: Vec<Member>,
-    /// Where to listen, if not at this member's own address (behind a translation of addresses, say).
+    /// Where to listen, if not at this member's own address (behind a translation of addresses, say). Needed where that is a name.
     pub listen: Option<SocketAddr>,
     /// The data directory; made if missing. One process at a time.
     pub dir: PathBuf,
@@ -218,7 +220,7 @@ impl Config {
 
     /// Where this replica listens.
     pub fn listen_addr(&self) -> Option<SocketAddr> {
-        self.listen.or_else(|| self.me().map(|m| m.addr))
+        self.listen.or_else(|| self.me().and_then(|m| m.addr.socket()))
     }
 
     /// Longest frame that this replica takes from a leader, in bytes, whatever it seals itself: half of the memory for frames can be made
@@ -253,6 +255,10 @@ impl Config {
         }
         if self.me().is_none() {
             return bad("id", self.id.to_string(), "must be the id of one of `members`");
+        }
+        if let (None, Some(own)) = (self.listen_addr(), self.me()) {
+            let must = "must be given, since this member's own address is a name: the address to listen at, like 0.0.0.0:7001";
+            return bad("listen", format!("missing (own address {})", own.addr), must);
         }
         if self.dir.as_os_str().is_empty() {
             return bad("dir", "empty".into(), "must name the data directory");
@@ -318,6 +324,20 @@ impl Config {
     }
 }
 
+/// An address as people write it.
+mod text {
+    use kontiki_net::Address;
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(value: &Address, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(value)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Address, D::Error> {
+        std::borrow::Cow::<'de, str>::deserialize(d)?.parse().map_err(D::Error::custom)
+    }
+}
+
 /// The cluster id as people write it.
 mod hex128 {
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
@@ -352,6 +372,22 @@ mod tests {
         assert_eq!(config.cluster, 0xa11);
         assert_eq!(config.election_min_ms, 150);
         assert_eq!(config.listen_addr().unwrap().port(), 7001);
+    }
+
+    #[test]
+    fn a_member_may_have_a_name_and_says_where_to_listen() {
+        let named = GOOD.replace("127.0.0.1:7002", "board-2.local:7002");
+        let config = Config::from_toml(&named).unwrap();
+        assert_eq!((config.members[1].addr.to_string().as_str(), config.members[1].addr.socket()), ("board-2.local:7002", None));
+        let own = named.replace("id = 1\n", "id = 2\n");
+        let error = Config::from_toml(&own).unwrap_err().to_string();
+        assert!(error.contains("`listen`") && error.contains("board-2.local:7002"), "{error}");
+        let told = format!("listen = \"0.0.0.0:7002\"\n{own}");
+        assert_eq!(Config::from_toml(&told).unwrap().listen_addr().unwrap().port(), 7002);
+        for bad in ["board-2.local", "board-2:0", "::1:7002"] {
+            let error = Config::from_toml(&GOOD.replace("127.0.0.1:7002", bad)).unwrap_err().to_string();
+            assert!(error.contains("HOST:PORT"), "{error}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use kontiki_core::NodeId;
+use kontiki_net::Address;
 
 /// Where the leader is, as far as this node knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,7 +11,7 @@ pub struct LeaderHint {
     /// Its id.
     pub id: NodeId,
     /// Its address in the configuration.
-    pub addr: SocketAddr,
+    pub addr: Address,
 }
 
 /// Why a proposal was not taken. Nothing was written: it is safe to propose again.

@@ -29,7 +29,7 @@ pub use config::{ApplyOn, Backend, Config, ConfigError, Medium, Member};
 pub use error::{Failure, LeaderHint, Lost, ProposeError, StartError};
 pub use handle::{Node, Proposer};
 pub use kontiki_core::{ClusterId, Incarnation, LogIndex, NodeId, Role, Term};
-pub use kontiki_net::Unreached;
+pub use kontiki_net::{Address, AddressError, Unreached};
 pub use launch::{AnyIo, Builder};
 pub use reactor::{Reactor, State, TurnError};
 pub use state_machine::{ApplyError, Entries, Entry, Replies, StateMachine};

@@ -63,7 +63,7 @@ pub(crate) const fn connections(members: usize, clients: usize) -> usize {
 /// Operations that a node may have outstanding at once: per connection a receive, a send and a shutdown; the listener's;
 /// and the log's.
 pub(crate) const fn io_capacity(members: usize, clients: usize) -> usize {
-    let operations = 3 * connections(members, clients) + 3 + wal::MAX_WRITES_IN_FLIGHT + wal::OTHER_OPERATIONS;
+    let operations = 3 * connections(members, clients) + 3 + members + wal::MAX_WRITES_IN_FLIGHT + wal::OTHER_OPERATIONS;
     if operations > IO_CAPACITY { operations } else { IO_CAPACITY }
 }
 

@@ -1,12 +1,12 @@
 //! What callers' threads and the reactor share: the open batch, the tickets, the bell, and what is published.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use kontiki_core::NodeId;
 use kontiki_io::Wake;
 use kontiki_mem::{Hold, OpenBatch, Outcome, Records, Slot};
+use kontiki_net::Address;
 
 use crate::error::{Failure, LeaderHint, Lost, ProposeError};
 use crate::limits::{AMPLE_ENTRIES, OPEN_SPINS};
@@ -34,7 +34,7 @@ pub(crate) struct Shared {
     eager: AtomicBool,
     /// Leader's id as last known, zero if unknown.
     leader: AtomicU64,
-    members: Vec<(NodeId, SocketAddr)>,
+    members: Vec<(NodeId, Address)>,
     max_entry_bytes: usize,
     pub(crate) busy: AtomicU64,
     stop: AtomicBool,
@@ -56,7 +56,7 @@ impl Shared {
     pub(crate) fn new(
         batch: OpenBatch,
         id: NodeId,
-        members: Vec<(NodeId, SocketAddr)>,
+        members: Vec<(NodeId, Address)>,
         max_entry_bytes: usize,
         bell: Arc<dyn Wake>,
     ) -> Hold<Shared> {

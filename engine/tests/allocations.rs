@@ -94,7 +94,8 @@ fn drive(node: &Node, tickets: &mut VecDeque<Ticket>, entries: u64) {
 
 /// A cluster within this process, and which of its nodes leads.
 fn cluster(dir: &std::path::Path, replicas: usize) -> (Vec<Node>, usize) {
-    let members: Vec<Member> = support::free_addrs(replicas).into_iter().zip(1..).map(|(addr, id)| Member { id, addr }).collect();
+    let members: Vec<Member> =
+        support::free_addrs(replicas).into_iter().zip(1..).map(|(addr, id)| Member { id, addr: addr.into() }).collect();
     let nodes: Vec<Node> = members
         .iter()
         .map(|m| {

@@ -24,7 +24,7 @@ fn a_port_in_use() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let error = message(start(Config::new(1, 1, vec![Member { id: 1, addr }], dir.path())));
+    let error = message(start(Config::new(1, 1, vec![Member { id: 1, addr: addr.into() }], dir.path())));
     assert!(error.contains(&addr.to_string()) && error.contains("in use"), "{error}");
 }
 
@@ -32,7 +32,7 @@ fn a_port_in_use() {
 fn a_directory_in_use() {
     let cluster = Cluster::start(1, default);
     let mut config = cluster.config(0);
-    config.members[0].addr = support::free_addrs(1)[0];
+    config.members[0].addr = support::free_addrs(1)[0].into();
     let error = start(config).map(drop).unwrap_err();
     assert!(matches!(error, StartError::Log(_)), "{error:?}");
     assert!(error.to_string().contains("in use"), "{error}");
@@ -64,14 +64,14 @@ fn a_directory_that_cannot_be_made() {
     let file = dir.path().join("file");
     std::fs::write(&file, b"in the way").unwrap();
     let addr = support::free_addrs(1)[0];
-    let error = message(start(Config::new(1, 1, vec![Member { id: 1, addr }], file.join("data"))));
+    let error = message(start(Config::new(1, 1, vec![Member { id: 1, addr: addr.into() }], file.join("data"))));
     assert!(error.contains("data"), "{error}");
 }
 
 #[test]
 fn a_bad_configuration_starts_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let mut config = Config::new(1, 1, vec![Member { id: 2, addr: support::free_addrs(1)[0] }], dir.path().join("data"));
+    let mut config = Config::new(1, 1, vec![Member { id: 2, addr: support::free_addrs(1)[0].into() }], dir.path().join("data"));
     let error = message(start(config.clone()));
     assert!(error.contains("`id`"), "{error}");
     config.members[0].id = 1;
@@ -88,7 +88,7 @@ fn random_bytes_sent_to_the_port_disturb_nobody() {
     let mut state = 0x9E37_79B9_7F4A_7C15u64;
     for round in 0..30 {
         for member in &cluster.members {
-            let Ok(mut stream) = TcpStream::connect(member.addr) else { continue };
+            let Ok(mut stream) = TcpStream::connect(member.addr.socket().unwrap()) else { continue };
             let mut bytes = vec![0u8; 1 + round * 97];
             for byte in &mut bytes {
                 state ^= state << 13;

@@ -197,7 +197,7 @@ impl StateMachine for Slow {
 #[test]
 fn a_slow_state_machine_does_not_cost_the_leadership() {
     let dir = tempfile::tempdir().unwrap();
-    let members: Vec<Member> = support::free_addrs(3).into_iter().zip(1..).map(|(addr, id)| Member { id, addr }).collect();
+    let members: Vec<Member> = support::free_addrs(3).into_iter().zip(1..).map(|(addr, id)| Member { id, addr: addr.into() }).collect();
     let start = |m: &Member| {
         let mut config = Config::new(0x510, m.id, members.clone(), dir.path().join(m.id.to_string()));
         default(&mut config);
@@ -228,7 +228,7 @@ fn a_state_machine_that_fails_stops_its_node_and_says_why() {
         }
     }
     let dir = tempfile::tempdir().unwrap();
-    let members = vec![Member { id: 1, addr: support::free_addrs(1)[0] }];
+    let members = vec![Member { id: 1, addr: support::free_addrs(1)[0].into() }];
     let node = Node::builder(Config::new(1, 1, members, dir.path())).start(Refuses).unwrap();
     let ticket = loop {
         match node.propose(b"one too many") {

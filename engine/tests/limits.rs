@@ -19,7 +19,8 @@ struct Mixed {
 
 impl Mixed {
     fn start(count: u64, tune: impl Fn(u64, &mut Config)) -> Mixed {
-        let members: Vec<Member> = free_addrs(count as usize).into_iter().zip(1..).map(|(addr, id)| Member { id, addr }).collect();
+        let members: Vec<Member> =
+            free_addrs(count as usize).into_iter().zip(1..).map(|(addr, id)| Member { id, addr: addr.into() }).collect();
         let dir = tempfile::tempdir().unwrap();
         let start = |id: u64| {
             let mut config = Config::new(0xA11CE, id, members.clone(), dir.path().join(format!("n{id}")));
@@ -122,12 +123,31 @@ fn a_member_that_cannot_take_a_frame_is_named_and_keeps_its_session() {
     assert_eq!(mixed.status(3).counters.sessions, sessions, "no session was lost over it");
 }
 
+/// While a member is connected that takes shorter frames, batches are kept that short: it follows though entries come by the megabyte.
+#[test]
+fn batches_are_as_short_as_every_connected_member_takes() {
+    let mixed = Mixed::start(3, |id, config| {
+        if id == 3 {
+            (config.max_entry_bytes, config.max_frame_bytes, config.ring_bytes) = (8 << 10, 16 << 10, 256 << 10);
+            config.window_bytes = 64 << 10;
+            (config.election_min_ms, config.election_max_ms) = (20_000, 30_000);
+        } else {
+            (config.max_entry_bytes, config.max_frame_bytes) = (512 << 10, 1 << 20);
+        }
+    });
+    let first = mixed.commit_at(&[1, 2], &[vec![1; 100]]);
+    mixed.all_applied(first);
+    let last = mixed.commit_at(&[1, 2], &vec![vec![2; 4000]; 1000]);
+    mixed.all_applied(last);
+    assert_eq!(mixed.status(3).counters.sessions, 2);
+}
+
 /// Who links the library serves no clients unless it says so: the port answers the status, and nothing else.
 #[test]
 fn without_clients_the_port_answers_the_status_alone() {
     let mixed = Mixed::start(3, |_, _| {});
     let leader = mixed.leader_of(&[1, 2, 3]);
-    let addr = mixed.members[leader as usize - 1].addr;
+    let addr = mixed.members[leader as usize - 1].addr.socket().unwrap();
     // Those who only sit there keep nobody out.
     let idle: Vec<Client> = (0..10).map(|_| Client::connect(addr, ClientOptions::default()).unwrap()).collect();
     let mut client = Client::connect(addr, ClientOptions::default()).unwrap();
@@ -145,7 +165,7 @@ fn without_clients_the_port_answers_the_status_alone() {
 #[test]
 fn an_entry_that_is_too_long_for_the_leader_is_answered() {
     let mixed = Mixed::start(1, |_, config| (config.max_clients, config.max_entry_bytes) = (2, 10_000));
-    let addr = mixed.members[0].addr;
+    let addr = mixed.members[0].addr.socket().unwrap();
     mixed.leader_of(&[1]);
     let mut client = Client::connect(addr, ClientOptions::default()).unwrap();
     for bytes in [10_001, 100_000, 1 << 20] {

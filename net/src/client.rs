@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, Bytes, BytesMut};
 use kontiki_core::{ClusterId, Incarnation, NodeId, SessionId};
 
+use crate::address::Address;
 use crate::client_wire::{ClientWireError, Request, Response, decode_response, encode_request, message_bytes, request_bytes};
 use crate::hello::{Channel, HandshakeRefusal, Hello, HelloError, HelloKind};
 use crate::limits::HELLO_BYTES;
@@ -77,7 +78,7 @@ pub enum ClientError {
         /// Which node leads, if known.
         leader: Option<NodeId>,
         /// Where it listens, if known.
-        address: Option<SocketAddr>,
+        address: Option<Address>,
     },
     /// Definitely not applied, and never will be: safe to send again.
     #[error("not applied: safe to send again")]
@@ -98,7 +99,7 @@ pub enum ClientError {
     },
 }
 
-fn leader_text(leader: &Option<NodeId>, address: &Option<SocketAddr>) -> String {
+fn leader_text(leader: &Option<NodeId>, address: &Option<Address>) -> String {
     match (leader, address) {
         (Some(leader), Some(address)) => format!(": node {leader} at {address} leads"),
         (Some(leader), None) => format!(": node {leader} leads"),

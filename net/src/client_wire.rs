@@ -7,11 +7,10 @@
 //! The length counts the payload alone; the checksum covers header and payload but itself. A request's
 //! number is the client's; responses repeat it and may come in any order.
 
-use std::net::SocketAddr;
-
 use kontiki_core::NodeId;
 
-use crate::limits::{CLIENT_HEADER_BYTES, CLIENT_SESSION_BYTES};
+use crate::address::Address;
+use crate::limits::{CLIENT_HEADER_BYTES, CLIENT_SESSION_BYTES, MAX_ADDRESS_BYTES};
 use crate::wire::{Reader, Writer, checksum_around};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"KTKq");
@@ -58,7 +57,7 @@ pub enum Response<'a> {
         /// Which, if known.
         leader: Option<NodeId>,
         /// Where it listens, if known.
-        address: Option<SocketAddr>,
+        address: Option<Address>,
     },
     /// At a bound: nothing was done, try again later.
     Busy,
@@ -171,7 +170,7 @@ pub fn decode_request(bytes: &[u8], max_payload_bytes: usize) -> Result<Option<(
 
 /// Writes a response at the start of `out`; its length, or `None` if `out` is too short.
 pub fn encode_response(number: u64, response: &Response<'_>, out: &mut [u8]) -> Option<usize> {
-    let mut text = heapless::String::<64>::new();
+    let mut text = heapless::String::<MAX_ADDRESS_BYTES>::new();
     let (kind, value, payload) = match *response {
         Response::Applied { index, reply } => (1, index, reply),
         Response::NotApplied => (2, 0, &[][..]),

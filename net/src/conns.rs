@@ -242,8 +242,8 @@ impl Conns {
             Action::Send => conn.sending = false,
             Action::Shutdown => (conn.shutting, conn.shut) = (false, true),
             Action::Close => (conn.closing, conn.handle) = (false, None),
-            Action::Listen | Action::Accept | Action::StopListening | Action::CloseListener | Action::CloseStray => {
-                panic!("an action of the listener, for a connection")
+            Action::Listen | Action::Accept | Action::StopListening | Action::CloseListener | Action::CloseStray | Action::Resolve => {
+                panic!("{action:?} is no action of a connection")
             }
         }
         if conn.doomed {

@@ -36,6 +36,8 @@ pub struct Counters {
     /// Sessions of an older incarnation than an earlier session of the same peer: an old copy of its data directory, or the
     /// earlier one was somebody else.
     pub incarnations_back: u64,
+    /// Lookups of peers' names begun.
+    pub lookups: u64,
     /// Connection attempts begun.
     pub dials: u64,
     /// Connection attempts and handshakes of ours that failed.

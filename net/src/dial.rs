@@ -1,7 +1,10 @@
 //! Reaching the peers with higher ids: control channel, then bulk channel, again and again with growing pauses.
 
+use std::net::SocketAddr;
+
 use kontiki_core::{NodeId, SessionId, Time};
-use kontiki_io::{Io, IoError, Output};
+use kontiki_io::limits::MAX_ADDRESSES;
+use kontiki_io::{Io, IoError, IoErrorKind, Op, Output};
 
 use crate::conns::{Purpose, Slot};
 use crate::hello::{Channel, HandshakeRefusal, Hello, HelloError, HelloKind};
@@ -11,20 +14,21 @@ use crate::net::Net;
 use crate::peer::Half;
 use crate::reach::Unreached;
 use crate::refusal::Refusal;
+use crate::token::{Action, token};
 
 impl Net {
     /// When a peer is to be dialled.
     pub(crate) fn dial_deadline(&self, p: usize) -> Option<Time> {
         let peer = self.peers.get(p)?;
-        (peer.we_dial && peer.session.is_none() && peer.half.is_none()).then_some(peer.dial_at)
+        (peer.we_dial && peer.session.is_none() && peer.half.is_none() && !peer.resolving).then_some(peer.dial_at)
     }
 
     pub(crate) fn tick_dial(&mut self, p: usize, now: Time, io: &mut dyn Io) {
         if self.dial_deadline(p).is_none_or(|at| at > now) {
             return;
         }
+        let Some(addr) = self.next_address(p, io) else { return };
         let session = SessionId(self.random.nonzero());
-        let Some(addr) = self.peers.get(p).map(|peer| peer.addr) else { return };
         // A kernel gives up on an address that never answers after minutes; we do sooner, and leave it to that.
         let open = self.conns.abandoned(p) < MAX_ABANDONED_DIALS;
         let slot = if open { self.conns.open(Purpose::DialControl(p), addr, None) } else { None };
@@ -35,6 +39,44 @@ impl Net {
         self.counters.dials += 1;
         self.conns.set_deadline(slot, Some(now.plus_ns(self.options.handshake_timeout_ns)));
         self.conns.connect(slot, io);
+    }
+
+    /// Where to dial a peer next. A name's addresses are tried in turn, and then it is looked up again: `None` until that is done.
+    fn next_address(&mut self, p: usize, io: &mut dyn Io) -> Option<SocketAddr> {
+        let peer = self.peers.get_mut(p)?;
+        let Some(host) = peer.addr.host() else { return peer.addr.socket() };
+        if let Some(found) = peer.found.get(peer.tried) {
+            peer.tried += 1;
+            return Some(*found);
+        }
+        peer.resolving = true;
+        let port = peer.addr.port();
+        if peer.reach.is_fresh() {
+            self.not_reached(p, Unreached::Name);
+        }
+        self.counters.lookups += 1;
+        io.submit(token(Action::Resolve, p as u16, 0), Op::Resolve { host, port });
+        None
+    }
+
+    /// A peer's name has been looked up. However long that took: nothing waited for it.
+    pub(crate) fn resolved(&mut self, p: usize, result: Result<Output, IoError>, now: Time) {
+        let Some(peer) = self.peers.get_mut(p) else { return };
+        peer.resolving = false;
+        peer.tried = 0;
+        peer.found.clear();
+        match result {
+            Ok(Output::Addresses(found)) if !found.is_empty() => {
+                peer.found.extend(found.into_iter().take(MAX_ADDRESSES));
+                peer.dial_at = now;
+            }
+            result => {
+                self.counters.dials_failed += 1;
+                let error = result.err().unwrap_or(IoError { kind: IoErrorKind::NotFound, errno: 0 });
+                self.not_reached(p, Unreached::NoAddress(error));
+                self.dial_later(p, now);
+            }
+        }
     }
 
     /// Sets the time of the next attempt: the pause doubles up to its limit, and half of it is drawn.
@@ -56,7 +98,11 @@ impl Net {
         }
         self.counters.dials_failed += 1;
         self.not_reached(p, why);
-        self.dial_later(p, now);
+        match self.peers.get_mut(p) {
+            // The name has another address.
+            Some(peer) if peer.tried < peer.found.len() => peer.dial_at = now,
+            _ => self.dial_later(p, now),
+        }
     }
 
     /// A connect ended.
@@ -139,7 +185,8 @@ impl Net {
     /// The control channel stands: dials the bulk channel.
     fn control_welcomed(&mut self, p: usize, slot: Slot, welcome: &Hello, now: Time, io: &mut dyn Io) {
         let Some(peer) = self.peers.get_mut(p) else { return };
-        let bulk = self.conns.open(Purpose::DialBulk(p), peer.addr, None);
+        // To the same address: another one of the name may be another machine's.
+        let bulk = self.conns.get(slot).map(|conn| conn.remote).and_then(|at| self.conns.open(Purpose::DialBulk(p), at, None));
         let (Some(half), Some(conn), Some(bulk)) = (peer.half.as_mut(), self.conns.get_mut(slot), bulk) else {
             return self.half_failed(p, Unreached::Closed, now, io);
         };

@@ -45,7 +45,8 @@
 //! Every control message and every frame's stamp carries the session and a number that grows by one. Anything damaged,
 //! doubled, missing or foreign is counted, reported, and ends the session; nothing of it reaches the node.
 //! Each side says something at least every quarter of the idle timeout; whoever is silent for all of it loses
-//! the session. Lost sessions are dialled again after a pause that doubles, with seeded jitter.
+//! the session. Lost sessions are dialled again after a pause that doubles, with seeded jitter. A peer's [`Address`] may be a name: it is
+//! looked up for every new connection, by [`kontiki_io::Op::Resolve`], and all that is found is tried in turn.
 //!
 //! # Frames
 //!
@@ -70,6 +71,7 @@
 //! Programs connect to the same listener with a greeting of their own and send [`Request`]s; see [`ClientEvent`],
 //! [`Net::payload`] and [`Net::respond`] on the node's side, [`client::Client`] on theirs.
 
+mod address;
 mod bulk_in;
 mod bulk_out;
 pub mod client;
@@ -99,6 +101,7 @@ mod token;
 mod versions;
 mod wire;
 
+pub use address::{Address, AddressError};
 pub use bulk_out::{BulkRoom, FrameStamp, Pinning};
 pub use client_wire::{
     ClientWireError, Request, Response, decode_request, decode_response, encode_request, encode_response, request_bytes,

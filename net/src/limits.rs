@@ -62,6 +62,9 @@ pub const MAX_ABANDONED_DIALS: usize = 4;
 /// the middle of.
 pub const MAX_HALVES: usize = 4;
 
+/// Longest address of a node as text, in bytes.
+pub const MAX_ADDRESS_BYTES: usize = 64;
+
 /// Connections per peer: one session live, one closing, one being set up, the abandoned, and further handshakes.
 pub const CONNECTIONS_PER_PEER: usize = 6 + MAX_ABANDONED_DIALS + MAX_HALVES;
 
@@ -96,6 +99,7 @@ pub const STATUS_REQUEST_BYTES: usize = 512;
 pub const MAX_CLIENTS: usize = 4096;
 
 const _: () = assert!(HELLO_BYTES <= SMALL_BYTES);
+const _: () = assert!(MAX_ADDRESS_BYTES <= kontiki_io::limits::MAX_HOST_BYTES && MAX_ADDRESS_BYTES <= u8::MAX as usize);
 const _: () = assert!(1 <= OLDEST_CLIENT_VERSION && OLDEST_CLIENT_VERSION <= PROTOCOL_VERSION);
 const _: () = assert!(1 <= OLDEST_NODE_VERSION && OLDEST_NODE_VERSION <= PROTOCOL_VERSION && PROTOCOL_VERSION <= u8::MAX as u16);
 // A greeting comes in and is answered in one and the same buffer, and buffers take whole blocks.

@@ -6,6 +6,7 @@ use kontiki_core::{NodeId, SessionId, Time};
 use kontiki_io::{Completion, Handle, Io, IoBuf, IoError, Output};
 use kontiki_mem::{Pool, Ring};
 
+use crate::address::Address;
 use crate::bulk_in::Rules;
 use crate::bulk_out::BulkOut;
 use crate::conns::{Conns, Purpose, Slot};
@@ -80,6 +81,9 @@ impl Net {
             .map(|&(id, addr)| Peer {
                 id,
                 addr,
+                found: heapless::Vec::new(),
+                tried: 0,
+                resolving: false,
                 we_dial: options.node < id,
                 seen: None,
                 half: None,
@@ -130,7 +134,8 @@ impl Net {
     /// Operations that may be outstanding at once: what [`Io::capacity`] must leave to the transport.
     pub fn operations(&self) -> usize {
         // Per connection a receive, a send and a shutdown; the listener's accept and its shutdown; one stray close.
-        3 * self.conns.slots() + 3
+        // And one lookup of each peer's name.
+        3 * self.conns.slots() + 3 + self.peers.len()
     }
 
     /// Opens the listener and lets dialling begin with the next [`Net::tick`].
@@ -153,6 +158,7 @@ impl Net {
             Action::Listen | Action::Accept | Action::StopListening | Action::CloseListener | Action::CloseStray => {
                 self.listener_completed(action, result, now, io);
             }
+            Action::Resolve => self.resolved(usize::from(slot), result, now),
             Action::Connect | Action::Recv | Action::Send | Action::Shutdown | Action::Close => {
                 let opened = opened(&result);
                 if !self.conns.completed(slot, action, opened, io) {
@@ -261,7 +267,7 @@ impl Net {
     }
 
     /// Where a peer listens, for clients that look for the leader.
-    pub fn peer_addr(&self, peer: NodeId) -> Option<SocketAddr> {
+    pub fn peer_addr(&self, peer: NodeId) -> Option<Address> {
         self.peers.get(self.peer_index(peer)?).map(|peer| peer.addr)
     }
 

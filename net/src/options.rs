@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use kontiki_core::{ClusterId, GroupId, Incarnation, NodeId};
 
+use crate::address::Address;
 use crate::limits::{CLIENT_HEADER_BYTES, MAX_CLIENTS, MAX_PEERS};
 use crate::parameters::Parameters;
 
@@ -23,7 +24,7 @@ pub struct Options {
     /// Where to listen, for nodes and clients alike; port zero asks for any.
     pub listen: SocketAddr,
     /// The other nodes and where they listen. An entry for this node is skipped.
-    pub peers: Vec<(NodeId, SocketAddr)>,
+    pub peers: Vec<(NodeId, Address)>,
     /// Longest frame taken from a peer, padding included.
     pub max_frame_bytes: usize,
     /// What peers are told of this node besides; its `takes_frame_bytes` is `max_frame_bytes`, whatever stands here.
@@ -63,7 +64,7 @@ impl Options {
         node: NodeId,
         incarnation: Incarnation,
         listen: SocketAddr,
-        peers: Vec<(NodeId, SocketAddr)>,
+        peers: Vec<(NodeId, impl Into<Address>)>,
     ) -> Options {
         Options {
             cluster,
@@ -71,7 +72,7 @@ impl Options {
             node,
             incarnation,
             listen,
-            peers,
+            peers: peers.into_iter().map(|(peer, addr)| (peer, addr.into())).collect(),
             max_frame_bytes: kontiki_frame::MAX_FRAME_BYTES,
             parameters: Parameters::default(),
             bulk_queue_frames: 256,

@@ -2,8 +2,11 @@
 
 use std::net::SocketAddr;
 
+use kontiki_io::limits::MAX_ADDRESSES;
+
 use kontiki_core::{Incarnation, NodeId, SessionId, Time};
 
+use crate::address::Address;
 use crate::bulk_in::BulkIn;
 use crate::bulk_out::BulkOut;
 use crate::conns::Slot;
@@ -75,7 +78,12 @@ pub(crate) struct Session {
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) id: NodeId,
-    pub(crate) addr: SocketAddr,
+    pub(crate) addr: Address,
+    /// What the last lookup of its name found, and how many of these were tried.
+    pub(crate) found: heapless::Vec<SocketAddr, MAX_ADDRESSES>,
+    pub(crate) tried: usize,
+    /// Its name is being looked up.
+    pub(crate) resolving: bool,
     /// Whether this node, having the lower id, dials.
     pub(crate) we_dial: bool,
     pub(crate) seen: Option<Seen>,

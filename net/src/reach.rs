@@ -10,6 +10,12 @@ use crate::net::Net;
 /// Why there is no session with a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreached {
+    /// Its name is still being looked up: the resolver does not answer.
+    #[error("its name is being looked up, and the resolver does not answer")]
+    Name,
+    /// Its name could not be looked up.
+    #[error("its name could not be looked up: {0}")]
+    NoAddress(IoError),
     /// Its address does not answer, or turns us away.
     #[error("cannot connect to it: {0}")]
     Connect(IoError),
@@ -42,6 +48,11 @@ pub(crate) struct Reach {
 }
 
 impl Reach {
+    /// Nothing is known yet of why there is no session.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.why.is_none()
+    }
+
     pub(crate) fn new(now: Time) -> Reach {
         Reach { away_since: now, ..Reach::default() }
     }

@@ -171,6 +171,8 @@ impl Net {
         let Some(peer) = self.peers.get_mut(p) else { return };
         let Some(session) = peer.session.as_mut() else { return };
         session.parameters = Some(parameters);
+        // Its name is looked up anew for the next one: a machine moves.
+        (peer.tried, peer.found) = (0, heapless::Vec::new());
         let (id, process, remote) = (session.id, session.process, session.remote);
         let last = peer.seen.map_or(0, |seen| seen.process.incarnation.0);
         let jumps = process.incarnation.0.saturating_sub(last) > MAX_INCARNATION_JUMP;

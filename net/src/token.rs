@@ -19,12 +19,14 @@ pub(crate) enum Action {
     Send,
     Shutdown,
     Close,
+    /// Looks a peer's name up; the slot is the peer's place in the table of peers.
+    Resolve,
 }
 
 impl Action {
     fn from_bits(bits: u8) -> Option<Action> {
-        use Action::{Accept, Close, CloseListener, CloseStray, Connect, Listen, Recv, Send, Shutdown, StopListening};
-        [Listen, Accept, StopListening, CloseListener, CloseStray, Connect, Recv, Send, Shutdown, Close]
+        use Action::{Accept, Close, CloseListener, CloseStray, Connect, Listen, Recv, Resolve, Send, Shutdown, StopListening};
+        [Listen, Accept, StopListening, CloseListener, CloseStray, Connect, Recv, Send, Shutdown, Close, Resolve]
             .into_iter()
             .find(|action| *action as u8 == bits)
     }
@@ -49,7 +51,7 @@ mod tests {
 
     #[test]
     fn comes_back() {
-        for bits in 1..=10 {
+        for bits in 1..=11 {
             let action = Action::from_bits(bits);
             assert!(action.is_some_and(|action| parse(token(action, 513, u32::MAX)) == Some((action, 513))));
         }

@@ -317,7 +317,7 @@ fn two_nodes_with_one_id_are_reported_on_both_sides() {
     // Node 1 believes that node 2 listens where another node 1 does.
     let world = World::new();
     let mut here = options(1, 2, 1);
-    here.peers = vec![(NodeId(2), addr(7009))];
+    here.peers = vec![(NodeId(2), addr(7009).into())];
     let mut there = options(1, 3, 1);
     there.listen = addr(7009);
     let mut cluster = Cluster { world: world.clone(), hosts: vec![Host::new(&world, here), Host::new(&world, there)] };

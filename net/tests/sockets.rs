@@ -55,7 +55,7 @@ fn serve(net: &mut Net, event: ClientEvent) {
             let Some(mut reply) = net.payload(&payload).map(<[u8]>::to_vec) else { return };
             reply.reverse();
             let response = match session {
-                Some((0, _)) => Response::NotLeader { leader: Some(NodeId(2)), address: Some(addr(9)) },
+                Some((0, _)) => Response::NotLeader { leader: Some(NodeId(2)), address: Some(addr(9).into()) },
                 Some((1, _)) => Response::Busy,
                 Some((2, _)) => Response::Unknown,
                 Some((3, code)) => Response::Error { code, text: "no such thing" },

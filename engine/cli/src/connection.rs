@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use kontiki::client::{Client, ClientError, ClientOptions};
-use kontiki_net::{Request, Response};
+use kontiki_net::{Address, Request, Response};
+
+use crate::target::Target;
 
 /// Longest wait for room in the socket before a replica counts as gone.
 const SEND_LIMIT: Duration = Duration::from_secs(5);
@@ -97,12 +99,17 @@ fn positive(limit: Duration) -> Duration {
     limit.max(Duration::from_millis(1))
 }
 
+/// Where a leader is that was hinted at: a name is looked up, now.
+fn located(address: Address) -> Option<SocketAddr> {
+    address.socket().or_else(|| address.to_string().parse::<Target>().ok()?.addresses().ok()?.first().copied())
+}
+
 fn answer(response: &Response<'_>) -> Answer {
     match *response {
         Response::Applied { index, reply } => Answer::Applied { index, reply: reply.to_vec() },
         Response::NotApplied => Answer::NotApplied,
         Response::Unknown => Answer::Unknown,
-        Response::NotLeader { address, .. } => Answer::NotLeader(address),
+        Response::NotLeader { address, .. } => Answer::NotLeader(address.and_then(located)),
         Response::Busy => Answer::Busy,
         Response::Error { code, text } => Answer::Refused(format!("{text} (code {code})")),
         Response::Status(_) | Response::Reply(_) => Answer::Other("an answer that fits no proposal".into()),

@@ -74,6 +74,8 @@ pub struct OpenBatch {
     desk: Mutex<Desk>,
     header_bytes: usize,
     body_bytes: usize,
+    /// Bytes at the end of each body that are left free, unless a first entry needs them.
+    beyond: AtomicUsize,
     max_entries: u32,
 }
 
@@ -273,6 +275,7 @@ impl OpenBatch {
             desk: Mutex::new(Desk { held: [const { None }; LANES], oldest: 0, next: 0 }),
             header_bytes,
             body_bytes,
+            beyond: AtomicUsize::new(0),
             max_entries: max_entries as u32,
         }
     }
@@ -330,7 +333,7 @@ impl OpenBatch {
     /// before, is not put into this one.
     pub fn propose<T>(&self, prefix: &[u8], payload: &[u8], ticket: &mut Ticket<T>) -> Slot {
         let need = LENGTH_BYTES.saturating_add(prefix.len()).saturating_add(payload.len());
-        let reserved = self.reserve(|room, _| if need <= room { (need, 1) } else { (0, 0) });
+        let reserved = self.reserve(|room, _, _| if need <= room { (need, 1) } else { (0, 0) });
         let reservation = match reserved {
             Ok(reservation) => reservation,
             Err(slot) => return slot,
@@ -357,11 +360,11 @@ impl OpenBatch {
         if payloads.is_empty() {
             return (0, Slot::Written { before: 0, completed: false });
         }
-        let reserved = self.reserve(|room, most| {
+        let reserved = self.reserve(|room, kept, most| {
             let (mut bytes, mut entries) = (0, 0);
             for payload in payloads.iter().take(most as usize) {
                 let need = LENGTH_BYTES.saturating_add(payload.len());
-                if need > room - bytes {
+                if need > room - bytes || (entries > 0 && need > kept.saturating_sub(bytes)) {
                     break;
                 }
                 bytes += need;
@@ -390,10 +393,15 @@ impl OpenBatch {
         (written, unfinished.finish())
     }
 
-    /// Reserves what `fit` says, which is given the room in bytes and the entries that may still come, and
-    /// answers with bytes and entries to take; none if it does not fit.
+    /// Reserves what `fit` says, which is given the room for the next entry in bytes, the room for those behind it, and the entries that
+    /// may still come, and answers with bytes and entries to take; none if it does not fit.
     #[inline]
-    fn reserve(&self, fit: impl Fn(usize, u32) -> (usize, u32)) -> Result<Reservation, Slot> {
+    fn reserve(&self, fit: impl Fn(usize, usize, u32) -> (usize, u32)) -> Result<Reservation, Slot> {
+        let beyond = self.beyond.load(Ordering::Relaxed);
+        let fit = |word: Word, most: u32| {
+            let kept = word.room.saturating_sub(beyond);
+            fit(if word.count == 0 { word.room } else { kept }, kept, most)
+        };
         let mut now = self.word.0.load(Ordering::Relaxed);
         loop {
             let word = Word::unpack(now);
@@ -403,11 +411,11 @@ impl OpenBatch {
                 Phase::Open => {}
             }
             let most = self.max_entries - word.count;
-            let (mut bytes, mut entries) = if most > 0 { fit(word.room, most) } else { (0, 0) };
+            let (mut bytes, mut entries) = if most > 0 { fit(word, most) } else { (0, 0) };
             let mut from = word;
             if entries == 0 {
                 let Some(next) = self.next_lane(word).filter(|_| word.spares > 0) else { return Err(Slot::Full) };
-                (bytes, entries) = fit(next.room, self.max_entries);
+                (bytes, entries) = fit(next, self.max_entries);
                 if entries == 0 {
                     return Err(Slot::Full);
                 }
@@ -457,6 +465,12 @@ impl OpenBatch {
         // Release: what was written comes before the count that `poll_sealed` acquires.
         let before = self.lanes[reservation.lane].0.finished.0.fetch_add(entries, Ordering::Release);
         Slot::Written { before: reservation.ordinal, completed: reservation.completed || complete(before + entries) }
+    }
+
+    /// Reactor: lets no batch hold more than `body_bytes` of entries from now on, but for one that a single entry makes longer. What is
+    /// written already stays.
+    pub fn keep_to(&self, body_bytes: usize) {
+        self.beyond.store(self.body_bytes.saturating_sub(body_bytes), Ordering::Relaxed);
     }
 
     /// Entries and bytes waiting in the open batch; zero if there is none.

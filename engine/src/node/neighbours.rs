@@ -109,6 +109,7 @@ impl Replica {
         }
         // Nobody can make this node seal, or send, at a rate that is of no use: what peers say is not proven by anything.
         self.neighbours.seal_bytes = takes.max(LEAST_SEAL_BYTES).min(self.config.max_frame_bytes);
+        self.shared.batch.keep_to(self.neighbours.seal_bytes - kontiki_frame::BODY_OFFSET);
         self.raft.limit_heartbeat(heartbeat_ns.max(LEAST_TOLD_HEARTBEAT_NS));
     }
 

@@ -83,7 +83,7 @@ impl Replica {
         };
         frame::seal(block.bytes_mut(), &header);
         self.counters.entries_proposed += u64::from(count);
-        self.gather.sealed(now, count, 2 * body_bytes > self.config.max_frame_bytes);
+        self.gather.sealed(now, count, 2 * body_bytes > self.neighbours.seal_bytes);
         self.pending.push(meta, now, tickets);
         self.sealed(Hand { block, header }, now, io);
     }

@@ -70,6 +70,8 @@ pub struct World {
     pub black_holes: HashSet<SocketAddr>,
     /// Hosts (by listening port) whose receives get nothing.
     pub deaf: HashSet<u16>,
+    /// Addresses of names; of one that is not here nothing is known, and one without addresses is never answered.
+    pub names: HashMap<String, Vec<SocketAddr>>,
     pub connections: usize,
     listeners: HashMap<SocketAddr, VecDeque<(u32, SocketAddr)>>,
     handles: Vec<Open>,
@@ -85,6 +87,7 @@ impl World {
             plan: HashMap::new(),
             black_holes: HashSet::new(),
             deaf: HashSet::new(),
+            names: HashMap::new(),
             connections: 0,
             listeners: HashMap::new(),
             handles: Vec::new(),
@@ -251,6 +254,7 @@ enum Pending {
     Listen(SocketAddr),
     Accept(u32),
     Connect(SocketAddr),
+    Resolve(String),
     Recv { socket: u32, buf: IoBuf, at: usize, len: usize },
     Send { socket: u32, gather: Gather, bytes: Vec<u8>, sent: usize },
     Shutdown(u32),
@@ -289,6 +293,11 @@ impl TestIo {
                     None => done(Err(IoErrorKind::Canceled)),
                 }
             }
+            Pending::Resolve(name) => match world.names.get(&name) {
+                None => done(Err(IoErrorKind::NotFound)),
+                Some(found) if found.is_empty() => Err(Pending::Resolve(name)),
+                Some(found) => done(Ok(Output::Addresses(found.clone()))),
+            },
             Pending::Connect(to) => {
                 if world.black_holes.contains(&to) {
                     return Err(Pending::Connect(to));
@@ -350,7 +359,7 @@ impl TestIo {
 
     fn socket_of(op: &Pending) -> Option<u32> {
         match op {
-            Pending::Listen(_) | Pending::Connect(_) => None,
+            Pending::Listen(_) | Pending::Connect(_) | Pending::Resolve(_) => None,
             Pending::Accept(h) | Pending::Shutdown(h) | Pending::Close(h) => Some(*h),
             Pending::Recv { socket, .. } | Pending::Send { socket, .. } => Some(*socket),
         }
@@ -380,6 +389,7 @@ impl Io for TestIo {
             Op::Listen { addr } => Pending::Listen(addr),
             Op::Accept { listener } => Pending::Accept(listener.0),
             Op::Connect { addr } => Pending::Connect(addr),
+            Op::Resolve { host, port } => Pending::Resolve(format!("{host}:{port}")),
             Op::Recv { socket, buf, at, len } => {
                 let room = match &buf {
                     IoBuf::Block(block) => block.len(),
