@@ -331,11 +331,16 @@ fn status(bench: &Bench) -> String {
     let crate::Status { id, incarnation, role, term, commit, applied, first, last, durable, counters, .. } = &status;
     let leader = status.leader.map_or("nobody".into(), |leader| format!("n{}", leader.id));
     let mut out = format!(
-        "n{id} start {incarnation} {role:?} t{term} leader {leader} log {first}..{last} durable {durable} commit {commit} applied {applied}{}{}\n\
+        "n{id} start {incarnation} {role:?} t{term} leader {leader} log {first}..{last} durable {durable} commit {commit} applied {applied}{}{}{}\n\
          proposed {} applied {} sealed {} received {} flushes {} sessions {} refusals {} won {} busy {}\n\
          flushes timed {} commits timed {}, the longest {} us and {} us\n",
         if status.recovering { " recovering" } else { "" },
         if status.disk_full { " disk full" } else { "" },
+        if status.disk_slow {
+            format!(" disk slow, elections wait {} to {} ms", status.election_ms.0, status.election_ms.1)
+        } else {
+            String::new()
+        },
         counters.entries_proposed,
         counters.entries_applied,
         counters.frames_sealed,
