@@ -109,6 +109,12 @@ impl Disk {
         self.changes += 1;
     }
 
+    /// What [`Disk::cut`] did was no power cut: the machine runs on, and the medium was pulled out and put back.
+    pub(crate) fn was_pulled(&mut self) {
+        self.cuts -= 1;
+        self.changes += 1;
+    }
+
     /// Comes into the place of `before`, as another medium.
     pub(crate) fn replaces(&mut self, before: &Disk) {
         self.changes = self.changes.max(before.changes) + 1;

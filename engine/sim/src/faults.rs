@@ -63,14 +63,15 @@ pub enum Fault {
     Away,
     /// A host has no descriptors to give, for a while.
     Shortage,
-    /// Nothing strikes for a while and at least a majority is up: then there must be a leader, and a node that doubts its log without a reason
-    /// breaks a promise. No fault, but what makes their absence count.
+    /// Nothing strikes for a while and at least a majority is up: then there must be a leader. No fault, but what makes their absence count.
     Lull,
+    /// A node that doubts its log without a reason breaks a promise. No fault either.
+    Doubt,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Fault; 30] = [
+    pub const ALL: [Fault; 31] = [
         Fault::Crash,
         Fault::PowerCut,
         Fault::AllAtOnce,
@@ -101,6 +102,7 @@ impl Fault {
         Fault::Away,
         Fault::Shortage,
         Fault::Lull,
+        Fault::Doubt,
     ];
 
     /// Its name on the command line.
@@ -136,6 +138,7 @@ impl Fault {
             Fault::Away => "away",
             Fault::Shortage => "shortage",
             Fault::Lull => "lull",
+            Fault::Doubt => "doubt",
         }
     }
 
@@ -154,14 +157,7 @@ impl Faults {
     pub const ALL: Faults = Faults((1 << Fault::ALL.len()) - 1);
 
     /// What a run injects unless it is told otherwise.
-    pub const USUAL: Faults = Faults::ALL
-        .without(Fault::File)
-        .without(Fault::SlowFlush)
-        .without(Fault::OwnLimits)
-        .without(Fault::NewLimits)
-        .without(Fault::Stop)
-        .without(Fault::Shortage)
-        .without(Fault::Lull);
+    pub const USUAL: Faults = Faults::ALL.without(Fault::File).without(Fault::Shortage).without(Fault::Doubt);
 
     /// These and one kind more.
     #[must_use]

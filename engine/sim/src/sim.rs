@@ -114,6 +114,7 @@ impl Sim {
         }
         let mut chance = world.hosts[host.0].disk_random.clone();
         world.lose_unflushed(host.0, &[], &mut |_| chance.coin());
+        world.hosts[host.0].disk.was_pulled();
         world.hosts[host.0].disk_random = chance;
     }
 

@@ -307,7 +307,7 @@ impl World {
         }
         state.refused_in_shortage += 1;
         self.counts.add("refused for want of descriptors");
-        Some(IoErrorKind::Device)
+        Some(IoErrorKind::Shortage)
     }
 
     /// An operation has ended; its process learns of it at its next turn. Memory lent to read or receive goes back.

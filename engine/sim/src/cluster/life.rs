@@ -15,6 +15,8 @@ use crate::storage::BEYOND;
 
 /// When a start is tried again that was refused because writes of the process before are under way, in nanoseconds.
 const AGAIN_NS: u64 = 20 * MILLISECOND;
+/// Flushes that take so long at least make a slow world, in nanoseconds.
+const SLOW_FLUSH_NS: u64 = 12 * MILLISECOND;
 
 impl Cluster {
     /// Starts a node, unless it runs.
@@ -188,6 +190,9 @@ impl Cluster {
             && let Some(mark) = marks::of_roles(before, after)
         {
             self.sim.meet(mark);
+            if mark == marks::LEADER_ELECTED && self.sim.disk_conditions(node.host).flush.min_ns >= SLOW_FLUSH_NS {
+                self.sim.meet(marks::SLOW_ELECTION);
+            }
         }
         node.standing = standing;
         if node.damaged && standing.is_some() && self.beyond.is_none() && !self.sim.is_recovering(node.host) {

@@ -67,7 +67,8 @@ impl Chaos<'_> {
             self.cluster.sim().count(if self.is_survivable() { "seed with bad disks" } else { "seed with too many bad disks" });
         }
         self.spoil_disks(extent);
-        self.cluster.set_judges_doubt(self.faults.has(Fault::Lull));
+        self.cluster.set_judges_doubt(self.faults.has(Fault::Doubt));
+        self.cluster.sim().set_conditions(|conditions| conditions.processor.lock_waits = !extent.free_locks);
         if self.faults.has(Fault::LateWrite) {
             let odds = self.random_of(15).pick(&[Odds::one_in(4), Odds::one_in(2), Odds::ALWAYS]).copied().unwrap_or(Odds::NEVER);
             self.cluster.sim().set_conditions(|conditions| conditions.processor.late_write = odds);

@@ -38,7 +38,7 @@ impl Chaos<'_> {
         });
         let overdue = since.is_some_and(|since| self.now().since(since) >= limit_ns);
         if self.cluster.has_leader() {
-            sim.meet(if self.kind.slow { marks::SLOW_ELECTION } else { marks::LED_IN_LULL });
+            sim.meet(marks::LED_IN_LULL);
         } else if overdue && !self.cluster.is_beyond() {
             self.overdue("a leader, while a majority is up", limit_ns);
         } else {

@@ -68,11 +68,21 @@ pub struct Extent {
     pub bad_disks: bool,
     /// All disks lie about their flushes. No engine survives that: the judge must notice.
     pub lying_disks: bool,
+    /// The lock of a directory is free as soon as its process is dead, whatever that was writing: the judge must notice.
+    pub free_locks: bool,
 }
 
 impl Extent {
     /// So much simulated time with faults, in nanoseconds: all of them.
     pub const fn of(chaos_ns: u64) -> Extent {
-        Extent { chaos_ns, pace_ns: chaos_ns, faults: Faults::USUAL, keep_trace: 0, bad_disks: false, lying_disks: false }
+        Extent {
+            chaos_ns,
+            pace_ns: chaos_ns,
+            faults: Faults::USUAL,
+            keep_trace: 0,
+            bad_disks: false,
+            lying_disks: false,
+            free_locks: false,
+        }
     }
 }

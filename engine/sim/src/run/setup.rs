@@ -106,7 +106,7 @@ impl Kind {
         let max_frame_bytes = MOST_FRAME_BYTES >> random.below(3);
         let mut config = Config {
             max_frame_bytes,
-            max_entry_bytes: (1 << random.between(6, 15)).min(base.max_entry_bytes).min(max_frame_bytes / 2),
+            max_entry_bytes: (1 << random.between(12, 15)).min(base.max_entry_bytes).min(max_frame_bytes / 2),
             max_in_flight: 1 << random.between(4, 9),
             ring_bytes: (16 * max_frame_bytes).next_power_of_two() << random.below(2),
             window_bytes: max_frame_bytes as u64 * random.between(1, 16),

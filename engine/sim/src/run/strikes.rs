@@ -197,7 +197,8 @@ impl Chaos<'_> {
             | Fault::SlowFlush
             | Fault::OwnLimits
             | Fault::NewLimits
-            | Fault::Away => {}
+            | Fault::Away
+            | Fault::Doubt => {}
         }
     }
 

@@ -44,7 +44,11 @@ fn campaign(options: &Options) -> Result<Totals, ProgressError> {
     println!("{source}; seeds from {first}, {seconds} simulated seconds each");
     let until = options.minutes.map(|minutes| Instant::now() + Duration::from_secs_f64(minutes * 60.0));
     let work = Work { seeds: first..seeds.end, done, extent, twice: options.twice, jobs: options.jobs(), until };
-    let enough = |totals: &Totals| options.hours.is_some_and(|hours| totals.hours() >= hours);
+    let enough = |totals: &Totals| {
+        options.hours.is_some_and(|hours| totals.hours() >= hours)
+            || options.cpu_minutes.is_some_and(|minutes| totals.cpu_s() >= minutes * 60.0)
+            || options.until_failure && totals.failed() > 0
+    };
     if enough(&totals) {
         return Ok(totals);
     }

@@ -45,6 +45,12 @@ pub(crate) struct Options {
     /// Leave out kinds of faults.
     #[arg(long, value_name = "FAULT,...", value_delimiter = ',', value_parser = fault)]
     without: Vec<Fault>,
+    /// Begin no further world after so many minutes of one processor, over all of them.
+    #[arg(long, value_name = "MINUTES")]
+    pub(crate) cpu_minutes: Option<f64>,
+    /// Stop at the first seed that fails.
+    #[arg(long)]
+    pub(crate) until_failure: bool,
     /// Inject these kinds of faults too, which are left out otherwise.
     #[arg(long, value_name = "FAULT,...", value_delimiter = ',', value_parser = fault, conflicts_with = "only")]
     with: Vec<Fault>,
@@ -60,6 +66,9 @@ pub(crate) struct Options {
     /// All disks lie about their flushes: a check of the judge, who must notice.
     #[arg(long)]
     lying_disks: bool,
+    /// Locks are free as soon as their process is dead, whatever it was writing: a check of the judge, who must notice.
+    #[arg(long)]
+    free_locks: bool,
     /// On a failure, print this many last lines of the trace, and as many of what the nodes said.
     #[arg(long, default_value_t = 60)]
     trace: usize,
@@ -114,6 +123,7 @@ impl Options {
             keep_trace: self.trace,
             bad_disks: self.bad_disks,
             lying_disks: self.lying_disks,
+            free_locks: self.free_locks,
         }
     }
 }
@@ -144,7 +154,8 @@ pub(crate) fn command(seed: u64, extent: Extent) -> String {
             }
         }
     }
-    for (flag, is_set) in [(" --bad-disks", extent.bad_disks), (" --lying-disks", extent.lying_disks)] {
+    for (flag, is_set) in [(" --bad-disks", extent.bad_disks), (" --lying-disks", extent.lying_disks), (" --free-locks", extent.free_locks)]
+    {
         command += if is_set { flag } else { "" };
     }
     command

@@ -86,6 +86,11 @@ impl Totals {
         self.simulated_s / 3600.0
     }
 
+    /// What it took of processors, in seconds.
+    pub(crate) fn cpu_s(&self) -> f64 {
+        self.cpu_s
+    }
+
     pub(crate) fn failed(&self) -> usize {
         self.failed.len()
     }
