@@ -210,13 +210,14 @@ pub enum WalError {
     },
     /// Both copies of the hard state are unreadable. Guessing a term or a vote could elect two leaders.
     #[error(
-        "both copies of the hard state are damaged: term and vote are lost. Replace this node by an empty one under a new id, \
-         or restore the whole data directory"
+        "both copies of the hard state are damaged: term and vote are lost. Replace this node by an empty one under a new \
+         id. An older copy of the directory would vote again where it has voted"
     )]
     HardStateLost,
     /// Two intact copies that no interrupted update explains: the device lost a flushed write.
     #[error(
-        "the copies of the hard state disagree (updates {first} and {second}): the device lost a flushed write. Replace this node by an empty one"
+        "the copies of the hard state disagree (updates {first} and {second}): the device lost a flushed write. Replace this node by an empty one \
+         under a new id"
     )]
     HardStateDisagrees {
         /// Update number of the first copy.
@@ -229,7 +230,8 @@ pub enum WalError {
     HardStateMissing,
     /// The log was written by a later start than the hard state knows of: an old copy of the hard state.
     #[error(
-        "the log was written by boot {found}, but the hard state knows of {known} only: it is an old copy. Replace this node by an empty one"
+        "the log was written by boot {found}, but the hard state knows of {known} only: it is an old copy. Replace this node by an empty one \
+         under a new id"
     )]
     HardStateOld {
         /// Boot number in the log.
@@ -250,7 +252,10 @@ pub enum WalError {
         known: u64,
     },
     /// Acknowledged data of a group's only voter is damaged; nobody could give it back.
-    #[error("{0}; this is the only voter, so nothing can give the data back. Inspect with `kontiki wal verify`, restore a backup")]
+    #[error(
+        "{0}; this is the only voter, so no other can give the data back. `kontiki wal verify` shows what is there; if a file was moved or is \
+         missing, put it back as it was"
+    )]
     Damaged(Damage),
     /// More segment files than the log can keep track of.
     #[error("{found} segment files, at most {known} are supported: raise segment_bytes")]
