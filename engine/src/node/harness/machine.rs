@@ -1,5 +1,6 @@
 //! The state machine of the node under test: it says what it is given, and is as durable as the script says.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kontiki_core::LogIndex;
@@ -12,16 +13,22 @@ pub(super) struct Memory {
     pub(super) applied: LogIndex,
     /// What it calls durable: `None`, whatever it has applied.
     pub(super) durable: Option<LogIndex>,
+    /// What each call takes, in ns.
+    pub(super) takes: u64,
     /// What it did, for the script.
     pub(super) trace: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Machine(Arc<Mutex<Memory>>);
+pub(super) struct Machine {
+    memory: Arc<Mutex<Memory>>,
+    /// Time that went by while it worked and that the clock has not shown yet, in ns.
+    pub(super) spent: Arc<AtomicU64>,
+}
 
 impl Machine {
     pub(super) fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -29,6 +36,7 @@ impl StateMachine for Machine {
     /// Replies to `a` with `re:a`. The entry `fail` fails it, the entry `panic` does what it says.
     fn apply(&mut self, entries: Entries<'_>, replies: &mut Replies<'_>) -> Result<(), ApplyError> {
         let mut memory = self.memory();
+        self.spent.fetch_add(memory.takes, Ordering::Relaxed);
         let mut names = Vec::new();
         let mut first = None;
         for entry in entries {

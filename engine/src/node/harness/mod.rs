@@ -117,7 +117,8 @@ impl Bench {
     }
 
     fn start(&mut self) {
-        let io = Endpoint::new(&self.world, NODE);
+        let mut io = Endpoint::new(&self.world, NODE);
+        io.spent = Arc::clone(&self.machine.spent);
         let (rung, meanwhile) = (io.rung(), Rc::clone(&io.meanwhile));
         let ring = Ring::new(self.config.ring_bytes, MAX_RING_BLOCKS).unwrap();
         let mut reactor = Reactor::with_ring(self.config.clone(), io, ring, self.machine.clone()).unwrap();

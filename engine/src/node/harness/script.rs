@@ -25,6 +25,7 @@
 //! | `down n2` / `up n2` | n2 is gone, its sessions with it / starts |
 //! | `client c connect` / `propose a` / `session a` / `query a` / `status` / `close` | a program at n1's port |
 //! | `durable 5` | the state machine calls so much durable, and no more |
+//! | `takes 6` | each call of the state machine takes so many ms |
 //! | `kill` / `kill late` / `start` | n1's process dies; its last writes are lost, or not / starts again, held up by nothing; `volatile` before it: with an empty machine |
 //! | `rot 5` | the frame that holds index 5 is damaged on n1's disk |
 //! | `stop` | n1 is asked to stop |
@@ -210,6 +211,7 @@ fn command(bench: &mut Bench, line: &str) -> Result<String, String> {
         "up" => bench.up(node(word(1)?)?),
         "client" => return client(bench, word(1)?, word(2)?, words.get(3)),
         "durable" => bench.machine.memory().durable = Some(LogIndex(number(word(1)?)?)),
+        "takes" => bench.machine.memory().takes = number(word(1)?)? * MS,
         "volatile" => bench.machine.memory().applied = LogIndex(0),
         "kill" => bench.kill(words.len() > 1),
         "start" => {

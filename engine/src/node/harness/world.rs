@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use kontiki_core::Time;
 use kontiki_frame::BLOCK_BYTES;
@@ -372,11 +372,13 @@ pub(super) struct Endpoint {
     bell: Arc<AtomicBool>,
     /// What happens while the node waits awake.
     pub(super) meanwhile: Meanwhile,
+    /// Time that the state machine has taken.
+    pub(super) spent: Arc<AtomicU64>,
 }
 
 impl Endpoint {
     pub(super) fn new(world: &Rc<RefCell<World>>, host: Host) -> Endpoint {
-        Endpoint { world: Rc::clone(world), host, bell: Arc::default(), meanwhile: Rc::default() }
+        Endpoint { world: Rc::clone(world), host, bell: Arc::default(), meanwhile: Rc::default(), spent: Arc::default() }
     }
 
     /// Whether the bell rings when it is taken up.
@@ -396,7 +398,9 @@ impl Io for Endpoint {
             act(now);
             self.meanwhile.set(Some(act));
         }
-        self.world.borrow().now
+        let mut world = self.world.borrow_mut();
+        world.now = world.now.plus_ns(self.spent.swap(0, Ordering::Relaxed));
+        world.now
     }
 
     fn wall_ns(&self) -> u64 {
