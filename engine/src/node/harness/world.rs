@@ -16,6 +16,9 @@ use super::words::brief;
 /// The host under test.
 pub(super) const NODE: Host = 1;
 
+/// What a look at the clock takes while the node waits awake. (It yields between two looks, which takes long on a busy machine.)
+const LOOK_NS: u64 = 5_000;
+
 /// What scripts call an operation of the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
@@ -392,7 +395,7 @@ impl Io for Endpoint {
         if let Some(mut act) = self.meanwhile.take() {
             let now = {
                 let mut world = self.world.borrow_mut();
-                world.now = world.now.plus_ns(1_000);
+                world.now = world.now.plus_ns(LOOK_NS);
                 world.now
             };
             act(now);
