@@ -42,6 +42,8 @@ pub(crate) struct ApplyQueue {
     applied: AtomicU64,
     durable: AtomicU64,
     entries: AtomicU64,
+    /// Replies over the limit.
+    too_long: AtomicU64,
     /// The reactor has more to give, or answers clients: it wants to hear of progress.
     bell_wanted: AtomicBool,
     failure: Mutex<Option<Failure>>,
@@ -62,6 +64,7 @@ impl ApplyQueue {
             applied: AtomicU64::new(applied.0),
             durable: AtomicU64::new(durable.0),
             entries: AtomicU64::new(0),
+            too_long: AtomicU64::new(0),
             bell_wanted: AtomicBool::new(false),
             failure: Mutex::new(None),
         }
@@ -136,6 +139,15 @@ impl ApplyQueue {
 
     pub(crate) fn entries(&self) -> u64 {
         self.entries.load(Ordering::Relaxed)
+    }
+
+    /// What this stage is known by to whoever asks where it is ([`foreign::is_inside`]).
+    pub(crate) fn stage(self: &Arc<ApplyQueue>) -> usize {
+        Arc::as_ptr(self) as usize
+    }
+
+    pub(crate) fn replies_too_long(&self) -> u64 {
+        self.too_long.load(Ordering::Relaxed)
     }
 
     pub(crate) fn want_bell(&self, wanted: bool) {
@@ -226,16 +238,17 @@ impl<M: StateMachine> ApplyStage<M> {
             let whole = skip == 0 && count == batch.len() && !batch.is_scarce();
             Callers { batch, skip, first: from, whole }
         });
-        let mut replies = Replies { resolver: &mut self.resolver, callers, given: 0, limit: self.reply_bytes, most: count };
+        let mut replies = Replies { resolver: &mut self.resolver, callers, given: 0, limit: self.reply_bytes, most: count, too_long: 0 };
         let inner = frame::entries(work.block.bytes(), &work.header, range);
-        let machine = &mut self.machine;
+        let (machine, stage) = (&mut self.machine, self.queue.stage());
         // A panic of the product's code stops this node with a typed failure, never the process of the product.
-        match foreign::call(|| machine.apply(Entries { inner }, &mut replies)) {
+        match foreign::call(|| foreign::inside(stage, || machine.apply(Entries { inner }, &mut replies))) {
             Ok(Ok(())) => {
                 while replies.given < count {
                     replies.push(&[]);
                 }
-                let Replies { callers, resolver, .. } = replies;
+                let Replies { callers, resolver, too_long, .. } = replies;
+                self.queue.too_long.fetch_add(too_long, Ordering::Relaxed);
                 if let Some(callers) = callers.filter(|callers| callers.whole) {
                     resolver.complete(callers.batch, callers.first.0);
                 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use kontiki_core::NodeId;
+use kontiki_core::{LogIndex, NodeId};
 use kontiki_net::Address;
 
 /// Where the leader is, as far as this node knows.
@@ -23,9 +23,18 @@ pub enum ProposeError {
         /// The leader, once this node knows it.
         leader: Option<LeaderHint>,
     },
-    /// A bound is reached: proposals in flight, memory, or disk space. Wait for a ticket and try again.
+    /// A bound is reached: proposals in flight (`max_in_flight`) or memory. Wait for a ticket and try again.
     #[error("too much in flight: wait for a ticket to resolve, then propose again")]
     Busy,
+    /// The disk has no space for the log's next segment. The node goes on by itself once there is space again.
+    #[error("the disk is full: nothing is written until there is space for the log's next segment")]
+    DiskFull,
+    /// The log has as many segments as it can keep track of, and may forget none, whatever space the disk has. It goes on once the state
+    /// machine says that more of it is durable ([`StateMachine::durable`](crate::StateMachine::durable)).
+    #[error(
+        "the log is full: it holds all that the state machine has not made durable itself, and may not grow. Make the state durable, or raise segment_bytes for a new cluster"
+    )]
+    LogFull,
     /// The payload is over the configured limit.
     #[error("entry of {bytes} bytes is over the limit of {limit} (max_entry_bytes)")]
     TooLarge {
@@ -51,6 +60,14 @@ pub enum Lost {
     /// This node lost leadership (or stopped) before the outcome was known. It may be applied, or not.
     #[error("the outcome is unknown: leadership was lost before the entry was known to be committed")]
     Unknown,
+    /// The entry is applied, at `index`; what the state machine replied is over the configured limit and was not kept.
+    #[error("applied at {index}, but the state machine's reply is longer than {limit} bytes (reply_bytes) and was not kept")]
+    ReplyTooLong {
+        /// Where the entry stands in the log.
+        index: LogIndex,
+        /// `reply_bytes` of the configuration.
+        limit: usize,
+    },
 }
 
 fn hint(leader: &Option<LeaderHint>) -> String {
@@ -85,7 +102,8 @@ pub enum StartError {
     Stopped(String),
     /// The state machine's state begins after entries this log no longer holds.
     #[error(
-        "the state machine has applied {applied}, but the log begins at {first}: restore a state at least as new, or start with an empty data directory"
+        "the state machine has applied {applied}, but the log begins at {first}: this node's log no longer holds what is between. Give the state \
+         machine a newer state, copied from another replica's, and leave the data directory as it is"
     )]
     StateBehindLog {
         /// What the machine said.

@@ -1,5 +1,6 @@
 //! Calling the product's code: it may panic, and that ends what was asked of it, nothing else.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// What a call of foreign code gives, or what its panic said.
@@ -12,6 +13,29 @@ pub(crate) fn call<T>(code: impl FnOnce() -> T) -> Result<T, String> {
         }
         text
     })
+}
+
+thread_local! {
+    /// The apply stage whose state machine this thread is in; zero for none.
+    static INSIDE: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Calls the state machine of `stage`.
+pub(crate) fn inside<T>(stage: usize, code: impl FnOnce() -> T) -> T {
+    /// However it ends.
+    struct Before(usize);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            INSIDE.set(self.0);
+        }
+    }
+    let _before = Before(INSIDE.replace(stage));
+    code()
+}
+
+/// Whether this thread is in the state machine of `stage`.
+pub(crate) fn is_inside(stage: usize) -> bool {
+    stage != 0 && INSIDE.get() == stage
 }
 
 /// What a panic said.

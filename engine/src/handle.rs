@@ -1,15 +1,41 @@
 //! The handle of a running node: what a product keeps.
 
 use std::thread::JoinHandle;
+use std::time::Duration;
 
+use kontiki_core::NodeId;
 use kontiki_mem::Hold;
 
-use crate::error::{Failure, ProposeError};
+use crate::error::{Failure, LeaderHint, ProposeError};
 use crate::shared::{Life, Shared};
 use crate::status::Status;
 use crate::ticket::Ticket;
 
-/// One running replica. Dropping it stops the node, cleanly.
+/// One running replica. Dropping it stops the node, cleanly, and waits for its threads; where one of these drops it, within a state machine or a
+/// waker, it is stopped without being waited for.
+///
+/// ```no_run
+/// use kontiki::{ApplyError, Config, Entries, Member, Node, Replies, StateMachine};
+/// use std::time::Duration;
+///
+/// struct Nothing;
+///
+/// impl StateMachine for Nothing {
+///     fn apply(&mut self, _: Entries<'_>, _: &mut Replies<'_>) -> Result<(), ApplyError> {
+///         Ok(())
+///     }
+/// }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let members = vec![Member { id: 1, addr: ([127, 0, 0, 1], 7000).into() }];
+/// let node = Node::builder(Config::new(0xc0ffee, 1, members, "/var/lib/product/log")).start(Nothing)?;
+/// if node.wait_leader(Duration::from_secs(10)).is_some_and(|leader| leader.id == node.id()) {
+///     println!("{:?}", node.propose(b"payload")?.wait());
+/// }
+/// node.shutdown()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Node {
     shared: Hold<Shared>,
@@ -17,6 +43,24 @@ pub struct Node {
 }
 
 /// Proposes to a running node from any thread. Clones are cheap.
+///
+/// ```no_run
+/// use kontiki::{ProposeError, Proposer, Ticket};
+///
+/// /// Proposes a run, and says who leads where this node does not.
+/// fn all(proposer: &Proposer, payloads: &[Vec<u8>]) -> Result<Vec<Ticket>, ProposeError> {
+///     let mut tickets = Vec::with_capacity(payloads.len());
+///     while tickets.len() < payloads.len() {
+///         match proposer.propose_many(&payloads[tickets.len()..], &mut tickets) {
+///             Ok(_) => {}
+///             // Too much in flight: wait for the oldest.
+///             Err(ProposeError::Busy) => drop(tickets.first().map(Ticket::wait)),
+///             Err(error) => return Err(error),
+///         }
+///     }
+///     Ok(tickets)
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Proposer {
     shared: Hold<Shared>,
@@ -51,6 +95,18 @@ impl Proposer {
         self.shared.status()
     }
 
+    /// This node's id.
+    pub fn id(&self) -> NodeId {
+        self.shared.id()
+    }
+
+    /// Blocks until this node knows who leads the cluster, itself included, and says who; `None` if it knows none after `limit`, or stops.
+    ///
+    /// Who leads is out of date at once. A node that has just been elected may answer [`ProposeError::Busy`] for a moment.
+    pub fn wait_leader(&self, limit: Duration) -> Option<LeaderHint> {
+        self.shared.wait_leader(limit)
+    }
+
     /// Why the node stopped by itself, if it did.
     pub fn failure(&self) -> Option<Failure> {
         match self.shared.life() {
@@ -68,7 +124,11 @@ impl Proposer {
     ///
     /// # Errors
     /// Why it stopped, if nobody asked.
+    ///
+    /// # Panics
+    /// Within [`StateMachine::apply`](crate::StateMachine::apply) of the same node, which it would wait for.
     pub fn wait_stopped(&self) -> Result<(), Failure> {
+        self.shared.may_wait("waiting for the node to stop");
         match self.shared.wait_end() {
             Life::Failed(failure) => Err(failure),
             Life::Running | Life::Stopped => Ok(()),
@@ -107,6 +167,16 @@ impl Node {
         self.shared.status()
     }
 
+    /// This node's id.
+    pub fn id(&self) -> NodeId {
+        self.shared.id()
+    }
+
+    /// See [`Proposer::wait_leader`].
+    pub fn wait_leader(&self, limit: Duration) -> Option<LeaderHint> {
+        self.shared.wait_leader(limit)
+    }
+
     /// See [`Proposer::failure`].
     pub fn failure(&self) -> Option<Failure> {
         self.proposer().failure()
@@ -117,6 +187,9 @@ impl Node {
     ///
     /// # Errors
     /// Why the node had stopped by itself, if it had.
+    ///
+    /// # Panics
+    /// Within [`StateMachine::apply`](crate::StateMachine::apply) of the same node, which it would wait for; the node is asked to stop all the same.
     pub fn shutdown(mut self) -> Result<(), Failure> {
         self.stop();
         self.proposer().wait_stopped()
@@ -124,7 +197,12 @@ impl Node {
 
     fn stop(&mut self) {
         self.shared.ask_stop();
+        let (inside, me) = (self.shared.is_inside(), std::thread::current().id());
         for thread in self.threads.drain(..) {
+            // Whoever is called by one of the node's threads (a state machine, a waker) cannot wait for it: it ends once it has returned.
+            if inside || thread.thread().id() == me {
+                continue;
+            }
             // A thread's panic was caught and recorded as the node's failure before it ended.
             drop(thread.join());
         }

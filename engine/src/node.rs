@@ -219,6 +219,7 @@ impl Replica {
         }
         self.wal_events(now, io)?;
         self.watch_space();
+        self.watch_room();
         self.watch_pace();
         self.net_events(now, io)?;
         if now >= self.raft.deadline() {

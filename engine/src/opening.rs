@@ -212,7 +212,7 @@ impl Opening {
                 applied = applied.0,
                 last = restored.last.0,
                 "the state machine has applied entries that the log has lost: this replica neither leads nor votes for a log without them. If no \
-                 replica can lead, no log holds them any more: restore one from a backup, or give up all that was applied since"
+                 replica can lead, no log holds them any more: what was applied since is then only in the state machines that have it"
             );
         }
         let seed = seed(&config, incarnation.0);

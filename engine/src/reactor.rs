@@ -93,6 +93,7 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
     pub(crate) fn with_ring(config: Config, io: I, ring: Ring, machine: M) -> Result<Reactor<I, M>, StartError> {
         let (stage, queue) = ApplyStage::new(machine, config.reply_bytes)?;
         let shared = crate::node::shared(&config, io.bell());
+        shared.applied_by(queue.stage());
         // A turn yields no more than is outstanding.
         let done = Vec::with_capacity(io.capacity().max(IO_CAPACITY));
         let mut reactor = Reactor { io, phase: Phase::Ended, done, queued: true, shared, queue, stage: Some(stage) };

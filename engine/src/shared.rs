@@ -1,14 +1,16 @@
 //! What callers' threads and the reactor share: the open batch, the tickets, the bell, and what is published.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
-use kontiki_core::NodeId;
+use kontiki_core::{NodeId, Role};
 use kontiki_io::Wake;
 use kontiki_mem::{Hold, OpenBatch, Outcome, Records, Slot};
 use kontiki_net::Address;
 
 use crate::error::{Failure, LeaderHint, Lost, ProposeError};
+use crate::foreign;
 use crate::limits::{AMPLE_ENTRIES, OPEN_SPINS};
 use crate::status::Status;
 use crate::ticket::{Applied, Ticket};
@@ -21,6 +23,13 @@ pub(crate) enum Life {
     Stopped,
     /// Stopped by itself.
     Failed(Failure),
+}
+
+/// Why nothing more can be written just now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoRoom {
+    Disk = 1,
+    Log = 2,
 }
 
 /// One per node.
@@ -37,6 +46,10 @@ pub(crate) struct Shared {
     members: Vec<(NodeId, Address)>,
     max_entry_bytes: usize,
     pub(crate) busy: AtomicU64,
+    /// The apply stage.
+    stage: AtomicUsize,
+    /// A [`NoRoom`], or zero.
+    no_room: AtomicU8,
     stop: AtomicBool,
     /// How many statuses were asked for, and how many of the asking the newest one answers.
     status_asked: AtomicU64,
@@ -71,6 +84,8 @@ impl Shared {
             members,
             max_entry_bytes,
             busy: AtomicU64::new(0),
+            stage: AtomicUsize::new(0),
+            no_room: AtomicU8::new(0),
             stop: AtomicBool::new(false),
             status_asked: AtomicU64::new(0),
             status_answered: AtomicU64::new(0),
@@ -205,7 +220,16 @@ impl Shared {
             return ProposeError::NotLeader { leader: self.leader() };
         }
         self.busy.fetch_add(1, Ordering::Relaxed);
-        ProposeError::Busy
+        match self.no_room.load(Ordering::Relaxed) {
+            0 => ProposeError::Busy,
+            1 => ProposeError::DiskFull,
+            _ => ProposeError::LogFull,
+        }
+    }
+
+    /// The reactor says whether there is room for more, and if not, why.
+    pub(crate) fn set_no_room(&self, why: Option<NoRoom>) {
+        self.no_room.store(why.map_or(0, |why| why as u8), Ordering::Relaxed);
     }
 
     /// The reactor says whether it would seal a first entry at once, and looks into the batch afterwards.
@@ -229,13 +253,49 @@ impl Shared {
     pub(crate) fn outcome(&self, outcome: Outcome) -> Result<Applied, Lost> {
         match outcome {
             Outcome::Applied { index } => Ok(Applied { index: kontiki_core::LogIndex(index) }),
+            Outcome::Unanswered { index } => {
+                Err(Lost::ReplyTooLong { index: kontiki_core::LogIndex(index), limit: self.records.reply_bytes() })
+            }
             Outcome::NotApplied { hint } => Err(Lost::NotApplied { leader: self.hint(NodeId(hint)) }),
             Outcome::Unknown => Err(Lost::Unknown),
         }
     }
 
     pub(crate) fn set_leader(&self, leader: Option<NodeId>) {
+        // Under the lock that waiters sleep with, so that none misses it.
+        let life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
         self.leader.store(leader.map_or(0, |l| l.0), Ordering::Relaxed);
+        drop(life);
+        self.changed.notify_all();
+    }
+
+    /// Blocks until this node knows who leads, for `limit` at most, or until it ends.
+    pub(crate) fn wait_leader(&self, limit: Duration) -> Option<LeaderHint> {
+        let life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        let unknown = |life: &mut Life| matches!(life, Life::Running) && self.leader_id() == 0;
+        let waited = self.changed.wait_timeout_while(life, limit, unknown).unwrap_or_else(PoisonError::into_inner);
+        matches!(*waited.0, Life::Running).then(|| self.leader())?
+    }
+
+    /// Says which stage applies what this node commits.
+    pub(crate) fn applied_by(&self, stage: usize) {
+        self.stage.store(stage, Ordering::Relaxed);
+    }
+
+    /// Whether this thread is in the state machine of this node: what it would wait for comes only after it has returned.
+    pub(crate) fn is_inside(&self) -> bool {
+        foreign::is_inside(self.stage.load(Ordering::Relaxed))
+    }
+
+    /// # Panics
+    /// Within the state machine of this node: a panic there ends the node with a typed failure; to wait would end it in silence.
+    pub(crate) fn may_wait(&self, what: &str) {
+        assert!(!self.is_inside(), "{what} within StateMachine::apply of the same node never returns: nothing goes on before `apply` does");
+    }
+
+    /// This node.
+    pub(crate) fn id(&self) -> NodeId {
+        self.id
     }
 
     pub(crate) fn leader_id(&self) -> u64 {
@@ -287,7 +347,8 @@ impl Shared {
     /// A fresh status from the reactor; the last one published if the node has ended.
     pub(crate) fn status(&self) -> Option<Status> {
         let mut life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
-        if matches!(*life, Life::Running) {
+        // (The reactor's thread may be the very one that asks, within a state machine: then the last one has to do.)
+        if matches!(*life, Life::Running) && !self.is_inside() {
             let number = self.status_asked.fetch_add(1, Ordering::SeqCst) + 1;
             self.ring();
             // One that was computed before we asked does not count: it may miss what the caller has seen happen.
@@ -295,8 +356,14 @@ impl Shared {
                 life = self.changed.wait(life).unwrap_or_else(PoisonError::into_inner);
             }
         }
+        let ended = !matches!(*life, Life::Running);
         drop(life);
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        if ended {
+            // Whatever it was: it leads nobody, and hears of no leader, any more.
+            (status.stopped, status.role, status.leader) = (true, Role::Follower, None);
+        }
+        Some(status)
     }
 
     /// Whether somebody waits for a status; the number to publish it under, taken before it is computed.

@@ -42,6 +42,8 @@ pub struct Replies<'a> {
     pub(crate) limit: usize,
     /// Entries there are: a reply beyond goes nowhere.
     pub(crate) most: usize,
+    /// Replies that were over the limit.
+    pub(crate) too_long: u64,
 }
 
 /// Those on this node whose entries are being applied.
@@ -56,14 +58,17 @@ pub(crate) struct Callers<'a> {
 }
 
 impl Replies<'_> {
-    /// The reply to the next entry; one beyond the last goes nowhere. At most `reply_bytes` of the configuration, longer ones are cut there.
+    /// The reply to the next entry; one beyond the last goes nowhere. At most `reply_bytes` of the configuration: of a longer one nothing is
+    /// kept, its proposer is told so ([`Lost::ReplyTooLong`](crate::Lost::ReplyTooLong)), and it is counted.
     pub fn push(&mut self, reply: &[u8]) {
         if let Some(callers) = &mut self.callers
             && self.given < self.most
         {
             let (entry, index) = (callers.skip + self.given, callers.first.0 + self.given as u64);
-            let reply = reply.get(..self.limit).unwrap_or(reply);
-            if !(callers.whole && callers.batch.reply(entry, reply)) {
+            if reply.len() > self.limit {
+                self.too_long += 1;
+                self.resolver.resolve_one(callers.batch, entry, Outcome::Unanswered { index }, &[]);
+            } else if !(callers.whole && callers.batch.reply(entry, reply)) {
                 self.resolver.resolve_one(callers.batch, entry, Outcome::Applied { index }, reply);
             }
         }

@@ -60,8 +60,10 @@ pub struct Counters {
     pub refusals: u64,
     /// Times this node became leader.
     pub elections_won: u64,
-    /// Proposals refused with `Busy` because no memory or disk space was ready.
+    /// Proposals refused because no memory or disk space was ready.
     pub busy: u64,
+    /// Replies of the state machine that were longer than `reply_bytes`, and not kept.
+    pub replies_too_long: u64,
 }
 
 /// A latency, as a histogram of powers of two. Nanoseconds.
@@ -112,6 +114,10 @@ impl Latency {
 pub struct Status {
     /// This replica.
     pub id: NodeId,
+    /// The version of this library.
+    pub version: &'static str,
+    /// Whether the node has stopped, and this is its last word; then it has no role, and [`Follower`](Role::Follower) stands for none.
+    pub stopped: bool,
     /// Its boot number.
     pub incarnation: Incarnation,
     /// Its role.
@@ -134,6 +140,8 @@ pub struct Status {
     pub recovering: bool,
     /// Whether it refuses writes for lack of disk space.
     pub disk_full: bool,
+    /// Whether it refuses writes since its log has as many segments as it can keep track of, and may forget none.
+    pub log_full: bool,
     /// Shortest and longest election timeout in effect, in milliseconds: as configured, or longer where this replica's flushes are slow.
     pub election_ms: (u64, u64),
     /// What a flush takes here, smoothed, in nanoseconds: what the election timeouts adapt to. Zero before the first.
@@ -158,6 +166,7 @@ pub struct Status {
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let c = &self.counters;
+        writeln!(f, "version = {:?}\nstopped = {}", self.version, self.stopped)?;
         writeln!(f, "id = {}\nincarnation = {}\nrole = \"{:?}\"\nterm = {}", self.id, self.incarnation, self.role, self.term)?;
         if let Some(leader) = self.leader {
             writeln!(f, "leader = {}\nleader_addr = \"{}\"", leader.id, leader.addr)?;
@@ -167,7 +176,11 @@ impl fmt::Display for Status {
             "commit = {}\napplied = {}\nfirst = {}\nlast = {}\ndurable = {}",
             self.commit, self.applied, self.first, self.last, self.durable
         )?;
-        writeln!(f, "recovering = {}\ndisk_full = {}\ndisk_slow = {}", self.recovering, self.disk_full, self.disk_slow)?;
+        writeln!(
+            f,
+            "recovering = {}\ndisk_full = {}\nlog_full = {}\ndisk_slow = {}",
+            self.recovering, self.disk_full, self.log_full, self.disk_slow
+        )?;
         let (min, max) = self.election_ms;
         writeln!(f, "election_min_ms = {min}\nelection_max_ms = {max}\nflush_us = {}", self.flush_ns / 1000)?;
         writeln!(f, "backend = {:?}\nrecovery = {:?}", self.backend, self.recovery)?;
@@ -175,7 +188,11 @@ impl fmt::Display for Status {
         writeln!(f, "frames_sealed = {}\nframes_received = {}", c.frames_sealed, c.frames_received)?;
         writeln!(f, "disk_bytes_written = {}\nflushes = {}\nnet_bytes_sent = {}", c.disk_bytes_written, c.flushes, c.net_bytes_sent)?;
         writeln!(f, "enters = {}\nturns = {}\nbytes_copied = {}", c.enters, c.turns, c.bytes_copied)?;
-        writeln!(f, "sessions = {}\nrefusals = {}\nelections_won = {}\nbusy = {}", c.sessions, c.refusals, c.elections_won, c.busy)?;
+        writeln!(
+            f,
+            "sessions = {}\nrefusals = {}\nelections_won = {}\nbusy = {}\nreplies_too_long = {}",
+            c.sessions, c.refusals, c.elections_won, c.busy, c.replies_too_long
+        )?;
         for (name, l) in [("flush_latency", &self.flush_latency), ("commit_latency", &self.commit_latency)] {
             writeln!(
                 f,

@@ -21,8 +21,19 @@ pub struct Applied {
 
 /// One proposal's outcome: resolves exactly once. Wait on it, poll it, or await it; no runtime is needed.
 ///
-/// Dropping a ticket does not take the proposal back. A ticket counts against `max_in_flight` until it
-/// has resolved and is dropped.
+/// Dropping a ticket does not take the proposal back. A ticket counts against `max_in_flight` until it has resolved **and** is dropped, since
+/// its place holds outcome and reply: keep what you need of it, not the ticket. One that is dropped earlier counts until it resolves.
+///
+/// A ticket is a future, of any runtime or of none. Await it by reference where the reply is wanted afterwards:
+///
+/// ```no_run
+/// # async fn example(proposer: kontiki::Proposer) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut ticket = proposer.propose(b"payload")?;
+/// let applied = (&mut ticket).await?;
+/// println!("{} -> {:?}", applied.index, ticket.reply());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "a dropped ticket says nothing about its proposal"]
 pub struct Ticket {
@@ -65,7 +76,14 @@ impl Ticket {
     ///
     /// # Errors
     /// [`Lost`] if the entry was not applied, or nobody can tell.
+    ///
+    /// # Panics
+    /// Within [`StateMachine::apply`](crate::StateMachine::apply) of the same node, if the outcome is not known: nothing is applied before
+    /// `apply` returns. The node then stops with [`Failure::ApplyPanic`](crate::Failure::ApplyPanic).
     pub fn wait(&self) -> Result<Applied, Lost> {
+        if self.inner.poll_outcome().is_none() {
+            self.shared().may_wait("waiting for a ticket");
+        }
         self.shared().outcome(self.inner.wait())
     }
 

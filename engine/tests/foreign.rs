@@ -319,3 +319,108 @@ fn a_state_machine_that_panics_twice() {
         assert!(*gone.lock().unwrap());
     }
 }
+
+/// A state machine that is handed its own node's means after the start, and does with them what it should not.
+struct Inward {
+    proposer: Arc<Mutex<Option<kontiki::Proposer>>>,
+    node: Arc<Mutex<Option<Node>>>,
+    does: fn(&Inward),
+}
+
+impl Inward {
+    fn own(&self, deed: impl FnOnce(&kontiki::Proposer) -> bool) {
+        let own = self.proposer.lock().unwrap().clone();
+        assert!(own.is_none_or(|own| deed(&own)));
+    }
+}
+
+impl StateMachine for Inward {
+    fn apply(&mut self, _: Entries<'_>, _: &mut Replies<'_>) -> Result<(), ApplyError> {
+        (self.does)(self);
+        Ok(())
+    }
+}
+
+/// Waiting for one's own node within `apply` is told as what it is, and hangs nobody; proposing there is fine.
+#[test]
+fn a_state_machine_that_waits_for_its_own_node() {
+    /// What is done within `apply`, and whether the node fails by it.
+    type Deed = (fn(&Inward), bool);
+    let waits: [Deed; 5] = [
+        (|m| m.own(|own| own.propose(b"again").is_ok_and(|ticket| ticket.wait().is_ok())), true),
+        (|m| m.own(|own| own.wait_stopped().is_ok()), true),
+        (|m| assert!(m.node.lock().unwrap().take().is_none_or(|node| node.shutdown().is_ok())), true),
+        (|m| drop(m.node.lock().unwrap().take()), false),
+        (|m| m.own(|own| own.status().is_none_or(|status| !status.stopped)), false),
+    ];
+    for (n, (does, fails)) in waits.into_iter().enumerate() {
+        for apply_on in [kontiki::ApplyOn::Thread, kontiki::ApplyOn::Reactor] {
+            let cluster = Cluster::start(0, slow);
+            let members = support::free_addrs(1).into_iter().map(|addr| kontiki::Member { id: 1, addr: addr.into() }).collect();
+            let mut config = Config::new(1, 1, members, cluster.dir.path().join("n"));
+            (config.segment_bytes, config.apply_on) = (4 << 20, apply_on);
+            let (proposer, node) = (Arc::new(Mutex::new(None)), Arc::new(Mutex::new(None)));
+            let machine = Inward { proposer: Arc::clone(&proposer), node: Arc::clone(&node), does };
+            let started = Node::builder(config).start(machine).unwrap();
+            let outside = started.proposer();
+            assert_eq!(outside.wait_leader(LONG).map(|leader| leader.id), Some(outside.id()));
+            *proposer.lock().unwrap() = Some(started.proposer());
+            *node.lock().unwrap() = Some(started);
+            let ticket = loop {
+                if let Ok(ticket) = outside.propose(b"x") {
+                    break ticket;
+                }
+            };
+            let outcome = ticket.wait_timeout(LONG).unwrap_or_else(|| panic!("{n}: hangs"));
+            match outside.failure() {
+                Some(Failure::ApplyPanic(why)) => assert!(fails && why.contains("within StateMachine::apply"), "{n}: {why}"),
+                Some(failure) => panic!("{n}: {failure}"),
+                None => assert!(!fails || outcome.is_err(), "{n}: {outcome:?}"),
+            }
+            if fails {
+                assert!(outside.wait_stopped().is_err(), "{n}");
+            }
+            // (Dropped out here, it is waited for.)
+            let left = node.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+            drop(left);
+        }
+    }
+}
+
+/// Of a reply over the limit nothing is kept, and its proposer is told so; it is counted.
+#[test]
+fn a_state_machine_that_answers_too_long() {
+    let (node, _, _dir) = odd(|machine| machine.answers = |n| n);
+    node.unwrap().shutdown().unwrap();
+    struct Long;
+    impl StateMachine for Long {
+        fn apply(&mut self, entries: Entries<'_>, replies: &mut Replies<'_>) -> Result<(), ApplyError> {
+            entries.for_each(|entry| replies.push(&vec![7; entry.payload.len()]));
+            Ok(())
+        }
+    }
+    let cluster = Cluster::start(0, slow);
+    let members = support::free_addrs(1).into_iter().map(|addr| kontiki::Member { id: 1, addr: addr.into() }).collect();
+    let mut config = Config::new(1, 1, members, cluster.dir.path().join("n"));
+    (config.segment_bytes, config.reply_bytes) = (4 << 20, 16);
+    let node = Node::builder(config).start(Long).unwrap();
+    for bytes in [0, 8, 9, 16, 17, 1000] {
+        let ticket = loop {
+            if let Ok(ticket) = node.propose(&vec![0; bytes]) {
+                break ticket;
+            }
+        };
+        match ticket.wait_timeout(LONG).expect("answered") {
+            Ok(_) => assert!(bytes <= 16 && ticket.reply() == vec![7; bytes]),
+            Err(kontiki::Lost::ReplyTooLong { limit, .. }) => assert!(bytes > 16 && limit == 16 && ticket.reply().is_empty()),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(node.status().unwrap().counters.replies_too_long, 2);
+    // What a stopped node says of itself.
+    let outside = node.proposer();
+    node.shutdown().unwrap();
+    let status = outside.status().unwrap();
+    assert!(status.stopped && status.role != kontiki::Role::Leader && status.leader.is_none(), "{status}");
+    assert_eq!(outside.wait_leader(LONG), None);
+}

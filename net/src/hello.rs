@@ -77,7 +77,7 @@ pub enum HandshakeRefusal {
         from: NodeId,
     },
     /// The sender claims the id of the receiver.
-    #[error("two nodes claim the id {id}: give one of them another id and an empty data directory")]
+    #[error("two nodes claim the id {id}: one of them has the wrong `id` in its configuration, or the wrong address in `members`")]
     OwnId {
         /// The id that both claim.
         id: NodeId,

@@ -181,6 +181,23 @@ impl Wal {
         }
     }
 
+    /// Whether the segment in use has room for a frame of `bytes`.
+    fn has_place_here(&self, bytes: usize) -> bool {
+        !self.fresh
+            && self.log.has_extent()
+            && matches!((self.log.end(), self.log.limit()), (Some(end), Some(limit)) if limit - end >= bytes as u64)
+    }
+
+    /// Whether a frame of `bytes` finds no place, and none will be made for it before there is space again or log is released.
+    pub fn out_of_space(&self, bytes: usize) -> bool {
+        self.space() == Space::Full && !self.has_place_here(bytes)
+    }
+
+    /// Whether the log has as many segments as it can keep track of, whatever space the disk has: releasing log helps, and nothing else.
+    pub fn is_full(&self) -> bool {
+        self.segments.prepared.is_empty() && self.segments.len() >= MAX_SEGMENTS
+    }
+
     /// Nothing is outstanding, and nothing is left to submit.
     pub fn idle(&self) -> bool {
         self.appender.idle() && self.saver.idle() && self.reads.idle() && !self.preparer.busy() && self.segments.made.is_none()
@@ -188,9 +205,7 @@ impl Wal {
 
     /// Whether a frame of `bytes` can be appended now: there is room in the current segment or in a prepared one, and in the queue.
     pub fn can_append(&self, bytes: usize) -> bool {
-        let here = !self.fresh
-            && self.log.has_extent()
-            && matches!((self.log.end(), self.log.limit()), (Some(end), Some(limit)) if limit - end >= bytes as u64);
+        let here = self.has_place_here(bytes);
         let next = !self.segments.prepared.is_empty() && self.headers.available() > 0;
         self.poison.is_none()
             && self.closing.is_none()

@@ -58,6 +58,11 @@ pub enum Outcome {
         /// The entry's log index.
         index: u64,
     },
+    /// Applied; the reply was too long to be kept.
+    Unanswered {
+        /// The entry's log index.
+        index: u64,
+    },
     /// Definitely not applied, never will be.
     NotApplied {
         /// The leader's id, or zero.
@@ -79,7 +84,7 @@ pub(crate) mod flag {
     pub(crate) const DROPPED: u64 = 8;
     /// An [`Outcome::Applied`](super::Outcome::Applied).
     pub(crate) const APPLIED: u64 = 16;
-    /// An [`Outcome::NotApplied`](super::Outcome::NotApplied).
+    /// An [`Outcome::NotApplied`](super::Outcome::NotApplied); both of them, an [`Outcome::Unanswered`](super::Outcome::Unanswered).
     pub(crate) const NOT_APPLIED: u64 = 32;
     /// Not resolved by the engine: it is gone. Where the batch has an outcome, that counts.
     pub(crate) const ABANDONED: u64 = 64;
@@ -163,6 +168,7 @@ impl Slab {
             Outcome::Unknown => (0, None),
             Outcome::Applied { index } => (flag::APPLIED, Some(index)),
             Outcome::NotApplied { hint } => (flag::NOT_APPLIED, Some(hint)),
+            Outcome::Unanswered { index } => (flag::APPLIED | flag::NOT_APPLIED, Some(index)),
         };
         if let Some(value) = value {
             let state = slot.state.load(Ordering::Relaxed);
@@ -247,7 +253,8 @@ impl Slab {
         let outcome = match state & (flag::APPLIED | flag::NOT_APPLIED) {
             flag::APPLIED => Outcome::Applied { index: value },
             flag::NOT_APPLIED => Outcome::NotApplied { hint: value },
-            _ => Outcome::Unknown,
+            0 => Outcome::Unknown,
+            _ => Outcome::Unanswered { index: value },
         };
         Some((outcome, flag::length(state)))
     }

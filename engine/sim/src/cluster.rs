@@ -393,7 +393,7 @@ impl Cluster {
                 self.guess = self.workload.any_of(count);
                 None
             }
-            Err(ProposeError::Busy) => {
+            Err(ProposeError::Busy | ProposeError::DiskFull | ProposeError::LogFull) => {
                 self.sim.meet(marks::BUSY);
                 None
             }

@@ -90,6 +90,9 @@ impl Replica {
 
     /// Opens the next batch at the tail of the ring, and as many behind it as callers lately filled, where memory allows.
     pub(super) fn open_batches(&mut self) {
+        if self.wal.out_of_space(self.config.max_frame_bytes) {
+            return;
+        }
         while !self.shared.batch.is_open() || self.shared.batch.spares() < self.gather.ahead {
             let Some(block) = self.ring.reserve(self.config.max_frame_bytes) else { return };
             if self.shared.batch.open(block).is_err() {

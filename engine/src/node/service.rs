@@ -43,6 +43,9 @@ impl Replica {
         while let Some((client, request, outcome, ticket)) = self.clients.pop_ready() {
             let response = match outcome {
                 Outcome::Applied { index } => Response::Applied { index, reply: ticket.reply() },
+                Outcome::Unanswered { .. } => {
+                    Response::Error { code: 4, text: "applied, but the state machine's reply is too long to be kept (reply_bytes)" }
+                }
                 Outcome::NotApplied { .. } => Response::NotApplied,
                 Outcome::Unknown => Response::Unknown,
             };
@@ -56,6 +59,12 @@ fn refusal(error: &ProposeError) -> Response<'static> {
     match error {
         ProposeError::NotLeader { leader } => Response::NotLeader { leader: leader.map(|l| l.id), address: leader.map(|l| l.addr) },
         ProposeError::Busy => Response::Busy,
+        ProposeError::DiskFull => {
+            Response::Error { code: 5, text: "the disk of this node is full: it takes no writes until there is space again" }
+        }
+        ProposeError::LogFull => {
+            Response::Error { code: 6, text: "the log of this node is full: its state machine makes nothing durable that it may forget" }
+        }
         ProposeError::TooLarge { .. } => Response::Error { code: 2, text: "the entry is over this cluster's limit (max_entry_bytes)" },
         ProposeError::Stopped => Response::NotLeader { leader: None, address: None },
     }

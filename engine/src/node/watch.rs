@@ -2,12 +2,13 @@
 
 use std::sync::atomic::Ordering;
 
-use kontiki_core::{LogIndex, NodeId, Time};
+use kontiki_core::{LogIndex, NodeId, Role, Time};
 use kontiki_io::Io;
 use kontiki_wal::Space;
 
 use super::Replica;
 use crate::limits;
+use crate::shared::NoRoom;
 use crate::status::{PeerStatus, Status};
 
 const MS: u64 = 1_000_000;
@@ -18,7 +19,11 @@ impl Replica {
         let full = self.wal.space() == Space::Full;
         if full != self.disk_full {
             self.disk_full = full;
-            if full {
+            if full && self.wal.is_full() {
+                tracing::warn!(
+                    "log full: it has as many segments as it can keep track of, and the state machine has made nothing durable that it may forget"
+                );
+            } else if full {
                 tracing::warn!("disk full: once the segment in use is full, writes are refused until there is space for the next");
             } else {
                 tracing::info!("disk space is back");
@@ -55,6 +60,18 @@ impl Replica {
         }
     }
 
+    /// Where nothing more can be written until there is space again, callers are told so, and so are those whose proposals were taken: they
+    /// are in no log, and would wait for as long as that takes.
+    pub(super) fn watch_room(&mut self) {
+        let none = self.wal.out_of_space(self.config.max_frame_bytes);
+        let why = if self.wal.is_full() { NoRoom::Log } else { NoRoom::Disk };
+        self.shared.set_no_room(none.then_some(why));
+        if none && self.role == Role::Leader {
+            self.shared.batch.close();
+            self.discard_unsealed();
+        }
+    }
+
     /// The last word of a node that ends.
     pub(crate) fn publish(&mut self, io: &dyn Io) {
         let status = self.status(io);
@@ -72,6 +89,7 @@ impl Replica {
         counters.bytes_copied = kontiki_mem::copied_bytes();
         counters.refusals = net.refused() + self.raft.refusals();
         counters.busy = self.shared.busy.load(Ordering::Relaxed);
+        counters.replies_too_long = self.queue.replies_too_long();
         let progress = |id: NodeId| self.raft.progress().find(|p| p.peer == id);
         let peers = self.config.members.iter().map(|m| NodeId(m.id)).filter(|id| id.0 != self.config.id);
         let peers = peers
@@ -91,6 +109,8 @@ impl Replica {
             })
             .collect();
         Status {
+            version: env!("CARGO_PKG_VERSION"),
+            stopped: false,
             id: NodeId(self.config.id),
             incarnation: self.incarnation,
             role: self.raft.role(),
@@ -102,7 +122,8 @@ impl Replica {
             last: self.raft.last_index(),
             durable: self.raft.durable(),
             recovering: self.raft.recovering(),
-            disk_full: self.disk_full,
+            disk_full: self.disk_full && !self.wal.is_full(),
+            log_full: self.wal.is_full(),
             election_ms: (self.raft.election_timeouts_ns().0 / MS, self.raft.election_timeouts_ns().1 / MS),
             flush_ns: self.raft.flush_ns(),
             disk_slow: self.raft.is_disk_slow(),

@@ -117,6 +117,7 @@ impl Cluster {
         loop {
             match self.propose(payload).wait() {
                 Ok(applied) => return applied.index,
+                Err(Lost::ReplyTooLong { index, .. }) => return index,
                 Err(Lost::NotApplied { .. } | Lost::Unknown) => {}
             }
         }

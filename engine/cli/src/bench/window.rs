@@ -70,7 +70,7 @@ impl Window {
             let run = self.payloads.get(..self.since.len()).unwrap_or(&[]);
             match propose(&self.proposer, run, &mut self.tickets) {
                 Ok(()) => {}
-                Err(ProposeError::Busy) => {
+                Err(ProposeError::Busy | ProposeError::DiskFull | ProposeError::LogFull) => {
                     self.recorder.busy();
                     return Ok(now);
                 }

@@ -205,6 +205,7 @@ impl Cluster {
                 None => return true,
                 Some(Ok(applied)) => Fate::Applied(applied.index.0),
                 Some(Err(Lost::NotApplied { .. })) => Fate::Never,
+                Some(Err(Lost::ReplyTooLong { .. })) => unreachable!("the judge's machine keeps within its limit"),
                 Some(Err(Lost::Unknown)) => Fate::Unknown,
             };
             match fate {

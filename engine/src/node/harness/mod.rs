@@ -303,6 +303,7 @@ impl Bench {
                     format!("not applied, {}", leader.map_or("nobody leads".into(), |leader| format!("n{} leads", leader.id)))
                 }
                 Err(Lost::Unknown) => "unknown".to_owned(),
+                Err(lost @ Lost::ReplyTooLong { .. }) => lost.to_string(),
             };
             told.push((what, name.clone()));
             false
