@@ -83,9 +83,10 @@ pub enum StartError {
     /// Memory for the frame ring could not be set aside.
     #[error("memory: {0}")]
     Memory(#[from] kontiki_mem::RingError),
-    /// No backend works here.
+    /// No backend works here, or the system has too little of something: file descriptors (the message says how many
+    /// are needed), memory, threads.
     #[error("no input/output backend: {0}")]
-    Io(String),
+    Io(#[from] kontiki_io::OpenError),
     /// The log could not be opened; nothing was changed that an operator would miss.
     #[error(transparent)]
     Log(#[from] kontiki_wal::WalError),

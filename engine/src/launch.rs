@@ -123,7 +123,8 @@ fn open_io(config: &Config) -> Result<(AnyIo, Ring), StartError> {
     };
     let (members, clients) = (config.members.len(), config.max_clients);
     let (capacity, handles) = (limits::io_capacity(members, clients), limits::io_handles(members, clients));
-    let options = kontiki_io::Options { backend, capacity, handles, ..kontiki_io::Options::default() };
-    let io = kontiki_io::open(&options, &[Region::ring(&ring)]).map_err(|e| StartError::Io(e.to_string()))?;
+    let descriptors = limits::descriptors(config);
+    let options = kontiki_io::Options { backend, capacity, handles, descriptors, ..kontiki_io::Options::default() };
+    let io = kontiki_io::open(&options, &[Region::ring(&ring)])?;
     Ok((io, ring))
 }

@@ -67,6 +67,14 @@ pub(crate) const fn io_capacity(members: usize, clients: usize) -> usize {
     if operations > IO_CAPACITY { operations } else { IO_CAPACITY }
 }
 
+/// File descriptors that a node of this configuration uses at most: segments, connections, and a few of its own.
+pub(crate) fn descriptors(config: &crate::Config) -> usize {
+    let kept = config.retention_bytes / config.segment_bytes.max(1) + MIN_FREE_SEGMENTS;
+    let segments = usize::try_from(kept).unwrap_or(wal::MAX_SEGMENTS).min(wal::MAX_SEGMENTS);
+    // Directory and lock (twice), hard state, a segment in the making, the listener.
+    segments + 6 + connections(config.members.len(), config.max_clients)
+}
+
 /// Files and connections that may be open at once.
 pub(crate) const fn io_handles(members: usize, clients: usize) -> usize {
     let open = wal::MAX_SEGMENTS + 8 + connections(members, clients);

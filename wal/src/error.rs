@@ -140,6 +140,17 @@ pub enum WalError {
         /// On which file.
         name: Name,
     },
+    /// The system lacks something for now: descriptors, memory, threads. Nothing is damaged. (Where a spare segment is prepared it is
+    /// waited out: see [`crate::Space::Short`].)
+    #[error("cannot {what} {name}: {source}. Nothing is damaged: raise the limit, or free some, and start again")]
+    Shortage {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        name: Name,
+        /// Of what.
+        source: IoError,
+    },
     /// A file operation failed. After a failed write or flush nobody knows what is on the medium: the log is poisoned,
     /// and the node stops and starts again from what it can read.
     #[error("cannot {what} {name}: {source}")]
@@ -279,6 +290,7 @@ impl WalError {
         use kontiki_io::IoErrorKind;
         match source.kind {
             IoErrorKind::Full => WalError::DiskFull { what, name },
+            IoErrorKind::Shortage => WalError::Shortage { what, name, source },
             IoErrorKind::Permission => WalError::Permission { what, name, source },
             _ => WalError::Io { what, name, source },
         }

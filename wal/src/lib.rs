@@ -54,7 +54,7 @@
 //! memory (two reads of 1 MiB and one longest frame) is given back.
 //!
 //! **Failure.** After a failed write or flush the log is poisoned ([`Wal::poisoned`]): no event of durability comes any more. A full disk
-//! while a spare segment is prepared is waited out ([`Space::Full`]).
+//! while a spare segment is prepared is waited out ([`Space::Full`]), and so is any other shortage ([`Space::Short`]).
 #![forbid(unsafe_code)]
 
 mod append;

@@ -357,7 +357,8 @@ impl Opening {
                         self.first_segment = Some(segment);
                         Ok(self.write_record(Step::Save(Copy::First), Copy::First))
                     }
-                    Outcome::Full(_) | Outcome::Removed => Err(WalError::DiskFull { what: "make", name: names::segment(1) }),
+                    Outcome::Waits(source, _) => Err(WalError::of("make", names::segment(1), source)),
+                    Outcome::Removed => panic!("nothing is removed while the first segment is made"),
                 }
             }
             Step::Save(Copy::First) => {

@@ -20,8 +20,9 @@ pub(crate) enum Outcome {
     Prepared(Segment),
     /// The job is done: the file is gone.
     Removed,
-    /// The disk is full. What was begun is cleared away; a segment that was to be recycled comes back.
-    Full(Option<Segment>),
+    /// The disk is full, or the system lacks something else. What was begun is cleared away; a segment that was to be
+    /// recycled or removed comes back.
+    Waits(IoError, Option<Segment>),
 }
 
 /// The step that is under way.
@@ -37,9 +38,9 @@ enum Step {
     Sync(Handle),
     Rename(Handle),
     SyncName(Handle),
-    /// Full: close and remove what was begun.
-    GiveUp(Handle),
-    Unlink,
+    /// Full, or short of something: close and remove what was begun.
+    GiveUp(Handle, IoError),
+    Unlink(IoError),
     /// A released file gets its new name.
     Recycle(Segment),
     SyncRecycled(Segment),
@@ -106,7 +107,7 @@ impl Preparer {
         let fresh = names::plain(names::SEGMENT_NEW);
         let op = match &step {
             Step::Open => Op::Open { dir, name: fresh, create: true },
-            Step::ClearWay | Step::Unlink => Op::Unlink { dir, name: fresh },
+            Step::ClearWay | Step::Unlink(_) => Op::Unlink { dir, name: fresh },
             Step::Allocate(file) => Op::Allocate { file: *file, len: self.segment_bytes },
             Step::Zero(file, offset) => {
                 let Some(zeros) = self.zeros.take() else { panic!("a completed write has given its buffer back") };
@@ -117,7 +118,7 @@ impl Preparer {
             Step::Rename(_) => Op::Rename { dir, from: fresh, to: names::segment(self.number) },
             Step::Recycle(segment) => Op::Rename { dir, from: names::segment(segment.number), to: names::segment(self.number) },
             Step::SyncName(_) | Step::SyncRecycled(_) | Step::SyncRemoved(_) => Op::SyncDir { dir },
-            Step::GiveUp(file) => Op::Close { handle: *file },
+            Step::GiveUp(file, _) => Op::Close { handle: *file },
             Step::Close(segment) => Op::Close { handle: segment.file },
             Step::Remove(number) => Op::Unlink { dir, name: names::segment(*number) },
         };
@@ -132,7 +133,7 @@ impl Preparer {
     /// What a step's operation came to.
     ///
     /// # Errors
-    /// A failure other than a full disk: nobody knows then what is on the medium.
+    /// A failure other than a full disk or another shortage: nobody knows then what is on the medium.
     pub(crate) fn done(&mut self, result: Result<Output, IoError>) -> Result<Outcome, WalError> {
         let Some(step) = self.step.take() else { panic!("a completion for a job that is not under way") };
         if let Err(error) = result {
@@ -151,8 +152,8 @@ impl Preparer {
             (Step::SyncName(file), _) => {
                 Ok(Outcome::Prepared(Segment { number: self.number, file, generation: 0, whole: true, readers: 0 }))
             }
-            (Step::GiveUp(_), _) => self.next(Step::Unlink),
-            (Step::Unlink, _) => Ok(Outcome::Full(None)),
+            (Step::GiveUp(_, why), _) => self.next(Step::Unlink(why)),
+            (Step::Unlink(why), _) => Ok(Outcome::Waits(why, None)),
             (Step::Recycle(segment), _) => self.next(Step::SyncRecycled(segment)),
             (Step::SyncRecycled(segment), _) => {
                 let generation = segment.generation + 1;
@@ -170,20 +171,23 @@ impl Preparer {
         let Some(step) = self.step.take() else { panic!("a completion for a job that is not under way") };
         self.left_open = match (step, result) {
             (Step::Open, Ok(Output::File(file, _))) => Some(file),
-            (Step::GiveUp(_) | Step::Close(_), Ok(_)) => None,
+            (Step::GiveUp(..) | Step::Close(_), Ok(_)) => None,
             (step, _) => step.file(),
         };
     }
 
     fn failed(&mut self, step: Step, error: IoError) -> Result<Outcome, WalError> {
-        let full = error.kind == IoErrorKind::Full;
+        let waits = matches!(error.kind, IoErrorKind::Full | IoErrorKind::Shortage);
         match step {
             Step::Open if error.kind == IoErrorKind::Exists => self.next(Step::ClearWay),
-            Step::Open if full => Ok(Outcome::Full(None)),
-            Step::Allocate(file) | Step::Zero(file, _) | Step::Sync(file) | Step::Rename(file) if full => self.next(Step::GiveUp(file)),
-            Step::Recycle(segment) if full => Ok(Outcome::Full(Some(segment))),
+            // What lies in the way, or was begun, is removed by the next attempt.
+            Step::Open | Step::ClearWay | Step::Unlink(_) if waits => Ok(Outcome::Waits(error, None)),
+            Step::Allocate(file) | Step::Zero(file, _) | Step::Sync(file) | Step::Rename(file) if waits => {
+                self.next(Step::GiveUp(file, error))
+            }
+            Step::Recycle(segment) if waits => Ok(Outcome::Waits(error, Some(segment))),
             // The file is no part of the log any more: how its handle ends changes nothing.
-            Step::GiveUp(_) => self.next(Step::Unlink),
+            Step::GiveUp(_, why) => self.next(Step::Unlink(why)),
             Step::Close(segment) => self.next(Step::Remove(segment.number)),
             step => {
                 let (what, name) = step.name(self.number);
@@ -202,9 +206,9 @@ impl Step {
             | Step::Sync(file)
             | Step::Rename(file)
             | Step::SyncName(file)
-            | Step::GiveUp(file) => Some(*file),
+            | Step::GiveUp(file, _) => Some(*file),
             Step::Recycle(segment) | Step::SyncRecycled(segment) | Step::Close(segment) => Some(segment.file),
-            Step::Open | Step::ClearWay | Step::Unlink | Step::Remove(_) | Step::SyncRemoved(_) => None,
+            Step::Open | Step::ClearWay | Step::Unlink(_) | Step::Remove(_) | Step::SyncRemoved(_) => None,
         }
     }
 
@@ -212,14 +216,14 @@ impl Step {
         let fresh = names::plain(names::SEGMENT_NEW);
         match self {
             Step::Open => ("create", fresh),
-            Step::ClearWay | Step::Unlink => ("remove", fresh),
+            Step::ClearWay | Step::Unlink(_) => ("remove", fresh),
             Step::Allocate(_) => ("allocate", fresh),
             Step::Zero(..) => ("write zeros to", fresh),
             Step::Sync(_) => ("flush", fresh),
             Step::Rename(_) => ("rename", fresh),
             Step::Recycle(segment) => ("rename", names::segment(segment.number)),
             Step::SyncName(_) | Step::SyncRecycled(_) => ("make durable the name", names::segment(number)),
-            Step::GiveUp(_) => ("close", fresh),
+            Step::GiveUp(..) => ("close", fresh),
             Step::Close(segment) => ("close", names::segment(segment.number)),
             Step::Remove(number) => ("remove", names::segment(*number)),
             Step::SyncRemoved(number) => ("make durable the removal of", names::segment(*number)),

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 use kontiki_core::{FrameMeta, Incarnation, IndexRange, LogIndex, Term, Time, WriteId};
 use kontiki_frame::{BLOCK_BYTES, DiskStamp, parse_header};
-use kontiki_io::{Completion, Handle, Io};
+use kontiki_io::{Completion, Handle, Io, IoError, IoErrorKind};
 use kontiki_mem::{Block, BlockMut, Pool, PoolBuf};
 
 use crate::append::Appender;
@@ -63,6 +63,8 @@ pub enum Space {
     Preparing,
     /// The disk is full, or the log has as many segments as it can keep track of. Preparation is tried again by itself; releasing log helps.
     Full,
+    /// The system lacks something else that a segment takes: descriptors, memory. It is waited for likewise, and the error says what it is.
+    Short(IoError),
 }
 
 /// What the opened log is made of.
@@ -103,8 +105,8 @@ pub struct Wal {
     pub(crate) end: u64,
     /// The next frame opens a segment, whatever room there is: behind the end lies evidence.
     fresh: bool,
-    /// The disk was full; how long to wait before trying again, and since when that counts.
-    full: Option<(u64, Time)>,
+    /// The disk was full, or something else was lacking: what, how long to wait before trying again, and since when that counts.
+    lacking: Option<(IoError, u64, Time)>,
     pub(crate) poison: Option<WalError>,
     /// The end has begun.
     pub(crate) closing: Option<Closing>,
@@ -129,7 +131,7 @@ impl Wal {
             boot,
             end,
             fresh,
-            full: None,
+            lacking: None,
             poison: None,
             closing: None,
         }
@@ -174,10 +176,14 @@ impl Wal {
     pub fn space(&self) -> Space {
         if !self.segments.prepared.is_empty() {
             Space::Ready
-        } else if self.full.is_some() || self.segments.len() >= MAX_SEGMENTS {
+        } else if self.segments.len() >= MAX_SEGMENTS {
             Space::Full
         } else {
-            Space::Preparing
+            match self.lacking {
+                Some((error, ..)) if error.kind == IoErrorKind::Shortage => Space::Short(error),
+                Some(_) => Space::Full,
+                None => Space::Preparing,
+            }
         }
     }
 
@@ -353,7 +359,7 @@ impl Wal {
 
     /// When [`Wal::pump`] wants to be called again though nothing completes: a full disk is looked at again.
     pub fn deadline(&self) -> Option<Time> {
-        let (pause, since) = self.full?;
+        let (_, pause, since) = self.lacking?;
         // While an attempt is under way its completion is what to wait for.
         (!self.preparer.busy() && self.closing.is_none() && self.wants_new()).then(|| since.plus_ns(pause))
     }

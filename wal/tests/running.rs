@@ -485,3 +485,57 @@ fn writes_in_flight_are_bounded() {
     node.run();
     assert_eq!((node.wal.writes_in_flight(), node.wal.has_write_slot(), node.acked()), (0, true, Some(4)));
 }
+
+/// Descriptors, memory: whatever a segment takes and is not there is waited for, at every step, and no failure of the medium.
+#[test]
+fn a_shortage_while_a_segment_is_prepared_is_waited_out() {
+    fn of_preparation(op: &Op) -> bool {
+        matches!(
+            op,
+            Op::Open { .. }
+                | Op::Allocate { .. }
+                | Op::Write { durable: false, .. }
+                | Op::Sync { .. }
+                | Op::Rename { .. }
+                | Op::Unlink { .. }
+        )
+    }
+    // The operations of one preparation, one by one.
+    let mut met = 0;
+    for at in 0..64 {
+        let mut node = Node::open(Disk::default());
+        node.append(1, 1, 100).unwrap();
+        node.run();
+        node.world.fail(at, IoErrorKind::Shortage, of_preparation);
+        let mut short = false;
+        for _ in 0..12 {
+            if node.wal.can_append(12288) {
+                node.append(1, 1, 9000).unwrap();
+            }
+            node.run();
+            short |= matches!(node.wal.space(), Space::Short(_));
+            assert_eq!(node.wal.poisoned(), None, "shortage at operation {at}");
+        }
+        let waits = matches!(node.wal.space(), Space::Short(_)) || node.wal.deadline().is_some();
+        if let Some(due) = node.wal.deadline() {
+            node.world.now = due.0;
+            node.run();
+        }
+        assert_eq!((node.wal.space(), node.wal.poisoned()), (Space::Ready, None), "shortage at operation {at}");
+        assert!(!node.world.disk.names().contains(&"segment.new".to_owned()), "what was begun is cleared away");
+        met += u32::from(short || waits);
+    }
+    assert!(met >= 5, "met only {met} times");
+}
+
+/// At a start the error says what there was no more of.
+#[test]
+fn a_start_without_descriptors_says_so() {
+    let error = kontiki_wal::WalError::Shortage {
+        what: "open",
+        name: kontiki_io::Name::new("hard-state").unwrap(),
+        source: kontiki_io::IoError { kind: IoErrorKind::Shortage, errno: 24 },
+    };
+    let text = error.to_string();
+    assert!(text.contains("file descriptors") && text.contains("Nothing is damaged"), "{text}");
+}

@@ -7,6 +7,8 @@ use crate::{IoError, IoErrorKind};
 pub(crate) enum During {
     /// A file, directory or listener operation.
     Other,
+    /// Something done to an open socket.
+    Socket,
     /// A connection being made.
     Connect,
 }
@@ -34,6 +36,8 @@ pub(crate) fn classify(errno: i32, during: During) -> IoError {
         libc::ENOENT => IoErrorKind::NotFound,
         libc::EEXIST => IoErrorKind::Exists,
         libc::EACCES | libc::EPERM | libc::EROFS => IoErrorKind::Permission,
+        // Of a socket: there are no more places in epoll (fs.epoll.max_user_watches).
+        libc::ENOSPC if !matches!(during, During::Other) => IoErrorKind::Shortage,
         libc::ENOSPC | libc::EDQUOT | libc::EFBIG => IoErrorKind::Full,
         libc::EADDRINUSE => IoErrorKind::AddressInUse,
         libc::ECONNREFUSED
@@ -45,7 +49,7 @@ pub(crate) fn classify(errno: i32, during: During) -> IoError {
         | libc::EAFNOSUPPORT => IoErrorKind::Refused,
         libc::ECONNRESET | libc::ECONNABORTED | libc::EPIPE | libc::ENOTCONN | libc::ESHUTDOWN | libc::ETIMEDOUT => match during {
             During::Connect => IoErrorKind::Refused,
-            During::Other => IoErrorKind::Disconnected,
+            During::Other | During::Socket => IoErrorKind::Disconnected,
         },
         libc::ECANCELED => IoErrorKind::Canceled,
         _ if is_shortage(errno) => IoErrorKind::Shortage,
@@ -63,6 +67,11 @@ pub(crate) const fn is_shortage(errno: i32) -> bool {
 pub(crate) const fn is_transient(errno: i32) -> bool {
     // EWOULDBLOCK is EAGAIN on Linux.
     errno == libc::EINTR || errno == libc::EAGAIN
+}
+
+/// Whether a read or write was not done for lack of memory, and nothing is known against doing it again.
+pub(crate) const fn lacked_memory(errno: i32) -> bool {
+    matches!(errno, libc::ENOMEM | libc::EAGAIN | libc::ENOBUFS)
 }
 
 /// Whether an accept failed because of the one connection it would have given, not of the listener (accept(2)).
@@ -99,8 +108,24 @@ mod tests {
         assert_eq!(classify(libc::ETIMEDOUT, During::Connect).kind, IoErrorKind::Refused);
         assert_eq!(classify(libc::ETIMEDOUT, During::Other).kind, IoErrorKind::Disconnected);
         assert_eq!(classify(libc::ENOSPC, During::Other).kind, IoErrorKind::Full);
+        assert_eq!(classify(libc::ENOSPC, During::Socket).kind, IoErrorKind::Shortage);
         assert_eq!(classify(libc::EIO, During::Other).kind, IoErrorKind::Device);
         assert_eq!(IoError::from_errno(libc::EROFS).kind, IoErrorKind::Permission);
+    }
+
+    #[test]
+    fn a_shortage_is_no_broken_device() {
+        for errno in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS, libc::ENOLCK, libc::EAGAIN] {
+            for during in [During::Other, During::Socket, During::Connect] {
+                assert_eq!(classify(errno, during).kind, IoErrorKind::Shortage, "{errno}");
+            }
+        }
+        for errno in [libc::ENOSPC, libc::EDQUOT, libc::EFBIG] {
+            assert_eq!(IoError::from_errno(errno).kind, IoErrorKind::Full, "{errno}");
+        }
+        for errno in [libc::EIO, libc::ENXIO, libc::ENODEV, libc::EREMOTEIO, libc::EBADF, libc::EINVAL] {
+            assert_eq!(IoError::from_errno(errno).kind, IoErrorKind::Device, "{errno}");
+        }
     }
 
     #[test]

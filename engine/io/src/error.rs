@@ -1,5 +1,7 @@
 //! What an operation can fail with.
 
+use std::fmt;
+
 /// The classes of failure that Kontiki tells apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum IoErrorKind {
@@ -29,11 +31,50 @@ pub enum IoErrorKind {
 }
 
 /// A failed operation: its class and the system's number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{kind:?} (errno {errno})")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IoError {
     /// The class, which the engine acts on.
     pub kind: IoErrorKind,
     /// The operating system's error number, for the operator; zero in simulation.
     pub errno: i32,
+}
+
+impl IoError {
+    /// What there was no more of, and the limit on it; none if this is no shortage.
+    pub fn lacking(&self) -> Option<&'static str> {
+        if self.kind != IoErrorKind::Shortage {
+            return None;
+        }
+        Some(match self.errno {
+            libc::EMFILE => "file descriptors of this process (RLIMIT_NOFILE)",
+            libc::ENFILE => "file descriptors of the machine (fs.file-max)",
+            libc::ENOMEM | libc::ENOBUFS => "memory",
+            libc::ENOLCK => "file locks",
+            libc::EAGAIN => "threads (RLIMIT_NPROC, pids.max) or another resource of the kernel's",
+            _ => "resources of the kernel's",
+        })
+    }
+}
+
+impl fmt::Display for IoError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.lacking() {
+            Some(what) => write!(f, "no more {what} (errno {})", self.errno),
+            None => write!(f, "{:?} (errno {})", self.kind, self.errno),
+        }
+    }
+}
+
+impl std::error::Error for IoError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shortage_says_of_what() {
+        let text = IoError { kind: IoErrorKind::Shortage, errno: libc::EMFILE }.to_string();
+        assert_eq!(text, "no more file descriptors of this process (RLIMIT_NOFILE) (errno 24)");
+        assert_eq!(IoError { kind: IoErrorKind::Device, errno: libc::EIO }.lacking(), None);
+    }
 }

@@ -6,6 +6,7 @@
 
 mod bell;
 mod clock;
+mod descriptors;
 mod errno;
 mod error;
 mod files;

@@ -28,9 +28,6 @@ pub const OWN_CQES: usize = 64;
 /// Most rings registered as fixed buffers.
 pub const MAX_REGISTERED: usize = 8;
 
-/// Most data files in the ring's table; more go by their descriptors.
-pub const MAX_TABLE_FILES: usize = 256;
-
 /// Places in the ring's table for locks, two for each.
 pub const LOCK_PLACES: usize = 8;
 
@@ -40,6 +37,12 @@ pub const LOCK_PATIENCE_MS: u64 = 2_000;
 
 /// How often it is tried meanwhile, in milliseconds.
 pub const LOCK_RETRY_MS: u64 = 5;
+
+/// How long a read or write that fails for lack of memory is tried again, in milliseconds.
+pub const MEMORY_PATIENCE_MS: u64 = 10_000;
+
+/// How often it is tried meanwhile, in milliseconds.
+pub const MEMORY_RETRY_MS: u64 = 20;
 
 /// Most bytes of one read or write handed to the kernel at once; the rest follows. The kernel's own bound is
 /// 2 GiB less a page; this keeps every piece aligned.

@@ -5,10 +5,10 @@ use std::marker::PhantomData;
 
 use kontiki_mem::{Pool, Ring};
 
-use crate::limits::{DEFAULT_CAPACITY, DEFAULT_HANDLES, MAX_CAPACITY, MAX_HANDLES};
+use crate::limits::{DEFAULT_CAPACITY, DEFAULT_HANDLES, LOCK_PLACES, MAX_CAPACITY, MAX_HANDLES};
 use crate::portable::Portable;
 use crate::uring::{Uring, Without};
-use crate::{Io, errno};
+use crate::{Io, descriptors, errno};
 
 /// Which backend to open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +31,9 @@ pub struct Options {
     pub capacity: usize,
     /// Directories, files, listeners and connections open at once, at most [`MAX_HANDLES`].
     pub handles: usize,
+    /// File descriptors that must be to be had beyond those open now; the process's soft limit is raised to that,
+    /// and towards `handles`, as far as the hard one allows. Zero: the limit is left as it is.
+    pub descriptors: usize,
     /// Portable backend: files that were allocated are written through a memory mapping.
     pub mmap_log: bool,
     /// io_uring: what to do without though the kernel has it. For a kernel whose feature is broken, and for tests.
@@ -43,6 +46,7 @@ impl Default for Options {
             backend: Backend::Auto,
             capacity: DEFAULT_CAPACITY,
             handles: DEFAULT_HANDLES,
+            descriptors: 0,
             mmap_log: false,
             without: Without::default(),
         }
@@ -99,6 +103,17 @@ pub enum OpenError {
         /// What the probe found.
         reason: String,
     },
+    /// The process may not have as many file descriptors as are needed.
+    #[error(
+        "{needed} file descriptors are needed and {limit} may be had (RLIMIT_NOFILE): raise the limit (ulimit -n, LimitNOFILE= of a \
+         unit, --ulimit nofile= of a container)"
+    )]
+    Descriptors {
+        /// How many in all, those open already included.
+        needed: u64,
+        /// How many the hard limit allows.
+        limit: u64,
+    },
     /// The system gave no descriptor, memory or thread.
     #[error("{what} could not be made (errno {errno}): raise the process's limits on descriptors, memory or threads")]
     System {
@@ -118,6 +133,10 @@ pub fn open(options: &Options, memory: &[Region<'_>]) -> Result<Box<dyn Io + Sen
         if value == 0 || value > most {
             return Err(OpenError::Option { option, value, most });
         }
+    }
+    if options.descriptors > 0 {
+        // The ring's table of files may have no more places than the soft limit says.
+        descriptors::reserve(options.descriptors, options.handles + LOCK_PLACES)?;
     }
     let io: Box<dyn Io + Send> = match options.backend {
         Backend::Uring => Box::new(Uring::open(options, memory).map_err(|reason| OpenError::Uring { reason })?),

@@ -9,12 +9,15 @@ use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::bell::Bell;
+use crate::errno::lacked_memory;
 use crate::files::{self, DataFile, Dir};
+use crate::limits::{MEMORY_PATIENCE_MS, MEMORY_RETRY_MS};
 use crate::lock::Lock;
 use crate::portable::mapped::Mapped;
-use crate::{IoBuf, IoData, Name, Wake};
+use crate::{IoBuf, IoData, Name, Wake, clock};
 
 /// What to do.
 #[derive(Debug)]
@@ -179,7 +182,7 @@ fn write_group(shared: &Shared, file: &Arc<DataFile>, first: Job, batch: &mut Ve
     let mut next = Some(first);
     while let Some(job) = next.take() {
         if let Job { slot, task: Task::Write { file, offset, data, .. } } = job {
-            let result = write(&file, &data, offset);
+            let result = patient(|| write(&file, &data, offset));
             // Never full: checked before the next one was taken.
             let _ = group.push((slot, data.bytes().len(), result));
         }
@@ -217,11 +220,13 @@ fn finish(shared: &Shared, job: Job) -> Finished {
         }
         Task::Allocate { file, len, map } => allocate(&file, len, map).map(|()| Yield::Done),
         Task::Read { file, offset, mut buf, len } => {
-            let read = files::read(&file.file, &mut buf.bytes_mut()[..len], offset);
+            let read = patient(|| files::read(&file.file, &mut buf.bytes_mut()[..len], offset));
             lent = Some(buf);
             read.map(Yield::Read)
         }
-        Task::Write { file, offset, data, .. } => write(&file, &data, offset).map(|()| Yield::Written(data.bytes().len(), false)),
+        Task::Write { file, offset, data, .. } => {
+            patient(|| write(&file, &data, offset)).map(|()| Yield::Written(data.bytes().len(), false))
+        }
         Task::Sync { file } => {
             shared.flush_calls.fetch_add(1, Ordering::Relaxed);
             files::sync(&file.file).map(|()| Yield::Flushed)
@@ -234,6 +239,20 @@ fn finish(shared: &Shared, job: Job) -> Finished {
         }
     };
     Finished { slot: job.slot, result, buf: lent }
+}
+
+/// Does again, for a while, what only a lack of memory keeps from being done. Not for flushes: after one that failed
+/// nothing is known.
+fn patient<T>(mut call: impl FnMut() -> Result<T, i32>) -> Result<T, i32> {
+    let until = clock::now().plus_ns(MEMORY_PATIENCE_MS * 1_000_000);
+    loop {
+        match call() {
+            Err(errno) if lacked_memory(errno) && clock::now() < until => {
+                std::thread::sleep(Duration::from_millis(MEMORY_RETRY_MS));
+            }
+            other => return other,
+        }
+    }
 }
 
 fn allocate(file: &DataFile, len: u64, map: bool) -> Result<(), i32> {
@@ -253,4 +272,25 @@ fn write(file: &DataFile, data: &IoData, offset: u64) -> Result<(), i32> {
         return Ok(());
     }
     files::write(&file.file, data.bytes(), offset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lack_of_memory_is_waited_out_and_nothing_else_is() {
+        let mut left = 3;
+        let result = patient(|| {
+            left -= 1;
+            if left > 0 { Err(libc::ENOMEM) } else { Ok(()) }
+        });
+        assert_eq!((result, left), (Ok(()), 0));
+        let mut calls = 0;
+        let result: Result<(), i32> = patient(|| {
+            calls += 1;
+            Err(libc::EIO)
+        });
+        assert_eq!((result, calls), (Err(libc::EIO), 1));
+    }
 }

@@ -14,19 +14,23 @@ use crate::status::{PeerStatus, Status};
 const MS: u64 = 1_000_000;
 
 impl Replica {
-    /// Tells the operator when the disk is full, and when it is not any more.
+    /// Tells the operator when the disk is full or the system short of what a segment takes, and when that is over.
     pub(super) fn watch_space(&mut self) {
-        let full = self.wal.space() == Space::Full;
+        let space = self.wal.space();
+        let full = matches!(space, Space::Full | Space::Short(_));
         if full != self.disk_full {
             self.disk_full = full;
-            if full && self.wal.is_full() {
-                tracing::warn!(
+            match space {
+                Space::Short(error) => {
+                    tracing::warn!(%error, "no next segment for now: once the one in use is full, writes are refused until there is");
+                }
+                _ if full && self.wal.is_full() => tracing::warn!(
                     "log full: it has as many segments as it can keep track of, and the state machine has made nothing durable that it may forget"
-                );
-            } else if full {
-                tracing::warn!("disk full: once the segment in use is full, writes are refused until there is space for the next");
-            } else {
-                tracing::info!("disk space is back");
+                ),
+                Space::Full => {
+                    tracing::warn!("disk full: once the segment in use is full, writes are refused until there is space for the next");
+                }
+                Space::Ready | Space::Preparing => tracing::info!("disk space is back"),
             }
         }
     }

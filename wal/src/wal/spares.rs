@@ -78,7 +78,7 @@ impl Wal {
         }
         self.release_evidence();
         let now = io.now();
-        if self.full.is_some_and(|(pause, since)| now < since.plus_ns(pause)) {
+        if self.lacking.is_some_and(|(_, pause, since)| now < since.plus_ns(pause)) {
             return;
         }
         let noted = self.saver.named();
@@ -115,7 +115,7 @@ impl Wal {
         match outcome {
             Outcome::Next(op) => io.submit(Purpose::Prepare.token(), op),
             Outcome::Prepared(segment) => {
-                self.full = None;
+                self.lacking = None;
                 // A new file is named once it is there. Until then no frame goes into it.
                 let span = self.span(segment.number, segment.generation, 0);
                 self.segments.made = Some(segment);
@@ -124,18 +124,19 @@ impl Wal {
                 }
                 self.named();
             }
-            Outcome::Removed => self.full = None,
-            Outcome::Full(segment) => {
+            Outcome::Removed => self.lacking = None,
+            Outcome::Waits(error, segment) => {
                 // The number was not used. Numbers have no gaps, so that a file that is missing is known to be.
                 self.segments.next_number -= 1;
-                let pause = self.full.map_or(MIN_RETRY_NS, |(pause, _)| (2 * pause).min(MAX_RETRY_NS));
-                self.full = Some((pause, io.now()));
+                let pause = self.lacking.map_or(MIN_RETRY_NS, |(_, pause, _)| (2 * pause).min(MAX_RETRY_NS));
+                self.lacking = Some((error, pause, io.now()));
                 if let Some(segment) = segment {
                     self.segments.retired.push_front(segment);
                 }
                 tracing::warn!(
+                    %error,
                     retry_ms = pause / 1_000_000,
-                    "no space to prepare a log segment: appends stop when the current one is full"
+                    "no space to prepare a log segment, or too little of something else: appends stop when the current one is full"
                 );
             }
         }

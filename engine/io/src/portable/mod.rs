@@ -177,9 +177,9 @@ impl Portable {
                 self.hand_over(slot, Task::Unlink { dir, name })
             }
             Op::Listen { addr } => {
-                let (fd, bound) = sockets::listen(addr, Blocking::No)?;
-                let handle = self.watch(fd, Object::Listener)?;
-                self.conclude(slot, Ok(Output::Listening(handle, bound)), None);
+                let listening = sockets::listen(addr, Blocking::No).and_then(|(fd, bound)| Ok((self.watch(fd, Object::Listener)?, bound)));
+                let result = listening.map(|(handle, bound)| Output::Listening(handle, bound));
+                self.conclude(slot, result.map_err(|errno| classify(errno, During::Socket)), None);
                 Ok(())
             }
             Op::Resolve { host, port } => match host.address() {
@@ -374,7 +374,7 @@ impl Portable {
                 Attempt::Done((socket, peer)) => {
                     let taken = sockets::tune(socket.as_raw_fd()).and_then(|()| self.watch(socket, Object::Connection));
                     let result = taken.map(|handle| Output::Accepted(handle, peer));
-                    self.conclude(slot, result.map_err(IoError::from_errno), None);
+                    self.conclude(slot, result.map_err(|errno| classify(errno, During::Socket)), None);
                 }
             },
             Work::Connect { fd, handle } => match transfer::connected(fd) {

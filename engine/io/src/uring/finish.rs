@@ -10,7 +10,7 @@ use kontiki_mem::BLOCK_BYTES;
 use super::Uring;
 use super::slots::{Read, Work, Write};
 use super::start::owned;
-use crate::errno::{During, classify, is_lost_accept, is_transient};
+use crate::errno::{During, classify, is_lost_accept, is_transient, lacked_memory};
 use crate::files::{self, DataFile, Dir};
 use crate::handles::Object;
 use crate::sockets;
@@ -86,13 +86,19 @@ impl Uring {
         let result = results[0];
         // An operation that did nothing and says "again" goes again, unless everything is coming to an end.
         let again = result < 0 && is_transient(-result) && !self.draining;
+        // Not begun, for lack of memory, or of a thread of the kernel's (it then says that it was cancelled): the file worker
+        // waits and tries. Pushed again at once, it would be a loop that keeps the processor from whatever could end it.
+        let lacking = result < 0 && (lacked_memory(-result) || result == -libc::ECANCELED) && !self.draining;
+        if lacking && matches!(work, Work::Read(_) | Work::Write(_)) && self.need_worker().is_ok() {
+            return self.go_on_aside(slot, work);
+        }
         match work {
-            Work::Read(read) if again => {
+            Work::Read(read) if result == -libc::EINTR && again => {
                 self.push_read(slot, read);
                 Ended::Goes
             }
             Work::Read(read) => self.end_read(slot, read, result),
-            Work::Write(write) if again => {
+            Work::Write(write) if result == -libc::EINTR && again => {
                 self.push_write(slot, write);
                 Ended::Goes
             }
@@ -201,6 +207,20 @@ impl Uring {
         }
     }
 
+    /// Gives a read or write, whole, to the file worker.
+    fn go_on_aside(&mut self, slot: u32, work: Work) -> Ended {
+        let task = match work {
+            Work::Read(Read { file, buf, offset, len, .. }) => Task::Read { file, offset, buf, len },
+            Work::Write(Write { file, data, offset, durable, .. }) => Task::Write { file, offset, data, durable },
+            other => unreachable!("{other:?} is not done aside"),
+        };
+        tracing::warn!(?task, "the kernel lacks memory or threads: the operation is tried again by the file worker");
+        match self.hand_over(slot, None, task) {
+            Ok(()) => Ended::Goes,
+            Err(errno) => Ended::failed(errno),
+        }
+    }
+
     fn end_read(&mut self, slot: u32, mut read: Read, result: i32) -> Ended {
         if result < 0 {
             return Ended::Over(Err(classify(-result, During::Other)), Some(read.buf));
@@ -306,7 +326,16 @@ impl Uring {
                 Err(errno) => Ended::failed(errno),
             },
             (Ok(Yield::Opened(..)), _) => unreachable!("an open keeps its directory"),
-            (Ok(_), _) => Ended::Over(Ok(Output::Done), None),
+            (Ok(Yield::Read(count)), _) => {
+                self.stats.bytes_read += count as u64;
+                Ended::Over(Ok(Output::Bytes(count)), None)
+            }
+            (Ok(Yield::Written(count, durable)), _) => {
+                self.stats.bytes_written += count as u64;
+                self.stats.flushes += u64::from(durable);
+                Ended::Over(Ok(Output::Done), None)
+            }
+            (Ok(Yield::Done | Yield::Flushed), _) => Ended::Over(Ok(Output::Done), None),
         };
         if let Ended::Over(result, buf) = ended {
             self.conclude(slot, result, buf.or(finished.buf));
@@ -315,8 +344,72 @@ impl Uring {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use kontiki_mem::Pool;
+
     use super::*;
+    use crate::{Handle, Io, IoData, Name, Op, Options, Region, Token};
+
+    fn call(io: &mut Uring, op: Op) -> Completion {
+        io.submit(Token(1), op);
+        wait(io)
+    }
+
+    fn wait(io: &mut Uring) -> Completion {
+        let mut done = Vec::new();
+        while done.is_empty() {
+            let until = io.now().plus_ns(1_000_000_000);
+            io.turn(Some(until), &mut done).unwrap();
+        }
+        done.remove(0)
+    }
+
+    fn handle(completion: Completion) -> Handle {
+        match completion.result {
+            Ok(Output::Opened(handle) | Output::File(handle, _)) => handle,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_had_no_memory_or_thread_for_is_done_all_the_same() {
+        const B: usize = BLOCK_BYTES;
+        let pool = Pool::new(2, B);
+        let Ok(mut io) = Uring::open(&Options::default(), &[Region::pool(&pool)]) else { return };
+        let path = tempfile::tempdir().unwrap();
+        let dir = handle(call(&mut io, Op::OpenDir { path: path.path().into(), create: false }));
+        let open = handle(call(&mut io, Op::Open { dir, name: Name::new("data").unwrap(), create: true }));
+        call(&mut io, Op::Allocate { file: open, len: B as u64 }).result.unwrap();
+        for errno in [libc::ENOMEM, libc::EAGAIN, libc::ECANCELED] {
+            // As if the kernel had answered so.
+            let file = io.handles.file(open).unwrap();
+            let mut buf = pool.take().unwrap();
+            buf.bytes_mut().fill(errno as u8);
+            let write = Write {
+                file: Arc::clone(&file),
+                fixed: None,
+                data: IoData::Pool(buf, B),
+                offset: 0,
+                done: 0,
+                durable: true,
+                linked: false,
+            };
+            let slot = io.slots.take(Token(7), Some(open));
+            io.handles.begin(open);
+            assert!(matches!(io.end(slot, Work::Write(write), [-errno, 0]), Ended::Goes));
+            let written = wait(&mut io);
+            assert!(written.token == Token(7) && matches!(written.result, Ok(Output::Done)), "{written:?}");
+            let read = Read { file, fixed: None, buf: IoBuf::Pool(pool.take().unwrap()), offset: 0, len: B, done: 0 };
+            let slot = io.slots.take(Token(8), Some(open));
+            io.handles.begin(open);
+            assert!(matches!(io.end(slot, Work::Read(read), [-errno, 0]), Ended::Goes));
+            let read = wait(&mut io);
+            assert!(matches!(read.result, Ok(Output::Bytes(B))), "{read:?}");
+            assert!(read.buf.unwrap().bytes().iter().all(|byte| *byte == errno as u8));
+        }
+        assert_eq!(pool.available(), 2);
+    }
 
     #[test]
     fn a_tag_survives_the_kernel() {

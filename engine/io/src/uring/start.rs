@@ -293,13 +293,19 @@ impl Uring {
 
     /// Hands a job to the file worker, starting it with the first.
     pub(super) fn hand_over(&mut self, slot: u32, dir: Option<Arc<Dir>>, task: Task) -> Result<(), i32> {
-        let worker = match self.worker.take() {
-            Some(worker) => worker,
-            None => Worker::start(self.slots.capacity(), Arc::clone(&self.bell))?,
-        };
+        self.need_worker()?;
         self.slots.get(slot).work = Work::Worker { dir };
-        worker.submit(slot, task);
-        self.worker = Some(worker);
+        if let Some(worker) = &self.worker {
+            worker.submit(slot, task);
+        }
+        Ok(())
+    }
+
+    /// Starts the file worker, if it is not there. The error is the system's number: no thread is to be had.
+    pub(super) fn need_worker(&mut self) -> Result<(), i32> {
+        if self.worker.is_none() {
+            self.worker = Some(Worker::start(self.slots.capacity(), Arc::clone(&self.bell))?);
+        }
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 use io_uring::IoUring;
 
 use crate::errno;
-use crate::limits::{LOCK_PLACES, MAX_TABLE_FILES};
+use crate::limits::LOCK_PLACES;
 
 #[derive(Debug)]
 pub(super) struct Table {
@@ -20,7 +20,7 @@ impl Table {
     /// Registers an empty table with the ring. The error is the system's number: without it there are no locks.
     pub(super) fn register(ring: &IoUring, handles: usize, data_files: bool) -> Result<Table, i32> {
         let submitter = ring.submitter();
-        let mut files = if data_files { handles.min(MAX_TABLE_FILES) } else { 0 };
+        let mut files = if data_files { handles } else { 0 };
         loop {
             let size = files + LOCK_PLACES;
             // Sparse tables by name are 5.19's; older kernels take a table full of "none".
