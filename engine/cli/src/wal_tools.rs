@@ -90,7 +90,8 @@ fn judge(dir: &Path, verdict: &Verdict) -> Result<(), Error> {
     }
     if verdict.report.uncertain {
         say(
-            "something unreadable stands at the end of the log: a write that a crash cut off, or on a medium that loses what was flushed an acknowledged one",
+            "something unreadable stands at the end of the log: a write that a kill or a crash cut off; or, after a power cut on a medium that loses what was \
+             flushed, an acknowledged one. Only a start knows whether the power was off since the last one",
         );
     }
     say("intact");
