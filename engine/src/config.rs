@@ -29,7 +29,9 @@ pub enum Medium {
     /// An unreadable last frame was a torn write, and is dropped.
     Safe,
     /// What was flushed may be damaged by a later power cut: SD cards, cheap flash. An unreadable
-    /// last frame may have been acknowledged: the replica recovers it from its peers before it votes again.
+    /// last frame may have been acknowledged: the replica recovers it from its peers before it votes again. Zeros are written
+    /// behind the log's end, so that this is in doubt only where a write was in flight: while frames are small, as many bytes as the
+    /// frames themselves; under load with large ones next to none.
     #[default]
     Lossy,
 }

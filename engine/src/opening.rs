@@ -190,7 +190,10 @@ impl Opening {
         }
         let config = self.config.clone();
         let took = now.since(self.began);
-        let recovery = describe(&report, took);
+        let mut recovery = describe(&report, took);
+        if hard_state.recovering {
+            recovery = format!("{recovery}; recovering, to be settled by others: {}", what_settles(&config));
+        }
         if hard_state.recovering {
             tracing::warn!(%recovery, "log recovered with losses: this replica refetches from its peers and does not vote until it has what it lost");
         } else {
@@ -274,6 +277,21 @@ fn describe(report: &kontiki_wal::RecoveryReport, took_ns: u64) -> String {
     let seconds = took_ns.max(1) as f64 / 1e9;
     let mib = report.bytes as f64 / f64::from(1 << 20);
     format!("{report}; {mib:.1} MiB in {seconds:.3} s ({:.0} MiB/s)", mib / seconds)
+}
+
+/// Who has to be there so that a replica which may have lost something learns whether it has, for the operator.
+fn what_settles(config: &Config) -> String {
+    let others: Vec<String> = config.members.iter().filter(|m| m.id != config.id).map(|m| m.id.to_string()).collect();
+    let majority = config.members.len() / 2 + 1;
+    let ids = others.join(", ");
+    if majority <= others.len() {
+        format!(
+            "{majority} of nodes {ids} up and not recovering themselves elect a leader, which gives this one what it lacks; where every \
+             member is recovering, all of them must be up"
+        )
+    } else {
+        format!("nodes {ids} are no majority without this one's vote; where every member is recovering, all of them up elect a leader")
+    }
 }
 
 /// The configured seed, different for every node and start; or the process's own randomness.

@@ -7,6 +7,7 @@ use kontiki_io::{Handle, Io, IoData, Op};
 use kontiki_mem::{Block, PoolBuf, Span};
 
 use crate::limits::{MAX_QUEUED, MAX_WRITES_IN_FLIGHT};
+use crate::margin::Range;
 use crate::token::Purpose;
 
 #[derive(Debug)]
@@ -23,6 +24,16 @@ struct Item {
     offset: u64,
     position: u64,
     content: Content,
+}
+
+impl Item {
+    fn lies_in(&self, barred: Option<Range>) -> bool {
+        let bytes = match &self.content {
+            Content::Header(block) => block.len(),
+            Content::Frame(_, frame) => frame.len(),
+        };
+        barred.is_some_and(|range| range.overlaps(self.position, self.position + bytes as u64))
+    }
 }
 
 /// One write in flight.
@@ -95,9 +106,10 @@ impl Appender {
         self.queue.push_back(Item { file, offset, position, content: Content::Frame(write, frame) });
     }
 
-    /// Submits writes while slots are free.
-    pub(crate) fn pump(&mut self, io: &mut dyn Io) {
+    /// Submits writes while slots are free. What would lie in `barred`, where zeros are being written, waits, and all behind it.
+    pub(crate) fn pump(&mut self, barred: Option<Range>, io: &mut dyn Io) {
         while self.flights.len() < self.writes_in_flight
+            && self.queue.front().is_some_and(|item| !item.lies_in(barred))
             && let Some(Item { file, offset, position, content }) = self.queue.pop_front()
         {
             let (data, frames) = match content {
@@ -106,7 +118,7 @@ impl Appender {
                     (IoData::Pool(block, length), None)
                 }
                 Content::Frame(write, frame) => {
-                    let (span, frames) = self.gather(file, position, write, frame);
+                    let (span, frames) = self.gather(file, position, write, frame, barred);
                     (IoData::Span(span), Some(frames))
                 }
             };
@@ -117,12 +129,13 @@ impl Appender {
     }
 
     /// Takes the frames that follow in the file and in memory along, up to the bound.
-    fn gather(&mut self, file: Handle, position: u64, write: WriteId, frame: Block) -> (Span, (u64, WriteId)) {
+    fn gather(&mut self, file: Handle, position: u64, write: WriteId, frame: Block, barred: Option<Range>) -> (Span, (u64, WriteId)) {
         let mut end = position + frame.len() as u64;
         let mut newest = write;
         let mut span = Span::one(frame);
         while let Some(Item { content: Content::Frame(_, next), .. }) = self.queue.front()
             && span.len() + next.len() <= self.max_write_bytes
+            && !self.queue.front().is_some_and(|item| item.lies_in(barred))
             && let Some(Item { file: next_file, offset, position, content: Content::Frame(write, next) }) = self.queue.pop_front()
         {
             let length = next.len() as u64;

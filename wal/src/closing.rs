@@ -43,7 +43,7 @@ impl Wal {
         if let Some(Closing::Writing) = self.closing {
             if self.poison.is_none() {
                 self.saver.pump(self.appender.durable(), io);
-                self.appender.pump(io);
+                self.appender.pump(self.margin.under_way(), io);
                 if !self.appender.idle() || !self.saver.idle() {
                     return;
                 }
@@ -59,6 +59,7 @@ impl Wal {
         if let Some(Closing::Waiting) = self.closing
             && self.appender.in_flight() + self.reads.in_progress() == 0
             && !self.saver.busy()
+            && self.margin.under_way().is_none()
             && !self.preparer.busy()
         {
             let segments = std::mem::replace(&mut self.segments, Segments::none());

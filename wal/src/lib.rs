@@ -64,6 +64,7 @@ mod hard_state;
 mod index;
 mod layout;
 pub mod limits;
+mod margin;
 pub mod names;
 pub mod offline;
 mod opening;

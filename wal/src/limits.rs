@@ -32,8 +32,9 @@ pub const MAX_SPARE_SEGMENTS: usize = 16;
 pub const MAX_READS: usize = 16;
 /// Reads of frames among them: what is left is for lookups alone.
 pub const MAX_FRAME_READS: usize = MAX_READS - LOOKUP_BUFFERS;
-/// Operations outstanding at once beside log writes: an update of the hard state, a step of preparing a segment, reads and lookups.
-pub const OTHER_OPERATIONS: usize = 2 + MAX_READS;
+/// Operations outstanding at once beside log writes: an update of the hard state, a step of preparing a segment, zeros behind the log's end,
+/// reads and lookups.
+pub const OTHER_OPERATIONS: usize = 3 + MAX_READS;
 /// Frames that one read yields at most.
 pub const MAX_FRAMES_PER_READ: usize = 32;
 /// Places remembered for the next read of a sequential reader.
@@ -50,6 +51,12 @@ pub const READ_ATTEMPTS: usize = 3;
 pub const RECOVERY_READS: usize = 2;
 /// Size of the writes that zero a new segment, in bytes: small, so that appends get in between.
 pub const ZERO_BYTES: usize = 256 << 10;
+/// Zeros that are kept ahead of the log on a lossy medium while frames are small, in bytes: refilled once half of them is left.
+pub const MARGIN_BYTES: usize = 64 << 10;
+/// Up to this length on average frames are small, in bytes: what they cost in zeros is at most what they are themselves.
+pub const LIGHT_FRAME_BYTES: usize = 16 << 10;
+/// How long a log of larger frames rests before a block of zeros marks its end, in ns: longer than what lies between two frames under load.
+pub const REST_NS: u64 = 5_000_000;
 /// First pause after preparation found the disk full, in ns. Doubles up to [`MAX_RETRY_NS`].
 pub const MIN_RETRY_NS: u64 = 100_000_000;
 /// Longest pause between attempts to prepare a segment on a full disk, in ns.
@@ -69,5 +76,7 @@ const _: () = assert!(MAX_QUEUED > MAX_WRITES_IN_FLIGHT + MAX_SPARE_SEGMENTS);
 const _: () = assert!(MAX_SEGMENTS > MAX_SPARE_SEGMENTS + 2);
 // Whatever else goes on: a change of term can be written, a segment opened, an old term looked up.
 const _: () = assert!(HARD_STATE_BLOCKS >= 3 && HEADERS_AHEAD >= 1 && LOOKUP_BUFFERS >= 1 && MAX_FRAME_READS >= 1);
+// A small frame finds zeros ahead of it while the next are being written.
+const _: () = assert!(4 * LIGHT_FRAME_BYTES <= MARGIN_BYTES && MARGIN_BYTES <= ZERO_BYTES && MARGIN_BYTES.is_multiple_of(2 * BLOCK_BYTES));
 // Opening reads with fewer.
 const _: () = assert!(RECOVERY_READS < OTHER_OPERATIONS);

@@ -240,7 +240,7 @@ pub fn examine<E>(
     }
     let report = RecoveryReport {
         segments: segments.iter().filter(|segment| segment.part == Part::Log).count(),
-        uncertain: recovered.damage.is_none() && clean_end != recovered.end && (recovered.evidence || !recovered.blank_end),
+        uncertain: recovered.damage.is_none() && clean_end != recovered.end && !recovered.marked,
         hard_state_repaired: false,
         spares: segments.iter().filter(|segment| segment.part == Part::Spare).count(),
         ..recovered.report()

@@ -10,7 +10,7 @@ use kontiki_mem::{Pool, PoolBuf};
 
 use crate::hard_state::{Copy, MAX_NUMBER, Record, SegmentSpan, judge};
 use crate::layout::whole_blocks;
-use crate::limits::{HARD_STATE_BLOCKS, HARD_STATE_FILE_BYTES, MAX_SEGMENTS, READ_ATTEMPTS};
+use crate::limits::{HARD_STATE_BLOCKS, HARD_STATE_FILE_BYTES, MARGIN_BYTES, MAX_SEGMENTS, READ_ATTEMPTS};
 use crate::prepare::{Outcome, Preparer};
 use crate::recovery::{Flow, Recovered, Recovery, SegmentFile};
 use crate::saver::{self, Saver};
@@ -59,6 +59,7 @@ enum Step {
     ReadHeader(usize),
     Recover,
     SyncSegment(usize),
+    MarkEnd,
     SyncDir,
     Prepare,
     Save(Copy),
@@ -341,6 +342,11 @@ impl Opening {
                 result.map_err(failed("flush", names::segment(number)))?;
                 Ok(self.sync_segment(at + 1))
             }
+            Step::MarkEnd => {
+                let number = self.tail().and_then(|at| self.listed.get(at)).copied().unwrap_or(0);
+                result.map_err(failed("write zeros to", names::segment(number)))?;
+                Ok(self.sync_dir())
+            }
             Step::SyncDir => {
                 result.map_err(failed("flush the directory of", hard_state()))?;
                 Ok(self.prepare_or_save())
@@ -482,7 +488,7 @@ impl Opening {
         // Nor is anything of it lost if a process was killed and the power stayed on: all that was written is there, on the medium or in
         // a cache that is flushed below, and nothing of the dead process is still on its way once its lock is free.
         let killed = self.record.place.is_same(&self.place);
-        let uncertain = recovered.damage.is_none() && lossy && !clean && !killed && (recovered.evidence || !recovered.blank_end);
+        let uncertain = recovered.damage.is_none() && lossy && !clean && !killed && !recovered.marked;
         self.report =
             RecoveryReport { uncertain, same_boot: killed, hard_state_repaired: self.report.hard_state_repaired, ..recovered.report() };
         if let Some(damage) = recovered.damage {
@@ -502,6 +508,7 @@ impl Opening {
         self.record.watermark = recovered.end;
         self.record.span = self.span(&recovered);
         self.recovered = Some(Box::new(recovered));
+        self.preparer = Some(Preparer::new(self.dir, self.options.segment_bytes, lossy));
         Ok(self.sync_segment(0))
     }
 
@@ -524,8 +531,31 @@ impl Opening {
         }
     }
 
+    /// The file that the log ends in, if it goes on there: its place in the list.
+    fn tail(&self) -> Option<usize> {
+        let recovered = self.recovered.as_ref()?;
+        let tail = recovered.files.iter().rposition(|file| file.linked)?;
+        let goes_on = recovered.damage.is_none() && !recovered.evidence && !self.report.uncertain;
+        (goes_on && recovered.files.get(tail)?.bytes == self.options.segment_bytes).then_some(tail)
+    }
+
+    /// A log that was closed in order may end where no zeros follow. They are written before the note of its end goes: from then on they tell it.
+    fn mark_end(&mut self) -> Option<Then> {
+        let tail = self.tail()?;
+        let (recovered, preparer) = (self.recovered.as_mut()?, self.preparer.as_ref()?);
+        let (file, &handle) = (recovered.files.get(tail)?, self.segment_handles.get(tail)?);
+        let limit = (file.number + 1) * self.options.segment_bytes;
+        if self.options.medium == Medium::Safe || recovered.blank_to > recovered.end || recovered.end >= limit {
+            return None;
+        }
+        recovered.blank_to = limit.min(recovered.end + MARGIN_BYTES as u64);
+        let offset = recovered.end - file.number * self.options.segment_bytes;
+        let data = preparer.zeros((recovered.blank_to - recovered.end) as usize);
+        Some(Then::Op(Step::MarkEnd, Op::Write { file: handle, offset, data, durable: true }))
+    }
+
     /// Flushes every segment that may hold frames past the watermark: what was read may have come from the drive's cache, and counts as durable from now on.
-    fn sync_segment(&self, from: usize) -> Then {
+    fn sync_segment(&mut self, from: usize) -> Then {
         if let Some(recovered) = &self.recovered {
             for (at, file) in recovered.files.iter().enumerate().skip(from) {
                 let reaches = (file.number + 1) * self.options.segment_bytes > recovered.watermark;
@@ -537,24 +567,27 @@ impl Opening {
                 }
             }
         }
+        self.mark_end().unwrap_or_else(|| self.sync_dir())
+    }
+
+    fn sync_dir(&self) -> Then {
         Then::Op(Step::SyncDir, Op::SyncDir { dir: self.dir })
     }
 
     /// A first start is finished only once there is a segment to write to.
     fn prepare_or_save(&mut self) -> Then {
-        let mut preparer = Preparer::new(self.dir, self.options.segment_bytes);
-        let then = if self.record.incarnation == Incarnation(1) && self.listed.is_empty() {
-            Then::Op(Step::Prepare, preparer.create(1))
-        } else {
-            self.write_record(Step::Save(Copy::First), Copy::First)
-        };
-        self.preparer = Some(preparer);
-        then
+        if self.record.incarnation == Incarnation(1)
+            && self.listed.is_empty()
+            && let Some(preparer) = &mut self.preparer
+        {
+            return Then::Op(Step::Prepare, preparer.create(1));
+        }
+        self.write_record(Step::Save(Copy::First), Copy::First)
     }
 
     fn opened(&mut self) -> Opened {
         let (Some(recovered), Some(preparer)) = (self.recovered.take(), self.preparer.take()) else { panic!("everything was found") };
-        let Recovered { log, files, end, damage, evidence, .. } = *recovered;
+        let Recovered { log, files, end, blank_to, damage, evidence, .. } = *recovered;
         let mut segments = Segments::none();
         let whole = |file: &SegmentFile| file.bytes == self.options.segment_bytes;
         // A spare lies above everything that was ever written to: numbers grow along the log. Behind damage nobody knows what was written to.
@@ -566,7 +599,9 @@ impl Opening {
                 Found::Unused { generation, .. } => (generation, false),
                 Found::Damaged => (0, false),
             };
-            let mut segment = Segment { number: file.number, file: handle, generation, whole: whole(file), readers: 0 };
+            // A file that was never used holds zeros, or there would be evidence. Of a recycled one that is not known.
+            let zeros = if matches!(file.found, Found::Unused { generation: 0, .. }) { self.options.segment_bytes } else { 0 };
+            let mut segment = Segment { number: file.number, file: handle, generation, whole: whole(file), readers: 0, blank_to: zeros };
             segments.next_number = file.number + 1;
             if file.number < self.record.span.oldest {
                 // Released, and not recycled or removed before the last run ended.
@@ -615,6 +650,7 @@ impl Opening {
             boot: self.record.incarnation,
             end,
             fresh,
+            blank_to,
         });
         tracing::info!(boot = self.record.incarnation.0, report = %self.report, "log open");
         Opened { wal, hard_state: state, incarnation: self.record.incarnation, restored, report: self.report.clone() }

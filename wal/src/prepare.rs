@@ -4,10 +4,11 @@
 //! finished file. A recycled file is renamed and keeps its old contents, which can never pass for new: position and
 //! generation stand in every stamp. One operation at a time.
 
+use kontiki_frame::BLOCK_BYTES;
 use kontiki_io::{Handle, IoData, IoError, IoErrorKind, Name, Op, Output};
-use kontiki_mem::Pool;
+use kontiki_mem::{Block, Pool, Span};
 
-use crate::limits::ZERO_BYTES;
+use crate::limits::{MARGIN_BYTES, ZERO_BYTES};
 use crate::segments::Segment;
 use crate::{WalError, names};
 
@@ -44,6 +45,8 @@ enum Step {
     /// A released file gets its new name.
     Recycle(Segment),
     SyncRecycled(Segment),
+    /// It is the next one's now: zeros where its first frames will lie.
+    Blank(Segment),
     /// A released file that nobody needs goes.
     Close(Segment),
     Remove(u64),
@@ -55,8 +58,9 @@ enum Step {
 pub(crate) struct Preparer {
     dir: Handle,
     segment_bytes: u64,
-    /// Only ever written from, so its buffer stays zero.
-    zeros: Pool,
+    zeros: Block,
+    /// Whether the beginning of a recycled file is zeroed.
+    blanks: bool,
     /// Number of the segment being prepared.
     number: u64,
     step: Option<Step>,
@@ -65,8 +69,15 @@ pub(crate) struct Preparer {
 }
 
 impl Preparer {
-    pub(crate) fn new(dir: Handle, segment_bytes: u64) -> Preparer {
-        Preparer { dir, segment_bytes, zeros: Pool::new(1, ZERO_BYTES), number: 0, step: None, left_open: None }
+    /// `blanks`: a recycled segment begins with zeros, so that the end of a log in it can be recognised.
+    pub(crate) fn new(dir: Handle, segment_bytes: u64, blanks: bool) -> Preparer {
+        let Some(zeros) = Pool::new(1, ZERO_BYTES).take() else { panic!("a new pool has its buffer") };
+        Preparer { dir, segment_bytes, zeros: zeros.freeze(), blanks, number: 0, step: None, left_open: None }
+    }
+
+    /// So many zeros, at most [`ZERO_BYTES`], to be written.
+    pub(crate) fn zeros(&self, bytes: usize) -> IoData {
+        IoData::Span(Span::one(self.zeros.slice(0, bytes)))
     }
 
     pub(crate) fn busy(&self) -> bool {
@@ -110,9 +121,12 @@ impl Preparer {
             Step::ClearWay | Step::Unlink(_) => Op::Unlink { dir, name: fresh },
             Step::Allocate(file) => Op::Allocate { file: *file, len: self.segment_bytes },
             Step::Zero(file, offset) => {
-                let Some(zeros) = self.zeros.take() else { panic!("a completed write has given its buffer back") };
-                let length = (self.segment_bytes - offset).min(zeros.len() as u64) as usize;
-                Op::Write { file: *file, offset: *offset, data: IoData::Pool(zeros, length), durable: false }
+                let length = (self.segment_bytes - offset).min(ZERO_BYTES as u64) as usize;
+                Op::Write { file: *file, offset: *offset, data: self.zeros(length), durable: false }
+            }
+            Step::Blank(segment) => {
+                let offset = BLOCK_BYTES as u64;
+                Op::Write { file: segment.file, offset, data: self.zeros((segment.blank_to - offset) as usize), durable: true }
             }
             Step::Sync(file) => Op::Sync { file: *file },
             Step::Rename(_) => Op::Rename { dir, from: fresh, to: names::segment(self.number) },
@@ -149,16 +163,26 @@ impl Preparer {
             }
             (Step::Sync(file), _) => self.next(Step::Rename(file)),
             (Step::Rename(file), _) => self.next(Step::SyncName(file)),
-            (Step::SyncName(file), _) => {
-                Ok(Outcome::Prepared(Segment { number: self.number, file, generation: 0, whole: true, readers: 0 }))
-            }
+            (Step::SyncName(file), _) => Ok(Outcome::Prepared(Segment {
+                number: self.number,
+                file,
+                generation: 0,
+                whole: true,
+                readers: 0,
+                blank_to: self.segment_bytes,
+            })),
             (Step::GiveUp(_, why), _) => self.next(Step::Unlink(why)),
             (Step::Unlink(why), _) => Ok(Outcome::Waits(why, None)),
             (Step::Recycle(segment), _) => self.next(Step::SyncRecycled(segment)),
             (Step::SyncRecycled(segment), _) => {
-                let generation = segment.generation + 1;
-                Ok(Outcome::Prepared(Segment { number: self.number, generation, ..segment }))
+                let segment = Segment { number: self.number, generation: segment.generation + 1, blank_to: 0, ..segment };
+                if !self.blanks {
+                    return Ok(Outcome::Prepared(segment));
+                }
+                let blank_to = self.segment_bytes.min((BLOCK_BYTES + MARGIN_BYTES) as u64);
+                self.next(Step::Blank(Segment { blank_to, ..segment }))
             }
+            (Step::Blank(segment), _) => Ok(Outcome::Prepared(segment)),
             (Step::Close(segment), _) => self.next(Step::Remove(segment.number)),
             (Step::Remove(number), _) => self.next(Step::SyncRemoved(number)),
             (Step::SyncRemoved(_), _) => Ok(Outcome::Removed),
@@ -207,7 +231,7 @@ impl Step {
             | Step::Rename(file)
             | Step::SyncName(file)
             | Step::GiveUp(file, _) => Some(*file),
-            Step::Recycle(segment) | Step::SyncRecycled(segment) | Step::Close(segment) => Some(segment.file),
+            Step::Recycle(segment) | Step::SyncRecycled(segment) | Step::Blank(segment) | Step::Close(segment) => Some(segment.file),
             Step::Open | Step::ClearWay | Step::Unlink(_) | Step::Remove(_) | Step::SyncRemoved(_) => None,
         }
     }
@@ -223,6 +247,7 @@ impl Step {
             Step::Rename(_) => ("rename", fresh),
             Step::Recycle(segment) => ("rename", names::segment(segment.number)),
             Step::SyncName(_) | Step::SyncRecycled(_) => ("make durable the name", names::segment(number)),
+            Step::Blank(segment) => ("write zeros to", names::segment(segment.number)),
             Step::GiveUp(..) => ("close", fresh),
             Step::Close(segment) => ("close", names::segment(segment.number)),
             Step::Remove(number) => ("remove", names::segment(*number)),

@@ -89,8 +89,8 @@ pub(crate) struct Recovery {
     watermark: u64,
     end: u64,
     cause: Cause,
-    /// Whether the block at the log's end is all zeros, or there is none.
-    blank_end: bool,
+    /// What lies between the log's end and this position is zeros.
+    blank_to: u64,
     frames: u64,
     frame_bytes: u64,
     dropped_bytes: u64,
@@ -113,8 +113,11 @@ pub(crate) struct Recovered {
     pub(crate) damage: Option<Damage>,
     /// Traces of writes past the end.
     pub(crate) evidence: bool,
-    /// Nothing at all stands at the end.
-    pub(crate) blank_end: bool,
+    /// What lies between the end and this position is zeros.
+    pub(crate) blank_to: u64,
+    /// Nothing was ever written behind the end but what had not been acknowledged: there is a block of zeros, or no place for a block; and no
+    /// segment after it whose header was lost.
+    pub(crate) marked: bool,
     pub(crate) frames: u64,
     pub(crate) frame_bytes: u64,
     pub(crate) dropped_bytes: u64,
@@ -145,7 +148,7 @@ impl Recovery {
             watermark: 0,
             end: segment_bytes,
             cause: Cause::SegmentEnd,
-            blank_end: true,
+            blank_to: 0,
             frames: 0,
             frame_bytes: 0,
             dropped_bytes: 0,
@@ -413,6 +416,7 @@ impl Recovery {
                 self.traces = (self.end, self.end);
                 // The end may lie in a frame of a former life. The block at the end is looked at whatever it may be.
                 self.inside = u64::MAX;
+                self.blank_to = self.end;
                 Flow::Continue
             }
         }
@@ -429,8 +433,8 @@ impl Recovery {
     fn search_block(&mut self, block: &[u8]) {
         let Some(file) = self.files.get(self.file) else { return };
         let blank = all_zero(block);
-        if self.at == self.end {
-            self.blank_end = blank;
+        if blank && self.at == self.blank_to {
+            self.blank_to += BLOCK;
         }
         if blank {
             return;
@@ -511,6 +515,9 @@ impl Recovery {
             cause,
         });
         let evidence = self.files.iter().any(|file| file.evidence);
+        let full = self.log.limit().is_none_or(|limit| self.end >= limit);
+        let header_lost = self.files.iter().any(|file| self.tail().is_none_or(|tail| file.number > tail) && file.found == Found::Damaged);
+        let marked = (full || self.blank_to > self.end) && !header_lost;
         Recovered {
             log: self.log,
             files: self.files,
@@ -518,7 +525,8 @@ impl Recovery {
             watermark: self.watermark,
             damage,
             evidence,
-            blank_end: self.blank_end,
+            blank_to: self.blank_to,
+            marked,
             frames: self.frames,
             frame_bytes: self.frame_bytes,
             dropped_bytes: self.dropped_bytes,

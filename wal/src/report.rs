@@ -29,7 +29,7 @@ pub struct RecoveryReport {
     pub dropped_tail_bytes: u64,
     /// Acknowledged data that is gone.
     pub damage: Option<Damage>,
-    /// The tail's last frames may have been acknowledged and lost: the medium is lossy, and something unreadable stands at the end.
+    /// The tail's last frames may have been acknowledged and lost: the medium is lossy, and at the end stands what is neither a frame nor zeros.
     pub uncertain: bool,
     /// The machine has not been off since the last start, nor the medium away: whatever ended that run lost nothing that it had written.
     pub same_boot: bool,
@@ -53,7 +53,10 @@ impl fmt::Display for RecoveryReport {
             write!(f, ", {damage}")?;
         }
         if self.uncertain {
-            write!(f, ", the last write may have been acknowledged and lost")?;
+            write!(
+                f,
+                ", what was written last may have been acknowledged and lost: behind the end stand no zeros, and the medium is lossy"
+            )?;
         }
         Ok(())
     }

@@ -15,8 +15,10 @@ pub(crate) struct Segment {
     pub(crate) generation: u64,
     /// Whether the file has a segment's length; one that has not is never used again.
     pub(crate) whole: bool,
-    /// Reads in progress: until they are done the file keeps its contents.
+    /// Reads of it, and writes of zeros to it, in progress: until they are done it stays what it is.
     pub(crate) readers: u32,
+    /// Of a prepared one: the file holds zeros, durably, from its first frame's place to this offset.
+    pub(crate) blank_to: u64,
 }
 
 /// All of them. Numbers only grow: `next_number` is above every file's, so a name is never given twice.

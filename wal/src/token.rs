@@ -23,6 +23,8 @@ pub(crate) enum Purpose {
     /// A read or lookup, by its slot.
     Read(u64),
     Close,
+    /// Zeros behind the log's end.
+    Blank,
 }
 
 impl Purpose {
@@ -35,6 +37,7 @@ impl Purpose {
             Purpose::Prepare => (4, 0),
             Purpose::Read(n) => (5, n),
             Purpose::Close => (6, 0),
+            Purpose::Blank => (7, 0),
         };
         Token(u64::from(OWNER) << OWNER_SHIFT | kind << KIND_SHIFT | number & NUMBER)
     }
@@ -53,6 +56,7 @@ impl Purpose {
             4 => Purpose::Prepare,
             5 => Purpose::Read(number),
             6 => Purpose::Close,
+            7 => Purpose::Blank,
             _ => return None,
         })
     }
@@ -72,6 +76,7 @@ mod tests {
             Purpose::Prepare,
             Purpose::Read(0),
             Purpose::Close,
+            Purpose::Blank,
         ] {
             assert_eq!(Purpose::of(purpose.token()), Some(purpose));
             assert_eq!(purpose.token().0 >> 56, u64::from(OWNER));

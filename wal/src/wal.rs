@@ -6,20 +6,21 @@ use std::collections::VecDeque;
 
 use kontiki_core::{FrameMeta, Incarnation, IndexRange, LogIndex, Term, Time, WriteId};
 use kontiki_frame::{BLOCK_BYTES, DiskStamp, parse_header};
-use kontiki_io::{Completion, Handle, Io, IoError, IoErrorKind};
+use kontiki_io::{Completion, Handle, Io, IoError, IoErrorKind, Op};
 use kontiki_mem::{Block, BlockMut, Pool, PoolBuf};
 
 use crate::append::Appender;
 use crate::closing::Closing;
 use crate::index::LiveLog;
 use crate::limits::{HEADERS_AHEAD, MAX_HARD_STATE_WAITERS, MAX_SEGMENTS};
+use crate::margin::Margin;
 use crate::prepare::Preparer;
 use crate::read::{Context, Finished, Frames, ReadError, Reads};
 use crate::saver::Saver;
 use crate::segment_header::{Identity, SegmentHeader};
 use crate::segments::Segments;
 use crate::token::Purpose;
-use crate::{HardState, Options, WalError, names};
+use crate::{HardState, Medium, Options, WalError, names};
 
 /// What the log has to say.
 #[derive(Debug)]
@@ -80,6 +81,8 @@ pub(crate) struct Parts {
     pub(crate) boot: Incarnation,
     pub(crate) end: u64,
     pub(crate) fresh: bool,
+    /// What lies between the end and this position is zeros, durably.
+    pub(crate) blank_to: u64,
 }
 
 /// An open log. Everything it does it does through the [`Io`] that it is handed: call [`Wal::pump`] once a turn, hand it
@@ -97,6 +100,7 @@ pub struct Wal {
     pub(crate) appender: Appender,
     pub(crate) reads: Reads,
     pub(crate) preparer: Preparer,
+    pub(crate) margin: Margin,
     /// Buffers for segment headers. The hard state has its own: however many segments are opened while the disk hangs, a change of term
     /// can be written.
     headers: Pool,
@@ -114,11 +118,12 @@ pub struct Wal {
 
 impl Wal {
     pub(crate) fn new(parts: Parts) -> Wal {
-        let Parts { options, identity, dir, lock, saver, log, segments, preparer, boot, end, fresh } = parts;
+        let Parts { options, identity, dir, lock, saver, log, segments, preparer, boot, end, fresh, blank_to } = parts;
         Wal {
             appender: Appender::new(end, options.writes_in_flight, options.max_write_bytes),
             saved: VecDeque::with_capacity(MAX_HARD_STATE_WAITERS),
             reads: Reads::new(),
+            margin: Margin::new(options.medium == Medium::Lossy, blank_to),
             headers: Pool::new(options.spare_segments + HEADERS_AHEAD, BLOCK_BYTES),
             options,
             identity,
@@ -164,7 +169,8 @@ impl Wal {
 
     /// Whether a frame appended now would be submitted by the next [`Wal::pump`] rather than wait for a write to complete.
     pub fn has_write_slot(&self) -> bool {
-        self.appender.queued() == 0 && self.appender.in_flight() < self.options.writes_in_flight
+        let barred = self.margin.under_way().is_some_and(|zeros| zeros.overlaps(self.end, self.end + BLOCK_BYTES as u64));
+        self.appender.queued() == 0 && self.appender.in_flight() < self.options.writes_in_flight && !barred
     }
 
     /// Why the log stopped for good. Nothing becomes durable any more; the node must stop, and may start again.
@@ -206,18 +212,22 @@ impl Wal {
 
     /// Nothing is outstanding, and nothing is left to submit.
     pub fn idle(&self) -> bool {
-        self.appender.idle() && self.saver.idle() && self.reads.idle() && !self.preparer.busy() && self.segments.made.is_none()
+        self.appender.idle()
+            && self.saver.idle()
+            && self.reads.idle()
+            && !self.preparer.busy()
+            && self.segments.made.is_none()
+            && self.margin.under_way().is_none()
     }
 
     /// Whether a frame of `bytes` can be appended now: there is room in the current segment or in a prepared one, and in the queue.
     pub fn can_append(&self, bytes: usize) -> bool {
         let here = self.has_place_here(bytes);
-        let next = !self.segments.prepared.is_empty() && self.headers.available() > 0;
         self.poison.is_none()
             && self.closing.is_none()
             && self.appender.has_room()
             && bytes <= self.options.max_frame_bytes
-            && (here || next)
+            && (here || self.has_next())
     }
 
     /// Appends a sealed frame of which `range` counts, as write `write`: stamps it in place, freezes it, and queues it for [`Wal::pump`].
@@ -243,6 +253,7 @@ impl Wal {
         let position = self.log.end().unwrap_or(0);
         self.log.push(position, bytes as u64, &meta, range);
         self.end = position + bytes as u64;
+        self.margin.appended(bytes);
         let Some(segment) = self.segments.current() else { panic!("a segment was opened") };
         let stamp = DiskStamp {
             position,
@@ -278,6 +289,7 @@ impl Wal {
         assert!(position + BLOCK_BYTES as u64 > self.end, "positions grow");
         self.appender.push_header(segment.file, position, block);
         self.log.open_segment(segment.number);
+        self.margin.enter(position + segment.blank_to);
         self.segments.linked.push_back(segment);
         self.fresh = false;
     }
@@ -351,17 +363,61 @@ impl Wal {
             return;
         }
         self.saver.pump(self.appender.durable(), io);
-        self.appender.pump(io);
+        self.mark_end(io);
+        self.appender.pump(self.margin.under_way(), io);
         let (reads, mut context) = self.reading(io);
         reads.pump(&mut context);
         self.prepare(io);
     }
 
-    /// When [`Wal::pump`] wants to be called again though nothing completes: a full disk is looked at again.
+    /// While no frame waits or is being written: sees to it that the log's end can be recognised.
+    fn mark_end(&mut self, io: &mut dyn Io) {
+        if !self.appender.idle() || self.log.end().is_none() || self.options.medium == Medium::Safe {
+            return;
+        }
+        if self.fresh {
+            // Behind the end lies what may not be overwritten. Where the next segment begins, nothing does.
+            if self.has_next() {
+                self.open_segment();
+                self.end = self.log.end().unwrap_or(self.end);
+            }
+            return;
+        }
+        let (Some(limit), Some(segment)) = (self.log.limit(), self.segments.current()) else { return };
+        let (number, file) = (segment.number, segment.file);
+        let Some(zeros) = self.margin.due(self.end, limit, io.now()) else { return };
+        self.margin.begin(zeros, number);
+        if let Some(segment) = self.segments.get_mut(number) {
+            segment.readers += 1;
+        }
+        let offset = zeros.from - number * self.options.segment_bytes;
+        let data = self.preparer.zeros((zeros.to - zeros.from) as usize);
+        io.submit(Purpose::Blank.token(), Op::Write { file, offset, data, durable: true });
+    }
+
+    /// Zeros behind the end are durable.
+    fn blanked(&mut self) {
+        let number = self.margin.done(self.segments.current().map(|segment| segment.number));
+        if let Some(segment) = self.segments.get_mut(number) {
+            segment.readers -= 1;
+        }
+    }
+
+    /// Whether the next segment could be opened now.
+    fn has_next(&self) -> bool {
+        !self.segments.prepared.is_empty() && self.headers.available() > 0
+    }
+
+    /// When [`Wal::pump`] wants to be called again though nothing completes: a full disk is looked at again, or the end of a log that rests
+    /// is marked.
     pub fn deadline(&self) -> Option<Time> {
-        let (_, pause, since) = self.lacking?;
+        if self.closing.is_some() || self.poison.is_some() {
+            return None;
+        }
         // While an attempt is under way its completion is what to wait for.
-        (!self.preparer.busy() && self.closing.is_none() && self.wants_new()).then(|| since.plus_ns(pause))
+        let retry = self.lacking.filter(|_| !self.preparer.busy() && self.wants_new()).map(|(_, pause, since)| since.plus_ns(pause));
+        let rest = self.log.limit().filter(|_| self.appender.idle()).and_then(|limit| self.margin.deadline(self.end, limit));
+        retry.into_iter().chain(rest).min()
     }
 
     /// Takes a completion whose token is the log's (top byte [`crate::OWNER`]).
@@ -390,6 +446,12 @@ impl Wal {
             Purpose::Read(slot) => {
                 let (reads, mut context) = self.reading(io);
                 reads.done(slot, result, buf, &mut context);
+            }
+            Purpose::Blank => {
+                if let Err(source) = result {
+                    self.fail(WalError::Io { what: "write zeros to", name: self.current_name(), source });
+                }
+                self.blanked();
             }
             Purpose::Close => return self.file_closed(io),
             Purpose::Open | Purpose::Recover(_) => panic!("{purpose:?} is not under way"),

@@ -222,7 +222,8 @@ fn a_clean_restart_on_a_lossy_medium_is_certain() {
     }
 }
 
-/// In a recycled segment the log's end is not to be told from what stood there before; but a log that was closed in order ends where it says.
+/// In a recycled segment zeros tell where the log ends. Where they are gone it is not to be told from what stood there before; but a log that was
+/// closed in order ends where it says.
 #[test]
 fn restarts_in_a_recycled_segment_on_a_lossy_medium() {
     let mut node = Node::try_open(Disk::default(), lossy()).unwrap();
@@ -234,10 +235,14 @@ fn restarts_in_a_recycled_segment_on_a_lossy_medium() {
         node.run();
     }
     let last = node.last();
-    let killed = node.world.disk.clone();
+    let mut killed = node.world.disk.clone();
     let mut closed = node.close();
     let node = Node::try_open(closed.clone(), lossy()).unwrap();
     assert_eq!((node.report.uncertain, node.hard_state.recovering, node.last()), (false, false, last));
+    let node = Node::try_open(killed.clone(), lossy()).unwrap();
+    assert_eq!((node.report.uncertain, node.hard_state.recovering, node.last()), (false, false, last));
+    let newest = *frames(&killed).iter().max_by_key(|frame| frame.before).unwrap();
+    killed.flip(&segment(newest.segment), newest.offset + newest.bytes + 99, 3);
     let mut node = Node::try_open(killed, lossy()).unwrap();
     assert_eq!((node.report.uncertain, node.hard_state.recovering, node.last()), (true, true, last));
     // What may be more of the log is left as it is.
