@@ -47,8 +47,6 @@ struct Node {
     may_stop: bool,
     /// Its disk has no space: it need not start.
     full: bool,
-    /// Its host has no descriptors to give: it need not start.
-    short: bool,
     /// It is to be started again at this world time, as it was refused while writes of the process before were under way.
     start_at: Option<Time>,
     /// Processes so far.
@@ -136,7 +134,6 @@ impl Cluster {
             running: None,
             may_stop: false,
             full: false,
-            short: false,
             start_at: None,
             starts: 0,
             needless: 0,
@@ -267,7 +264,6 @@ impl Cluster {
     /// From now on a node's host has no descriptors to give, or has them again: it may refuse to start for want of them.
     pub fn set_short(&mut self, n: usize, short: bool) {
         self.sim.set_short(self.nodes[n].host, short);
-        self.nodes[n].short = short;
     }
 
     /// Whether some node leads in the newest term that any is in.

@@ -219,11 +219,10 @@ impl Sim {
     /// From now on a host has no descriptors to give: whatever would open one fails. Or it has them again.
     pub fn set_short(&self, host: Host, short: bool) {
         let mut world = self.0.borrow_mut();
-        let state = &mut world.hosts[host.0];
-        (state.short, state.refused_in_shortage) = (short, 0);
+        world.hosts[host.0].short = short;
     }
 
-    /// Operations that were refused for want of descriptors, since that began.
+    /// Operations that a host's process was refused for want of descriptors.
     pub(crate) fn refused_in_shortage(&self, host: Host) -> u64 {
         self.0.borrow().hosts[host.0].refused_in_shortage
     }
@@ -443,6 +442,7 @@ impl World {
         state.running = true;
         state.paused = false;
         state.boot += 1;
+        state.refused_in_shortage = 0;
         state.process = Process { wake_at_ns: Some(now_ns), ..Process::default() };
         let boot = state.boot;
         self.record(host, "boot", boot, u64::from(was_powered), 0);

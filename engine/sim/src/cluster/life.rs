@@ -122,7 +122,7 @@ impl Cluster {
         }
         if no_space {
             self.sim.count("start refused by a full disk");
-        } else if starting && self.nodes[n].short && self.sim.refused_in_shortage(self.nodes[n].host) > 0 {
+        } else if starting && self.sim.refused_in_shortage(self.nodes[n].host) > 0 {
             self.sim.count("start refused for want of descriptors");
         } else if !self.nodes[n].may_stop {
             self.judge.stopped_for_nothing(self.nodes[n].config.id, reason);
