@@ -7,6 +7,7 @@ use kontiki_core::NodeId;
 use kontiki_mem::Hold;
 
 use crate::error::{Failure, LeaderHint, ProposeError};
+use crate::events::Events;
 use crate::shared::{Life, Shared};
 use crate::status::Status;
 use crate::ticket::Ticket;
@@ -107,6 +108,11 @@ impl Proposer {
         self.shared.wait_leader(limit)
     }
 
+    /// What happens to this replica from now on: leadership, peers, disk, recovery.
+    pub fn events(&self) -> Events {
+        Events::new(self.shared.clone())
+    }
+
     /// Why the node stopped by itself, if it did.
     pub fn failure(&self) -> Option<Failure> {
         match self.shared.life() {
@@ -175,6 +181,11 @@ impl Node {
     /// See [`Proposer::wait_leader`].
     pub fn wait_leader(&self, limit: Duration) -> Option<LeaderHint> {
         self.shared.wait_leader(limit)
+    }
+
+    /// See [`Proposer::events`].
+    pub fn events(&self) -> Events {
+        Events::new(self.shared.clone())
     }
 
     /// See [`Proposer::failure`].

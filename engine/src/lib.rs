@@ -11,6 +11,7 @@ mod catchup;
 mod clients;
 mod config;
 mod error;
+mod events;
 mod foreign;
 mod handle;
 mod launch;
@@ -27,6 +28,7 @@ mod ticket;
 
 pub use config::{ApplyOn, Backend, Config, ConfigError, Medium, Member};
 pub use error::{Failure, LeaderHint, Lost, ProposeError, StartError};
+pub use events::{Event, Events};
 pub use handle::{Node, Proposer};
 pub use kontiki_core::{ClusterId, Incarnation, LogIndex, NodeId, Role, Term};
 pub use kontiki_net::{Address, AddressError, Unreached};

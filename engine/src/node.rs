@@ -34,6 +34,7 @@ use crate::catchup::CatchUp;
 use crate::clients::Clients;
 use crate::config::Config;
 use crate::error::Failure;
+use crate::events::Event as ProductEvent;
 use crate::limits::{self, MAX_DEFERRED_SENDS, MAX_FRAME_ENTRIES};
 use crate::pending::Pending;
 use crate::saves::Saves;
@@ -122,6 +123,7 @@ pub(crate) struct Replica {
     gather: Gather,
     neighbours: Neighbours,
     disk_full: bool,
+    recovering: bool,
     /// The longest election timeout that the operator was last told of, in ns.
     told_election_ns: u64,
     recovery: String,
@@ -177,6 +179,7 @@ impl Replica {
             commit_latency: Latency::default(),
             gather: Gather::default(),
             disk_full: false,
+            recovering: false,
             told_election_ns,
             recovery,
         }
@@ -220,6 +223,7 @@ impl Replica {
         self.wal_events(now, io)?;
         self.watch_space();
         self.watch_room();
+        self.watch_recovery();
         self.watch_pace();
         self.net_events(now, io)?;
         if now >= self.raft.deadline() {
@@ -330,6 +334,7 @@ impl Replica {
                 }
                 NetEvent::SessionUp { peer, session, parameters, .. } => {
                     self.counters.sessions += 1;
+                    self.shared.events.tell(ProductEvent::PeerUp { peer });
                     self.introduced(peer, parameters);
                     self.step(now, Event::SessionUp { peer, session }, io);
                 }
@@ -338,6 +343,7 @@ impl Replica {
                     self.deferred.retain(|d| d.session != session || d.to != peer);
                     self.stalled.retain(|s| s.session != session || s.from != peer);
                     self.catchup.forget(peer);
+                    self.shared.events.tell(ProductEvent::PeerDown { peer });
                     self.step(now, Event::SessionDown { peer, session }, io);
                 }
                 NetEvent::Client(event) => self.client(event, io),
@@ -411,6 +417,7 @@ impl Replica {
             }
             Effect::LookupTerm { index } => self.lookup_term(index, now, io),
             Effect::FollowerBehind { peer, needs, first } => {
+                self.shared.events.tell(ProductEvent::PeerBehind { peer });
                 tracing::error!(%peer, %needs, %first, "a follower needs entries that are no longer in this log: raise retention_bytes, or rebuild it");
             }
         }
@@ -471,6 +478,7 @@ impl Replica {
         self.role = role;
         self.shared.set_leader(leader);
         if led && role != Role::Leader {
+            self.shared.events.tell(ProductEvent::LeadershipLost { term });
             self.shared.batch.close();
             self.noop = None;
             self.discard_unsealed();
@@ -479,6 +487,7 @@ impl Replica {
         }
         if role == Role::Leader && !led {
             self.counters.elections_won += 1;
+            self.shared.events.tell(ProductEvent::LeadershipGained { term });
         }
         let me = NodeId(self.config.id);
         // A follower that only wonders whether its leader lives keeps listening to it: withdrawing the right to

@@ -10,6 +10,7 @@ use kontiki_mem::{Hold, OpenBatch, Outcome, Records, Slot};
 use kontiki_net::Address;
 
 use crate::error::{Failure, LeaderHint, Lost, ProposeError};
+use crate::events::Board;
 use crate::foreign;
 use crate::limits::{AMPLE_ENTRIES, OPEN_SPINS};
 use crate::status::Status;
@@ -46,6 +47,8 @@ pub(crate) struct Shared {
     members: Vec<(NodeId, Address)>,
     max_entry_bytes: usize,
     pub(crate) busy: AtomicU64,
+    /// What happened, for the product.
+    pub(crate) events: Board,
     /// The apply stage.
     stage: AtomicUsize,
     /// A [`NoRoom`], or zero.
@@ -84,6 +87,7 @@ impl Shared {
             members,
             max_entry_bytes,
             busy: AtomicU64::new(0),
+            events: Board::new(),
             stage: AtomicUsize::new(0),
             no_room: AtomicU8::new(0),
             stop: AtomicBool::new(false),
@@ -333,6 +337,7 @@ impl Shared {
         drop(now);
         self.batch.close();
         self.records.end();
+        self.events.end();
         self.changed.notify_all();
     }
 

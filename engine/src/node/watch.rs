@@ -7,6 +7,7 @@ use kontiki_io::Io;
 use kontiki_wal::Space;
 
 use super::Replica;
+use crate::events::Event;
 use crate::limits;
 use crate::shared::NoRoom;
 use crate::status::{PeerStatus, Status};
@@ -20,6 +21,7 @@ impl Replica {
         let full = matches!(space, Space::Full | Space::Short(_));
         if full != self.disk_full {
             self.disk_full = full;
+            self.shared.events.tell(if full { Event::DiskFull } else { Event::DiskBack });
             match space {
                 Space::Short(error) => {
                     tracing::warn!(%error, "no next segment for now: once the one in use is full, writes are refused until there is");
@@ -73,6 +75,15 @@ impl Replica {
         if none && self.role == Role::Leader {
             self.shared.batch.close();
             self.discard_unsealed();
+        }
+    }
+
+    /// Tells the product when this replica has lost something, and when it has it again.
+    pub(super) fn watch_recovery(&mut self) {
+        let recovering = self.raft.recovering();
+        if recovering != self.recovering {
+            self.recovering = recovering;
+            self.shared.events.tell(if recovering { Event::Recovering } else { Event::Recovered });
         }
     }
 

@@ -1,0 +1,231 @@
+//! What a product wants to hear of, as it happens: leadership, peers, disk, recovery. A bounded board; whoever reads slower than things
+//! happen is told how many it missed, and holds nobody up.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use kontiki_core::{NodeId, Term};
+use kontiki_mem::Hold;
+
+use crate::foreign;
+use crate::limits::{MAX_EVENT_WAKERS, MAX_EVENTS};
+use crate::shared::Shared;
+
+/// Something that happened to a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// This replica leads, from this term on.
+    LeadershipGained {
+        /// The term that it leads in.
+        term: Term,
+    },
+    /// It does not any more.
+    LeadershipLost {
+        /// The term that it is in now.
+        term: Term,
+    },
+    /// A session with this peer is open.
+    PeerUp {
+        /// The peer.
+        peer: NodeId,
+    },
+    /// The session with this peer is closed: it cannot be reached until it is up again.
+    PeerDown {
+        /// The peer.
+        peer: NodeId,
+    },
+    /// This replica leads, and its log no longer holds what this peer needs.
+    PeerBehind {
+        /// The peer.
+        peer: NodeId,
+    },
+    /// There is no space for the next segment of the log.
+    DiskFull,
+    /// There is again.
+    DiskBack,
+    /// The replica refetches what its medium lost, and does not vote.
+    Recovering,
+    /// It has what it lost, and votes.
+    Recovered,
+    /// So many events were not read in time, and are forgotten.
+    Missed {
+        /// How many.
+        count: u64,
+    },
+}
+
+struct Inner {
+    /// The newest, oldest first.
+    events: VecDeque<Event>,
+    /// The number of the first of them.
+    first: u64,
+    wakers: Vec<Waker>,
+    ended: bool,
+}
+
+/// Where the reactor pins what happened.
+pub(crate) struct Board {
+    inner: Mutex<Inner>,
+    changed: Condvar,
+}
+
+impl Board {
+    pub(crate) fn new() -> Board {
+        let inner =
+            Inner { events: VecDeque::with_capacity(MAX_EVENTS), first: 0, wakers: Vec::with_capacity(MAX_EVENT_WAKERS), ended: false };
+        Board { inner: Mutex::new(inner), changed: Condvar::new() }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Never allocates, and waits for nobody.
+    pub(crate) fn tell(&self, event: Event) {
+        let mut inner = self.inner();
+        if inner.events.len() == MAX_EVENTS {
+            inner.events.pop_front();
+            inner.first += 1;
+        }
+        inner.events.push_back(event);
+        drop(inner);
+        self.wake();
+    }
+
+    /// No more will come.
+    pub(crate) fn end(&self) {
+        self.inner().ended = true;
+        self.wake();
+    }
+
+    fn wake(&self) {
+        self.changed.notify_all();
+        // One by one, outside of the lock: a waker is foreign code. One that comes back at once has its turn with the next event.
+        let waiting = self.inner().wakers.len();
+        for _ in 0..waiting {
+            let mut inner = self.inner();
+            if inner.wakers.is_empty() {
+                return;
+            }
+            let waker = inner.wakers.remove(0);
+            drop(inner);
+            drop(foreign::call(|| waker.wake()));
+        }
+    }
+}
+
+impl fmt::Debug for Board {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Board").finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    /// The event of number `next`, or how many were missed; moves `next` on.
+    fn read(&self, next: &mut u64) -> Option<Event> {
+        if *next < self.first {
+            let count = self.first - *next;
+            *next = self.first;
+            return Some(Event::Missed { count });
+        }
+        let event = self.events.get((*next - self.first) as usize).copied()?;
+        *next += 1;
+        Some(event)
+    }
+}
+
+/// A stream of what happens to a replica, from the moment it was asked for ([`Node::events`](crate::Node::events)). Poll it, wait on it or await
+/// it. At most [`MAX_EVENTS`] are kept: whoever reads too slowly is given [`Event::Missed`].
+///
+/// ```no_run
+/// # fn example(node: &kontiki::Node) {
+/// let mut events = node.events();
+/// while let Some(event) = events.wait(std::time::Duration::MAX) {
+///     println!("{event:?}");
+/// }
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Events {
+    shared: Hold<Shared>,
+    next: u64,
+}
+
+impl Events {
+    pub(crate) fn new(shared: Hold<Shared>) -> Events {
+        let inner = shared.events.inner();
+        let next = inner.first + inner.events.len() as u64;
+        drop(inner);
+        Events { shared, next }
+    }
+
+    /// The next event, if there is one already.
+    pub fn poll(&mut self) -> Option<Event> {
+        self.shared.events.inner().read(&mut self.next)
+    }
+
+    /// Blocks until there is an event, for `limit` at most. `None`: there is none yet, or the node has stopped and there will be none.
+    pub fn wait(&mut self, limit: Duration) -> Option<Event> {
+        let board = &self.shared.events;
+        let next = self.next;
+        let nothing = |inner: &mut Inner| !inner.ended && next >= inner.first + inner.events.len() as u64;
+        let (inner, _) = board.changed.wait_timeout_while(board.inner(), limit, nothing).unwrap_or_else(PoisonError::into_inner);
+        inner.read(&mut self.next)
+    }
+
+    /// The next event, as a future polls for it; `None` once the node has stopped and all were read.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        // Outside of the lock: a waker's clone is foreign code.
+        let waker = cx.waker().clone();
+        let mut inner = self.shared.events.inner();
+        if let Some(event) = inner.read(&mut self.next) {
+            return Poll::Ready(Some(event));
+        }
+        if inner.ended {
+            return Poll::Ready(None);
+        }
+        if inner.wakers.iter().any(|left| left.will_wake(&waker)) {
+            return Poll::Pending;
+        }
+        // Who was left out is woken, finds nothing, and comes again.
+        let pushed_out = if inner.wakers.len() == MAX_EVENT_WAKERS { Some(inner.wakers.swap_remove(0)) } else { None };
+        inner.wakers.push(waker);
+        drop(inner);
+        if let Some(other) = pushed_out {
+            other.wake();
+        }
+        Poll::Pending
+    }
+
+    /// Awaits the next event; `None` once the node has stopped and all were read.
+    pub async fn next(&mut self) -> Option<Event> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who reads too slowly is told how many events are gone, and goes on with the oldest that is left.
+    #[test]
+    fn what_is_not_read_in_time() {
+        let board = Board::new();
+        let event = |n: u64| Event::PeerUp { peer: NodeId(n) };
+        let (mut slow, mut quick) = (0, 0);
+        for n in 0..MAX_EVENTS as u64 + 7 {
+            board.tell(event(n));
+            assert_eq!(board.inner().read(&mut quick), Some(event(n)));
+        }
+        assert_eq!(board.inner().read(&mut quick), None);
+        assert_eq!(board.inner().read(&mut slow), Some(Event::Missed { count: 7 }));
+        for n in 7..MAX_EVENTS as u64 + 7 {
+            assert_eq!(board.inner().read(&mut slow), Some(event(n)));
+        }
+        assert_eq!((board.inner().read(&mut slow), board.inner().events.capacity() >= MAX_EVENTS), (None, true));
+    }
+}
