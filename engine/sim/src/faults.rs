@@ -157,7 +157,7 @@ impl Faults {
     pub const ALL: Faults = Faults((1 << Fault::ALL.len()) - 1);
 
     /// What a run injects unless it is told otherwise.
-    pub const USUAL: Faults = Faults::ALL.without(Fault::Shortage).without(Fault::Doubt);
+    pub const USUAL: Faults = Faults::ALL.without(Fault::Doubt);
 
     /// These and one kind more.
     #[must_use]
