@@ -4,7 +4,7 @@
 #[path = "common/directed.rs"]
 mod directed;
 
-use directed::{TIMEOUT, heal, leader, run, three_of, write};
+use directed::{TIMEOUT, leader, run, three_of, write};
 use kontiki::Medium;
 use kontiki_sim::{Cluster, MILLISECOND, Random, SECOND};
 
@@ -80,7 +80,6 @@ fn the_same_before_segments_are_recycled() {
 /// Power cuts of idle clusters of three, on both media: one, two or all of those that are up, while one is away half of the time. Where
 /// nothing was in flight, somebody leads again each time. `RUNS=200` makes it the long form, `SEED=n` repeats one.
 #[test]
-#[ignore = "a power cut with nothing in flight is still taken for a loss on a lossy medium where segments are recycled"]
 fn idle_clusters_lose_their_power() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let (first, runs) = number("SEED").map_or((1, number("RUNS").unwrap_or(20)), |seed| (seed, 1));
@@ -109,7 +108,9 @@ fn idle_clusters_lose_their_power() {
             stuck.push(format!("seed {seed}, {name}, {count} of {up:?}: {:?}", cluster.standings()));
             continue;
         }
-        heal(&mut cluster);
+        // Whoever is away may be behind what the log still has: that one would have to be rebuilt.
+        write(&mut cluster, 1);
+        assert_eq!(cluster.judge().violations(), [], "seed {seed}");
     }
     println!("{idle} of {runs} were idle");
     assert!(2 * idle > runs, "only {idle} of {runs} were idle");
