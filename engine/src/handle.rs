@@ -202,11 +202,17 @@ impl Node {
     /// # Panics
     /// Within [`StateMachine::apply`](crate::StateMachine::apply) of the same node, which it would wait for; the node is asked to stop all the same.
     pub fn shutdown(mut self) -> Result<(), Failure> {
+        // Before it is asked to stop: within its own state machine, this panic is to be the reason why it ends.
+        self.shared.may_wait("waiting for the end of a node");
         self.stop();
         self.proposer().wait_stopped()
     }
 
     fn stop(&mut self) {
+        if self.shared.is_inside() && std::thread::panicking() {
+            // The panic in its own state machine ends the node, and says why. An orderly stop would race with that.
+            return;
+        }
         self.shared.ask_stop();
         let (inside, me) = (self.shared.is_inside(), std::thread::current().id());
         for thread in self.threads.drain(..) {
