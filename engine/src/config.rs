@@ -297,7 +297,14 @@ impl Config {
         range("window_frames", self.window_frames.into(), 1, 256)?;
         range("hold_back_ms", self.hold_back_ms, 0, 60_000)?;
         range("max_clients", self.max_clients as u64, 0, limits::MAX_CLIENTS as u64)?;
-        range("segment_bytes", self.segment_bytes, 4 * self.max_frame_bytes as u64 + block as u64, log::MAX_SEGMENT_BYTES)?;
+        let least = 4 * self.max_frame_bytes as u64 + block as u64;
+        if !(least..=log::MAX_SEGMENT_BYTES).contains(&self.segment_bytes) {
+            let must = format!(
+                "must be {least} to {}: four longest frames and 4096. A log that exists keeps the size it was made with: for that, lower max_frame_bytes",
+                log::MAX_SEGMENT_BYTES
+            );
+            return Err(ConfigError::Value { name: "segment_bytes", value: self.segment_bytes.to_string(), must });
+        }
         if !self.segment_bytes.is_multiple_of(block as u64) {
             return bad("segment_bytes", self.segment_bytes.to_string(), "must be a multiple of 4096");
         }

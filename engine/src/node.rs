@@ -84,6 +84,8 @@ pub(crate) struct Parts {
     pub(crate) shared: Hold<Shared>,
     pub(crate) queue: Arc<ApplyQueue>,
     pub(crate) recovery: String,
+    /// In bytes, of what the log holds: however long frames may be by now.
+    pub(crate) longest_frame: usize,
 }
 
 pub(crate) struct Replica {
@@ -141,7 +143,7 @@ pub(crate) fn shared(config: &Config, bell: Arc<dyn Wake>) -> Hold<Shared> {
 impl Replica {
     /// A replica over what recovery found.
     pub(crate) fn new(parts: Parts) -> Replica {
-        let Parts { config, raft, wal, net, ring, shared, queue, recovery, incarnation } = parts;
+        let Parts { config, raft, wal, net, ring, shared, queue, recovery, incarnation, longest_frame } = parts;
         let applied = queue.applied();
         let peers = config.members.len();
         let resolver = Resolver::new();
@@ -150,7 +152,7 @@ impl Replica {
             commit: LogIndex(0),
             awaited: LogIndex(u64::MAX),
             next_apply: applied.next(),
-            catchup: CatchUp::new(limits::READ_BYTES.max(config.takes_frame_bytes()), peers),
+            catchup: CatchUp::new(limits::READ_BYTES.max(config.takes_frame_bytes()).max(longest_frame), peers),
             clients: Clients::new(config.max_in_flight),
             neighbours: Neighbours::new(&config),
             role: raft.role(),

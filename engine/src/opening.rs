@@ -255,7 +255,18 @@ impl Opening {
         net.start(io, now);
         let Some(ring) = self.ring.take() else { panic!("the log opens once") };
         let (shared, queue) = (self.shared.clone(), Arc::clone(&self.queue));
-        Ok(Box::new(Replica::new(Parts { config, incarnation, raft, wal: *wal, net, ring, shared, queue, recovery })))
+        Ok(Box::new(Replica::new(Parts {
+            config,
+            incarnation,
+            raft,
+            wal: *wal,
+            net,
+            ring,
+            shared,
+            queue,
+            recovery,
+            longest_frame: report.longest_frame,
+        })))
     }
 }
 

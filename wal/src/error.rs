@@ -212,7 +212,10 @@ pub enum WalError {
         known: u16,
     },
     /// The log was made with segments of another size.
-    #[error("the log has segments of {found} bytes, the configuration says {expected}: set it back")]
+    #[error(
+        "the log has segments of {found} bytes, the configuration says {expected}: their size is fixed at first start, so set segment_bytes to {found} \
+         (and max_frame_bytes to what fits)"
+    )]
     SegmentBytes {
         /// Size found.
         found: u64,
@@ -269,7 +272,7 @@ pub enum WalError {
     )]
     Damaged(Damage),
     /// More segment files than the log can keep track of.
-    #[error("{found} segment files, at most {known} are supported: raise segment_bytes")]
+    #[error("{found} segment files, at most {known} are supported: no log of this version has so many, so nothing was changed")]
     TooManySegments {
         /// Files found.
         found: usize,

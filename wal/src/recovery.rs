@@ -93,6 +93,7 @@ pub(crate) struct Recovery {
     blank_to: u64,
     frames: u64,
     frame_bytes: u64,
+    longest_frame: usize,
     dropped_bytes: u64,
     /// The first thing found behind the end that never was written to where it stands.
     strange: Option<(u64, Cause)>,
@@ -120,6 +121,7 @@ pub(crate) struct Recovered {
     pub(crate) marked: bool,
     pub(crate) frames: u64,
     pub(crate) frame_bytes: u64,
+    pub(crate) longest_frame: usize,
     pub(crate) dropped_bytes: u64,
     pub(crate) newest_boot: Incarnation,
     /// Number of the newest segment that something of this log stands in.
@@ -151,6 +153,7 @@ impl Recovery {
             blank_to: 0,
             frames: 0,
             frame_bytes: 0,
+            longest_frame: 0,
             dropped_bytes: 0,
             strange: None,
             inside: 0,
@@ -397,6 +400,7 @@ impl Recovery {
         self.watermark = self.watermark.max(stamp.watermark);
         self.frames += 1;
         self.frame_bytes += length as u64;
+        self.longest_frame = self.longest_frame.max(length);
         self.at += length as u64;
     }
 
@@ -529,6 +533,7 @@ impl Recovery {
             marked,
             frames: self.frames,
             frame_bytes: self.frame_bytes,
+            longest_frame: self.longest_frame,
             dropped_bytes: self.dropped_bytes,
             newest_boot: self.seen_boot,
             newest_written: self.seen_segment,
@@ -600,6 +605,7 @@ impl Recovered {
             segments: self.files.iter().filter(|file| file.linked).count(),
             frames: self.frames,
             bytes: self.frame_bytes,
+            longest_frame: self.longest_frame,
             first: self.log.first(),
             last: self.log.last(),
             last_term: self.log.last_term(),

@@ -15,6 +15,8 @@ pub struct RecoveryReport {
     pub frames: u64,
     /// Bytes of those frames.
     pub bytes: u64,
+    /// Length of the longest of them, in bytes: what a buffer must hold to read any of the log.
+    pub longest_frame: usize,
     /// First index of the log.
     pub first: LogIndex,
     /// Last index of the log; one before `first` if it is empty.
