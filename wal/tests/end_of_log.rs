@@ -265,9 +265,13 @@ fn zeros_that_come_late_find_their_segment() {
 #[test]
 fn a_start_marks_the_end() {
     for medium in [Medium::Lossy, Medium::Safe] {
-        let node = recycled(Options { medium, ..lossy() }, 30);
-        let last = node.last();
+        let mut node = recycled(Options { medium, ..lossy() }, 30);
+        // In the middle of what frames of a former life filled.
+        write(&mut node, 30);
+        let (last, end) = (node.last(), node.wal.durable_position());
         let closed = node.close();
+        let behind = &closed.contents(&format!("log-{:016x}.seg", end / SEGMENT))[(end % SEGMENT) as usize..][..BLOCK_BYTES];
+        assert!(behind.iter().any(|byte| *byte != 0), "no zeros yet");
         for stop_at in 0.. {
             let mut world = World::new(closed.clone());
             world.plan.stop_at = Some(stop_at);
