@@ -33,7 +33,7 @@ pub const LOCK_PLACES: usize = 8;
 
 /// How long a lock that is held is waited for, in milliseconds: a killed process holds it until its last write has
 /// ended, which is soon, unless the disk is very slow.
-pub const LOCK_PATIENCE_MS: u64 = 2_000;
+pub const LOCK_PATIENCE_MS: u64 = 1_000;
 
 /// How often it is tried meanwhile, in milliseconds.
 pub const LOCK_RETRY_MS: u64 = 5;

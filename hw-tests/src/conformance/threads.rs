@@ -92,13 +92,15 @@ pub fn a_dropped_io_keeps_its_lock_until_its_writes_have_ended(world: &mut dyn W
     const WRITES: u64 = 64;
     for turned in [true, false] {
         let path = world.directory();
-        let mut desk = Desk::with_capacity(world, 128);
+        let mut desk = Desk::with_capacity(world, 256);
         let dir = desk.dir(path.clone());
         let file = desk.allocated(dir, "data", WRITES * LEN as u64);
         assert!(matches!(desk.run(Op::Lock { dir, name: name_of("lock") }), Ok(Output::Opened(_))));
         for n in 0..WRITES {
             let op = desk.write(file, n * LEN as u64, LEN, n as u8 + 1, true);
             desk.submit(op);
+            // A flush of its own after each: where operations go one by one, the last write comes long after the first.
+            desk.submit(Op::Sync { file });
         }
         if turned {
             desk.turn(0);
