@@ -47,6 +47,8 @@ pub(crate) struct ApplyQueue {
     /// The reactor has more to give, or answers clients: it wants to hear of progress.
     bell_wanted: AtomicBool,
     failure: Mutex<Option<Failure>>,
+    /// There is a failure: looked at every turn, without the lock.
+    failed: AtomicBool,
 }
 
 impl std::fmt::Debug for ApplyQueue {
@@ -67,6 +69,7 @@ impl ApplyQueue {
             too_long: AtomicU64::new(0),
             bell_wanted: AtomicBool::new(false),
             failure: Mutex::new(None),
+            failed: AtomicBool::new(false),
         }
     }
 
@@ -163,11 +166,15 @@ impl ApplyQueue {
     }
 
     pub(crate) fn failure(&self) -> Option<Failure> {
+        if !self.failed.load(Ordering::Acquire) {
+            return None;
+        }
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn fail(&self, failure: Failure) {
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
+        self.failed.store(true, Ordering::Release);
     }
 }
 

@@ -204,10 +204,27 @@ impl Net {
         if self.stopping {
             return None;
         }
-        let peers = (0..self.peers.len()).flat_map(|p| [self.session_deadline(p), self.dial_deadline(p), self.reach_deadline(p)]);
-        let now_if_ready = (!self.ready.is_empty()).then_some(Time(0));
-        let others = [self.conns.deadline(), self.listener.retry_at(), self.log.deadline(), now_if_ready];
-        peers.chain(others).flatten().min()
+        if !self.ready.is_empty() {
+            return Some(Time(0));
+        }
+        // Asked for once a turn: a plain loop, and no chain of iterators.
+        let mut first = None;
+        let mut look = |at: Option<Time>| {
+            if let Some(at) = at
+                && first.is_none_or(|first| at < first)
+            {
+                first = Some(at);
+            }
+        };
+        for p in 0..self.peers.len() {
+            look(self.session_deadline(p));
+            look(self.dial_deadline(p));
+            look(self.reach_deadline(p));
+        }
+        look(self.conns.deadline());
+        look(self.listener.retry_at());
+        look(self.log.deadline());
+        first
     }
 
     /// The next event.

@@ -75,11 +75,10 @@ impl Net {
 
     /// When the operator is to be told that a peer is away.
     pub(crate) fn reach_deadline(&self, p: usize) -> Option<Time> {
-        let peer = self.peers.get(p)?;
+        let peer = self.peers.get(p).filter(|peer| !peer.reach.told && peer.up().is_none())?;
         // Where we dial, what becomes of the first attempt says why.
         let known = !peer.we_dial || peer.reach.why.is_some();
-        let waits = peer.up().is_none() && !peer.reach.told && known;
-        waits.then(|| peer.reach.away_since.plus_ns(self.patience_ns(p)))
+        known.then(|| peer.reach.away_since.plus_ns(self.patience_ns(p)))
     }
 
     /// An attempt to reach a peer failed.

@@ -324,10 +324,11 @@ impl Net {
     pub(crate) fn session_deadline(&self, p: usize) -> Option<Time> {
         let session = self.peers.get(p)?.session.as_ref()?;
         let idle_ns = self.options.idle_timeout_ns;
-        let silent = Some(session.heard.plus_ns(idle_ns));
-        let stalled = session.sending_since.map(|since| since.plus_ns(idle_ns));
-        let keepalive = session.sending_since.is_none().then(|| session.spoken.plus_ns(self.keepalive_ns()));
-        [silent, stalled, keepalive, session.ring_retry].into_iter().flatten().min()
+        let silent = session.heard.plus_ns(idle_ns);
+        // Either what is being sent is stalled by then, or there is a sign of life to send.
+        let own = session.sending_since.map_or_else(|| session.spoken.plus_ns(self.keepalive_ns()), |since| since.plus_ns(idle_ns));
+        let first = silent.min(own);
+        Some(session.ring_retry.map_or(first, |retry| retry.min(first)))
     }
 
     pub(crate) fn tick_session(&mut self, p: usize, now: Time, io: &mut dyn Io, ring: &mut Ring) {

@@ -416,8 +416,11 @@ impl Wal {
         }
         // While an attempt is under way its completion is what to wait for.
         let retry = self.lacking.filter(|_| !self.preparer.busy() && self.wants_new()).map(|(_, pause, since)| since.plus_ns(pause));
-        let rest = self.log.limit().filter(|_| self.appender.idle()).and_then(|limit| self.margin.deadline(self.end, limit));
-        retry.into_iter().chain(rest).min()
+        let rest = if self.appender.idle() { self.log.limit().and_then(|limit| self.margin.deadline(self.end, limit)) } else { None };
+        match (retry, rest) {
+            (Some(retry), Some(rest)) => Some(retry.min(rest)),
+            (retry, rest) => retry.or(rest),
+        }
     }
 
     /// Takes a completion whose token is the log's (top byte [`crate::OWNER`]).
