@@ -43,6 +43,11 @@ impl Scratch {
         // Absolute, since the replicas read it from their configuration.
         let parent = parent.canonicalize().map_err(Error::file("cannot use the directory", &parent))?;
         let mut helper = helper(&parent, prefix).map_err(Error::system("cannot start a process"))?;
+        if let Some(stdin) = &helper.stdin {
+            // Replicas inherit it: the helper's input ends with the last of them, and none makes anew what was cleared away.
+            rustix::io::fcntl_setfd(stdin, rustix::io::FdFlags::empty())
+                .map_err(|error| Error::System { what: "cannot keep a pipe open for replicas", source: error.into() })?;
+        }
         let mut path = Vec::new();
         let told = helper.stdout.take().map(|mut out| out.read_to_end(&mut path));
         told.transpose().map_err(Error::system("cannot read from a process"))?;

@@ -10,7 +10,11 @@ use kontiki_sim::{Cluster, Delay, MILLISECOND, OpClass, SECOND};
 /// A leader that cannot read its log, and a follower with a slow disk, after clients wrote much more than memory holds: whether the leader
 /// never had to read.
 fn keeps_it_in_memory(hold_back_ms: u64) -> bool {
-    let (mut cluster, first) = three_of(70, |setup| setup.config.hold_back_ms = hold_back_ms);
+    let (mut cluster, first) = three_of(70, |setup| {
+        setup.config.hold_back_ms = hold_back_ms;
+        // Preparing a segment takes several flushes: with segments of a few frames, a slow disk would do nothing else.
+        (setup.config.segment_bytes, setup.config.retention_bytes) = (4096 + (2 << 20), 20 << 20);
+    });
     let slow = cluster.host((first + 1) % 3);
     let mut disk = cluster.sim().disk_conditions(slow);
     disk.flush = Delay::between(40 * MILLISECOND, 60 * MILLISECOND);
