@@ -28,11 +28,13 @@ struct Item {
 
 impl Item {
     fn lies_in(&self, barred: Option<Range>) -> bool {
-        let bytes = match &self.content {
-            Content::Header(block) => block.len(),
-            Content::Frame(_, frame) => frame.len(),
-        };
-        barred.is_some_and(|range| range.overlaps(self.position, self.position + bytes as u64))
+        barred.is_some_and(|range| {
+            let bytes = match &self.content {
+                Content::Header(block) => block.len(),
+                Content::Frame(_, frame) => frame.len(),
+            };
+            range.overlaps(self.position, self.position + bytes as u64)
+        })
     }
 }
 
