@@ -25,56 +25,52 @@ fn leads(cluster: &mut Cluster) -> bool {
     cluster.run_until_holds(100 * TIMEOUT, |cluster| leader(cluster).is_some())
 }
 
-/// Runs `outage` on ten clusters, five a medium; after each somebody must lead.
-fn all_lead_after(mut outage: impl FnMut(&mut Cluster, usize)) {
-    let mut stuck = Vec::new();
-    for (name, medium) in MEDIA {
-        for seed in 1..6 {
-            let (mut cluster, first) = recycled(seed, medium);
-            outage(&mut cluster, first);
-            if !leads(&mut cluster) {
-                stuck.push(format!("{name}, seed {seed}: {:?}", cluster.standings()));
-            }
-        }
-    }
-    assert!(stuck.is_empty(), "no leader within 100 timeouts:\n{}", stuck.join("\n"));
+/// Cuts the power of all three under load, or kills them, and starts all but one of them again. Whether something was in flight on one of
+/// those: then a lossy medium may have lost what was acknowledged, and that one must not vote before it knows.
+fn site_outage(cluster: &mut Cluster, first: usize, power: bool) -> bool {
+    let dead = (first + 1) % 3;
+    cluster.set_clients(true);
+    run(cluster, 50 * MILLISECOND);
+    let in_flight = (0..3).any(|n| n != dead && !cluster.sim().is_at_rest(cluster.host(n)));
+    (0..3).for_each(|n| if power { cluster.power_cut(n) } else { cluster.crash(n) });
+    cluster.set_clients(false);
+    (0..3).filter(|&n| n != dead).for_each(|n| cluster.start(n));
+    in_flight
 }
 
 /// The site loses its power once, and one board of three does not come back. Nothing on any disk is damaged.
 #[test]
-#[ignore = "a power cut with nothing in flight is still taken for a loss on a lossy medium where segments are recycled"]
 fn a_site_loses_power_and_one_board_stays_dead() {
-    all_lead_after(|cluster, first| {
-        let dead = (first + 1) % 3;
-        cluster.set_clients(true);
-        run(cluster, 50 * MILLISECOND);
-        (0..3).for_each(|n| cluster.power_cut(n));
-        cluster.set_clients(false);
-        (0..3).filter(|&n| n != dead).for_each(|n| cluster.start(n));
-    });
-}
-
-/// The same with segments that were never used before: zeros stand behind the end.
-#[test]
-#[ignore = "a power cut with nothing in flight is still taken for a loss on a lossy medium where segments are recycled"]
-fn the_same_before_segments_are_recycled() {
-    let mut stuck = Vec::new();
-    for (what, power) in [("kill", false), ("power cut", true)] {
+    let mut doubted = 0;
+    for (name, medium) in MEDIA {
         for seed in 1..11 {
-            let (mut cluster, first) = three_of(seed, |setup| setup.config.medium = Medium::Lossy);
-            write(&mut cluster, 500);
-            let dead = (first + 1) % 3;
-            cluster.set_clients(true);
-            run(&mut cluster, 50 * MILLISECOND);
-            (0..3).for_each(|n| if power { cluster.power_cut(n) } else { cluster.crash(n) });
-            cluster.set_clients(false);
-            (0..3).filter(|&n| n != dead).for_each(|n| cluster.start(n));
+            let (mut cluster, first) = recycled(seed, medium);
+            let in_flight = site_outage(&mut cluster, first, true);
             if !leads(&mut cluster) {
-                stuck.push(format!("{what} {seed}"));
+                assert!(medium == Medium::Lossy && in_flight, "{name}, seed {seed}: {:?}", cluster.standings());
+                doubted += 1;
             }
         }
     }
-    assert!(stuck.is_empty(), "no leader: {stuck:?}");
+    assert!(doubted < 5, "of ten cuts under load on a lossy medium {doubted} hit a write at the very end of a log");
+}
+
+/// The same with segments that were never used before: zeros stand behind the end from the beginning.
+#[test]
+fn the_same_before_segments_are_recycled() {
+    let mut doubted = 0;
+    for power in [false, true] {
+        for seed in 1..11 {
+            let (mut cluster, first) = three_of(seed, |setup| setup.config.medium = Medium::Lossy);
+            write(&mut cluster, 500);
+            let in_flight = site_outage(&mut cluster, first, power);
+            if !leads(&mut cluster) {
+                assert!(power && in_flight, "power cut {power}, seed {seed}: {:?}", cluster.standings());
+                doubted += 1;
+            }
+        }
+    }
+    assert!(doubted < 5, "of ten cuts under load on a lossy medium {doubted} hit a write at the very end of a log");
 }
 
 /// Power cuts of idle clusters of three, on both media: one, two or all of those that are up, while one is away half of the time. Where
