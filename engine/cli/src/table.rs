@@ -6,16 +6,14 @@ use std::time::Duration;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
-/// Width of a table where no terminal says how wide it is, as in a pipe or a file.
+/// Width of a table of names and values where no terminal says how wide it is, as in a pipe or a file. (Rows of many columns keep to
+/// one line there, for programs that look for one.)
 const PIPE_COLUMNS: u16 = 100;
 
 /// A table with this header; every column but the first is aligned to the right.
 pub(crate) fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
-    if !std::io::stdout().is_terminal() {
-        table.set_width(PIPE_COLUMNS);
-    }
     table.set_header(header);
     for column in 1..N {
         if let Some(column) = table.column_mut(column) {
@@ -32,7 +30,11 @@ pub(crate) struct Pairs(Table);
 impl Pairs {
     /// With this header over the names.
     pub(crate) fn new(header: &str) -> Pairs {
-        Pairs(table([header, ""]))
+        let mut table = table([header, ""]);
+        if !std::io::stdout().is_terminal() {
+            table.set_width(PIPE_COLUMNS);
+        }
+        Pairs(table)
     }
 
     /// Adds a row.
