@@ -62,6 +62,21 @@ pub enum ApplyOn {
 }
 
 /// Everything a replica is told. Field by field with defaults, see [`Config::new`].
+///
+/// ```
+/// use kontiki::{Config, Medium, Member};
+///
+/// let member = |id: u64| Member { id, addr: ([10, 0, 0, id as u8], 7000).into() };
+/// let mut config = Config::new(0x6b6f6e74696b69, 1, (1..=3).map(member).collect(), "/var/lib/product/log");
+/// config.medium = Medium::Safe; // a drive with power-loss protection
+/// config.max_entry_bytes = 16 << 10;
+/// config.check()?;
+///
+/// // The same from a file: unknown keys and values out of range are refused by name.
+/// let wrong = Config::from_toml("heartbeat_ms = 0").unwrap_err();
+/// assert!(wrong.to_string().contains("cluster"), "the first thing that is missing: {wrong}");
+/// # Ok::<(), kontiki::ConfigError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {

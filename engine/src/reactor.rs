@@ -50,7 +50,27 @@ enum Phase {
     Ended,
 }
 
-/// One replica and its loop, over any [`Io`].
+/// One replica and its loop, over any [`Io`]: for products that turn the node themselves, on their own thread.
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use kontiki::{Config, Node, State, StateMachine};
+///
+/// fn run(config: Config, machine: impl StateMachine) -> Result<(), Box<dyn std::error::Error>> {
+///     let mut reactor = Node::builder(config).driven(machine)?;
+///     let proposer = reactor.proposer(); // for this thread and others: propose, ask for the status, stop
+///     loop {
+///         // Waits for ten milliseconds at most, or until something happens. A loop with descriptors of its own polls
+///         // `reactor.poll_fd()` beside them, until `reactor.deadline()`, and turns with a limit of zero.
+///         match reactor.turn(Duration::from_millis(10))? {
+///             State::Ended => return Ok(()),
+///             State::Running if std::env::var_os("STOP").is_some() => proposer.stop(),
+///             _ => {}
+///         }
+///     }
+/// }
+/// ```
 pub struct Reactor<I: Io, M: StateMachine> {
     io: I,
     phase: Phase,

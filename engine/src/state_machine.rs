@@ -85,6 +85,86 @@ pub struct ApplyError(pub String);
 ///
 /// `apply` is called with every committed entry exactly once per life of the state, in log order, on
 /// each replica. By configuration it runs on the reactor's thread or on one of its own.
+///
+/// Within `apply` nothing of the same node may be waited for (a ticket, its end): nothing goes on before `apply` does. Who tries is told so by
+/// a panic, which ends the node. To propose there is fine, and to drop the [`Node`](crate::Node) asks it to stop.
+///
+/// # A machine with a durable state of its own
+///
+/// It keeps the index beside the state, in one file that changes whole or not at all. So `applied` after a start is what the state
+/// really includes, and `durable` is said of what was flushed, not of what was applied.
+///
+/// ```
+/// use std::fs::File;
+/// use std::io::Write;
+/// use std::path::PathBuf;
+///
+/// use kontiki::{ApplyError, Entries, LogIndex, Replies, StateMachine};
+///
+/// struct Total {
+///     sum: u64,
+///     applied: u64,
+///     durable: u64,
+///     file: PathBuf,
+/// }
+///
+/// impl Total {
+///     fn open(file: PathBuf) -> std::io::Result<Total> {
+///         let (sum, applied) = match std::fs::read(&file) {
+///             Ok(bytes) => {
+///                 let part = |at| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes);
+///                 part(0).zip(part(8)).ok_or(std::io::ErrorKind::InvalidData)?
+///             }
+///             Err(error) if error.kind() == std::io::ErrorKind::NotFound => (0, 0),
+///             Err(error) => return Err(error),
+///         };
+///         Ok(Total { sum, applied, durable: applied, file })
+///     }
+///
+///     /// Another file, flushed, takes the name of the old one; then the directory is flushed.
+///     fn save(&mut self) -> std::io::Result<()> {
+///         let fresh = self.file.with_extension("new");
+///         let mut file = File::create(&fresh)?;
+///         file.write_all(&self.sum.to_le_bytes())?;
+///         file.write_all(&self.applied.to_le_bytes())?;
+///         file.sync_all()?;
+///         std::fs::rename(&fresh, &self.file)?;
+///         File::open(self.file.parent().unwrap_or(".".as_ref()))?.sync_all()?;
+///         self.durable = self.applied;
+///         Ok(())
+///     }
+/// }
+///
+/// impl StateMachine for Total {
+///     fn apply(&mut self, entries: Entries<'_>, replies: &mut Replies<'_>) -> Result<(), ApplyError> {
+///         for entry in entries {
+///             self.sum += entry.payload.len() as u64;
+///             self.applied = entry.index.0;
+///             replies.push(&self.sum.to_le_bytes());
+///         }
+///         // Now and then: until then the log keeps what is not durable here.
+///         if self.applied >= self.durable + 10_000 {
+///             self.save().map_err(|error| ApplyError(error.to_string()))?;
+///         }
+///         Ok(())
+///     }
+///
+///     fn applied(&self) -> LogIndex {
+///         LogIndex(self.applied)
+///     }
+///
+///     fn durable(&self) -> LogIndex {
+///         LogIndex(self.durable)
+///     }
+/// }
+///
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let mut total = Total::open(dir.path().join("total")).unwrap();
+/// # (total.sum, total.applied) = (7, 3);
+/// # total.save().unwrap();
+/// # let again = Total::open(dir.path().join("total")).unwrap();
+/// # assert_eq!((again.sum, again.applied(), again.durable()), (7, LogIndex(3), LogIndex(3)));
+/// ```
 pub trait StateMachine: Send + 'static {
     /// Applies a run of entries and replies to each, in order.
     ///
@@ -105,7 +185,7 @@ pub trait StateMachine: Send + 'static {
     ///
     /// A state machine in memory answers zero, the default: the whole log is kept, and is applied again
     /// after a restart. A log holds at most 512 segments (`segment_bytes`); one that may forget nothing is full
-    /// then, and `propose` answers `Busy`. Asked after each run of entries.
+    /// then, and `propose` answers [`LogFull`](crate::ProposeError::LogFull). Asked after each run of entries.
     fn durable(&self) -> LogIndex {
         LogIndex(0)
     }
