@@ -180,7 +180,7 @@ fn clients() -> Outcome<Seeds> {
 }
 
 fn configs() -> Seeds {
-    let example = include_str!("../../../../engine/cli/src/node.example.toml");
+    let example = include_str!("../../../engine/cli/src/node.example.toml");
     let plain = example.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
     let every = example.lines().map(|line| line.strip_prefix("# ").filter(|rest| rest.contains(" = ")).unwrap_or(line));
     let text = |lines: Vec<&str>| (lines.join("\n") + "\n").into_bytes();
