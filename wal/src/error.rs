@@ -224,14 +224,15 @@ pub enum WalError {
     },
     /// Both copies of the hard state are unreadable. Guessing a term or a vote could elect two leaders.
     #[error(
-        "both copies of the hard state are damaged: term and vote are lost. Replace this node by an empty one under a new \
-         id. An older copy of the directory would vote again where it has voted"
+        "both copies of the hard state are damaged: term and vote are lost. This node may not vote again under \
+         this id: leave it off and keep the directory; the others go on while they are a majority. An older copy of the directory would vote \
+         again where it has voted"
     )]
     HardStateLost,
     /// Two intact copies that no interrupted update explains: the device lost a flushed write.
     #[error(
-        "the copies of the hard state disagree (updates {first} and {second}): the device lost a flushed write. Replace this node by an empty one \
-         under a new id"
+        "the copies of the hard state disagree (updates {first} and {second}): the device lost a flushed write. This node may not vote again under this id: leave it \
+         off and keep the directory; the others go on while they are a majority"
     )]
     HardStateDisagrees {
         /// Update number of the first copy.
@@ -240,12 +241,15 @@ pub enum WalError {
         second: u64,
     },
     /// Segments, but no hard state.
-    #[error("there are log segments but no hard state: term and vote are lost. Replace this node by an empty one under a new id")]
+    #[error(
+        "there are log segments but no hard state: term and vote are lost. This node may not vote again under this id: leave it \
+         off and keep the directory; the others go on while they are a majority"
+    )]
     HardStateMissing,
     /// The log was written by a later start than the hard state knows of: an old copy of the hard state.
     #[error(
-        "the log was written by boot {found}, but the hard state knows of {known} only: it is an old copy. Replace this node by an empty one \
-         under a new id"
+        "the log was written by boot {found}, but the hard state knows of {known} only: it is an old copy. This node may not vote again under this id: leave it \
+         off and keep the directory; the others go on while they are a majority"
     )]
     HardStateOld {
         /// Boot number in the log.
@@ -256,7 +260,8 @@ pub enum WalError {
     /// The log goes on in a segment that the hard state does not know of: an old copy of the hard state.
     #[error(
         "there are log frames in {}, but the hard state knows of {} as the newest segment: it is an old copy, and term and vote may be \
-         lost. Replace this node by an empty one under a new id",
+         lost. This node may not vote again under this id: leave it \
+         off and keep the directory; the others go on while they are a majority",
         crate::names::segment(*.found), crate::names::segment(*.known)
     )]
     HardStateBehind {
