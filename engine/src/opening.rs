@@ -75,6 +75,7 @@ impl Opening {
             },
             max_frame_bytes: config.takes_frame_bytes(),
             sole_voter: config.members.len() == 1,
+            applied: queue.applied(),
             ..kontiki_wal::Options::default()
         };
         let began = io.now();

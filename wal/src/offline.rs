@@ -3,7 +3,7 @@
 //! The same recovery as at a start, over files that the caller reads; nothing is changed. A log of a running node must not be examined:
 //! take its lock file first.
 
-use kontiki_core::{Incarnation, NodeId};
+use kontiki_core::{Incarnation, LogIndex, NodeId};
 use kontiki_frame::{BLOCK_BYTES, DiskStamp, Header};
 use kontiki_io::Name;
 
@@ -204,7 +204,8 @@ pub fn examine<E>(
             recovery.end_of_file();
         }
     }
-    let recovered = recovery.finish(known);
+    // What the state machine has is not known here: as if it had all.
+    let recovered = recovery.finish(known, LogIndex(u64::MAX));
     let clean_end = known.clean_end;
     let written = recovered.files.iter().filter(|file| file.linked || file.evidence).map(|file| file.number).max().unwrap_or(0);
     let segments = recovered.files.iter().map(|file| SegmentInfo {

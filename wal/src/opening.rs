@@ -471,7 +471,7 @@ impl Opening {
             self.scan = Some(scan);
             return Ok(Then::Recover);
         }
-        self.judge_log(scan.0.finish(&self.record))
+        self.judge_log(scan.0.finish(&self.record, self.options.applied))
     }
 
     /// What to make of what was found: stop, or go on with a boot number more and perhaps *recovering*.

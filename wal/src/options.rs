@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use kontiki_core::{ClusterId, GroupId, NodeId};
+use kontiki_core::{ClusterId, GroupId, LogIndex, NodeId};
 use kontiki_frame::{BLOCK_BYTES, MAX_FRAME_BYTES};
 
 use crate::WalError;
@@ -46,6 +46,8 @@ pub struct Options {
     pub max_frame_bytes: usize,
     /// Whether this node is its group's only voter: then nobody could give it back what damage took, and it stops.
     pub sole_voter: bool,
+    /// Last index that the state machine has applied, as it starts. A log whose beginning was lost is of use only to a machine that has what it held.
+    pub applied: LogIndex,
 }
 
 impl Default for Options {
@@ -63,6 +65,7 @@ impl Default for Options {
             medium: Medium::default(),
             max_frame_bytes: MAX_FRAME_BYTES,
             sole_voter: false,
+            applied: LogIndex(0),
         }
     }
 }

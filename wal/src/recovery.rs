@@ -486,8 +486,8 @@ impl Recovery {
     }
 
     /// The verdict, by what the hard state says: whether a first start was finished, so that there must be a log; where it ended when it was
-    /// closed in order, all of it durable; which segments there must be.
-    pub(crate) fn finish(mut self, record: &Record) -> Recovered {
+    /// closed in order, all of it durable; which segments there must be. `applied` is the last entry that the state machine has.
+    pub(crate) fn finish(mut self, record: &Record, applied: LogIndex) -> Recovered {
         assert_eq!(self.mode, Mode::Done, "every file was read");
         self.watermark = self.watermark.max(record.clean_end).max(record.watermark);
         let begin = record.span.oldest;
@@ -502,7 +502,9 @@ impl Recovery {
         } else {
             (self.end < self.watermark).then_some(self.cause)
         };
-        if !begins && (self.end < self.watermark || strange.is_some() || self.files.iter().any(|file| file.evidence)) {
+        let whole = self.end >= self.watermark && strange.is_none() && !self.files.iter().any(|file| file.evidence);
+        let usable = whole && self.is_of_use(applied);
+        if !begins && !usable {
             self.give_up_beginning();
         }
         let position = match (cause, strange) {
@@ -584,8 +586,13 @@ impl Recovery {
         wrong.min_by_key(|(position, _)| *position)
     }
 
-    /// Of a log whose beginning is missing and whose end is not whole nothing can be taken: what the first file that is left says of the entry
-    /// before it may have been superseded by what is gone.
+    /// Whether what is left of the log goes on where the state machine is: it could never be given what is missing before it.
+    fn is_of_use(&self, applied: LogIndex) -> bool {
+        self.log.first().0 <= applied.0.saturating_add(1)
+    }
+
+    /// Of a log whose beginning is missing nothing can be taken if its end is not whole: what the first file that is left says of the entry
+    /// before it may have been superseded by what is gone. Nor if the state machine lacks entries from before: peers give it all of them.
     fn give_up_beginning(&mut self) {
         for file in self.files.iter_mut().filter(|file| file.number >= self.oldest) {
             file.evidence |= file.linked;

@@ -116,6 +116,30 @@ fn any_segments_missing() {
     }
 }
 
+/// What is left of a log whose beginning is gone serves only a state machine that has what stood there: any other could never be given it, and
+/// the node would not start again. Its peers can give it all.
+#[test]
+fn the_rest_of_a_log_is_kept_only_for_a_machine_that_goes_on_there() {
+    let mut kept = 0;
+    for (mut disk, tail) in worlds() {
+        let first = files(&disk)[0];
+        disk.remove(&segment(first));
+        let open = |applied| {
+            let node = Node::try_open(disk.clone(), Options { applied: LogIndex(applied), ..options() }).unwrap();
+            assert_eq!(node.report.damage.unwrap().cause, Cause::SegmentMissing { number: first }, "tail {tail}");
+            assert!(node.hard_state.recovering);
+            (node.wal.first_index().0, node.last())
+        };
+        let (begin, last) = open(u64::MAX);
+        if begin > 1 {
+            kept += 1;
+            assert_eq!(open(begin - 1), (begin, last));
+            assert_eq!((open(begin - 2), open(0)), ((1, 0), (1, 0)));
+        }
+    }
+    assert!(kept > 0, "no world had anything left to keep");
+}
+
 #[test]
 fn segments_in_each_others_place() {
     for (disk, tail) in worlds() {
