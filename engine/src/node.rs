@@ -23,7 +23,7 @@ use kontiki_core::{
     WriteId,
 };
 use kontiki_frame::{self as frame, Header};
-use kontiki_io::{Completion, Io, Wake};
+use kontiki_io::{Completion, Io, Wake, tell};
 use kontiki_mem::{BlockMut, Hold, OpenBatch, Resolver, Ring, Tickets};
 use kontiki_net::{Net, NetError, NetEvent};
 use kontiki_wal::{HardState, ReadError, Wal, WalEvent};
@@ -276,7 +276,7 @@ impl Replica {
     pub(crate) fn poll_listening(&mut self) -> Option<Result<(), NetError>> {
         match self.net.poll_event()? {
             NetEvent::Listening { addr } => {
-                tracing::info!(%addr, "listening");
+                tell!(info, %addr, "listening");
                 Some(Ok(()))
             }
             NetEvent::Fatal(error) => Some(Err(error)),
@@ -351,7 +351,7 @@ impl Replica {
                 NetEvent::Client(event) => self.client(event, io),
                 // Counted, and in the log, by the transport.
                 NetEvent::Refused { .. } | NetEvent::Unreached { .. } => {}
-                NetEvent::Listening { addr } => tracing::info!(%addr, "listening"),
+                NetEvent::Listening { addr } => tell!(info, %addr, "listening"),
                 NetEvent::Fatal(error) => return Err(Failure::Net(error.to_string())),
             }
         }
@@ -414,13 +414,13 @@ impl Replica {
             Effect::Committed { index } => self.commit = index,
             Effect::Role { role, term, leader } => self.role_changed(role, term, leader, now, io),
             Effect::Truncated { from } => {
-                tracing::info!(%from, "entries superseded by a newer leader's");
+                tell!(info, %from, "entries superseded by a newer leader's");
                 self.cache.truncate(from);
             }
             Effect::LookupTerm { index } => self.lookup_term(index, now, io),
             Effect::FollowerBehind { peer, needs, first } => {
                 self.shared.events.tell(ProductEvent::PeerBehind { peer });
-                tracing::error!(%peer, %needs, %first, "a follower needs entries that are no longer in this log: raise retention_bytes, or rebuild it");
+                tell!(error, %peer, %needs, %first, "a follower needs entries that are no longer in this log: raise retention_bytes, or rebuild it");
             }
         }
     }
@@ -475,7 +475,7 @@ impl Replica {
     }
 
     fn role_changed(&mut self, role: Role, term: Term, leader: Option<NodeId>, now: Time, io: &mut dyn Io) {
-        tracing::info!(?role, %term, leader = leader.map(|l| l.0), "role");
+        tell!(info, ?role, %term, leader = leader.map(|l| l.0), "role");
         let led = self.role == Role::Leader;
         self.role = role;
         self.shared.set_leader(leader);

@@ -4,7 +4,7 @@ use std::hash::{BuildHasher as _, Hasher as _};
 use std::sync::Arc;
 
 use kontiki_core::{ClusterId, GroupId, NodeId, Raft, Restored, RestoredError, Time};
-use kontiki_io::{Completion, Io};
+use kontiki_io::{Completion, Io, tell};
 use kontiki_mem::{Hold, Ring};
 use kontiki_net::{Net, NetError};
 use kontiki_wal::{Wal, WalError};
@@ -196,9 +196,9 @@ impl Opening {
             recovery = format!("{recovery}; recovering, to be settled by others: {}", what_settles(&config));
         }
         if hard_state.recovering {
-            tracing::warn!(%recovery, "log recovered with losses: this replica refetches from its peers and does not vote until it has what it lost");
+            tell!(warn, %recovery, "log recovered with losses: this replica refetches from its peers and does not vote until it has what it lost");
         } else {
-            tracing::info!(%recovery, "log recovered");
+            tell!(info, %recovery, "log recovered");
         }
         let applied = self.queue.applied();
         let restored = Restored { applied, ..restored };
@@ -212,7 +212,8 @@ impl Opening {
             ));
         }
         if applied > restored.last {
-            tracing::error!(
+            tell!(
+                error,
                 applied = applied.0,
                 last = restored.last.0,
                 "the state machine has applied entries that the log has lost: this replica neither leads nor votes for a log without them. If no \

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kontiki_core::{LogIndex, Role, Term, Time};
-use kontiki_io::{Completion, Io};
+use kontiki_io::{Completion, Io, tell};
 use kontiki_mem::{Hold, Ring};
 
 use crate::apply::{ApplyQueue, ApplyStage};
@@ -226,7 +226,7 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
     }
 
     fn failed(&mut self, failure: Failure) -> TurnError {
-        tracing::error!(%failure, "node stopped");
+        tell!(error, %failure, "node stopped");
         self.end(Life::Failed(failure.clone()));
         failure.into()
     }

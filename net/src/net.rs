@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 
 use kontiki_core::{NodeId, SessionId, Time};
-use kontiki_io::{Completion, Handle, Io, IoBuf, IoError, Output};
+use kontiki_io::telling::display;
+use kontiki_io::{Completion, Handle, Io, IoBuf, IoError, Output, tell};
 use kontiki_mem::{Pool, Ring};
 
 use crate::address::Address;
@@ -191,8 +192,8 @@ impl Net {
         }
         self.tick_clients(now, io);
         while let Some(Hushed { topic, count, remote }) = self.log.due(now) {
-            let (peer, remote) = (topic.peer.map_or(0, |peer| peer.0), remote.map(tracing::field::display));
-            tracing::warn!(peer, remote, count, "{}: more of it since the last line on it", topic.what);
+            let (peer, remote) = (topic.peer.map_or(0, |peer| peer.0), remote.map(display));
+            tell!(warn, peer, remote, count, "{}: more of it since the last line on it", topic.what);
         }
     }
 
@@ -328,7 +329,7 @@ impl Net {
         let peer = peer.and_then(|p| self.peers.get(p)).map(|peer| peer.id);
         let Some(remote) = self.conns.get(slot).map(|conn| conn.remote) else { return };
         if self.log.admits(Topic { peer, what: reason.topic() }, Some(remote), now) {
-            tracing::warn!(peer = peer.map_or(0, |peer| peer.0), %remote, %reason, "refused");
+            tell!(warn, peer = peer.map_or(0, |peer| peer.0), %remote, %reason, "refused");
         }
         if self.events.takes_reports() {
             self.events.push(NetEvent::Refused { peer, remote, reason });

@@ -1,7 +1,7 @@
 //! Peers that cannot be reached: said once, with why, and once more when they are back.
 
 use kontiki_core::{NodeId, Time};
-use kontiki_io::IoError;
+use kontiki_io::{IoError, tell};
 
 use crate::event::NetEvent;
 use crate::hello::HandshakeRefusal;
@@ -97,7 +97,7 @@ impl Net {
         peer.reach.why = Some(why);
         peer.reach.told = true;
         let (id, addr) = (peer.id, peer.addr);
-        tracing::warn!(peer = id.0, %addr, %why, "peer cannot be reached");
+        tell!(warn, peer = id.0, %addr, %why, "peer cannot be reached");
         if self.events.takes_reports() {
             self.events.push(NetEvent::Unreached { peer: id, why });
         }
@@ -108,7 +108,7 @@ impl Net {
         let Some(peer) = self.peers.get_mut(p) else { return };
         let reach = std::mem::take(&mut peer.reach);
         if reach.told {
-            tracing::info!(peer = peer.id.0, away_s = now.since(reach.away_since) / 1_000_000_000, "peer is back");
+            tell!(info, peer = peer.id.0, away_s = now.since(reach.away_since) / 1_000_000_000, "peer is back");
         }
     }
 

@@ -1,7 +1,7 @@
 //! An open session: its control and bulk channels, its pulse, its end.
 
 use kontiki_core::{Message, NodeId, SessionId, Time};
-use kontiki_io::Io;
+use kontiki_io::{Io, tell};
 use kontiki_mem::{Block, Ring};
 
 use crate::bulk_in::{BulkIn, Next};
@@ -187,19 +187,19 @@ impl Net {
         let (peer, session, incarnation) = (peer.id, id, process.incarnation);
         let mut says = |what| self.log.admits(Topic { peer: Some(peer), what }, Some(remote), now);
         if jumps && says("incarnation: jump") {
-            tracing::warn!(
-                peer = peer.0, incarnation = incarnation.0, last, %remote,
+            tell!(
+                warn, peer = peer.0, incarnation = incarnation.0, last, %remote,
                 "a far higher incarnation than the last one: not remembered beyond this session"
             );
         }
         if back && says("incarnation: back") {
-            tracing::warn!(
-                peer = peer.0, incarnation = incarnation.0, last, %remote,
+            tell!(
+                warn, peer = peer.0, incarnation = incarnation.0, last, %remote,
                 "an older incarnation than before: an old copy of its data directory, or somebody else had spoken for it"
             );
         }
         if says("session up") {
-            tracing::info!(peer = peer.0, session = session.0, incarnation = incarnation.0, %remote, "session up");
+            tell!(info, peer = peer.0, session = session.0, incarnation = incarnation.0, %remote, "session up");
         }
         self.events.push_start(NetEvent::SessionUp { peer, session, incarnation, remote, parameters });
     }
@@ -230,7 +230,7 @@ impl Net {
         // What it was refused for is in the log already.
         let told = matches!(reason, DownReason::Refused(_));
         if !told && self.log.admits(Topic { peer: Some(id), what: reason.topic() }, None, now) {
-            tracing::info!(peer = id.0, session = session.id.0, %reason, "session down");
+            tell!(info, peer = id.0, session = session.id.0, %reason, "session down");
         }
         self.events.push_end(NetEvent::SessionDown { peer: id, session: session.id, reason });
     }

@@ -5,7 +5,7 @@
 
 use kontiki_core::{Incarnation, LogIndex, Restored};
 use kontiki_frame::BLOCK_BYTES;
-use kontiki_io::{Completion, Handle, Io, IoBuf, IoError, IoErrorKind, Name, Op, Output};
+use kontiki_io::{Completion, Handle, Io, IoBuf, IoError, IoErrorKind, Name, Op, Output, tell};
 use kontiki_mem::{Pool, PoolBuf};
 
 use crate::hard_state::{Copy, MAX_NUMBER, Record, SegmentSpan, judge};
@@ -426,7 +426,7 @@ impl Opening {
         self.record = record;
         let Some(copy) = repair else { return self.open_segment(0) };
         self.report.hard_state_repaired = true;
-        tracing::warn!(?copy, "one copy of the hard state was damaged or one update behind: rewritten from the other");
+        tell!(warn, ?copy, "one copy of the hard state was damaged or one update behind: rewritten from the other");
         Ok(self.write_record(Step::RepairHardState, copy))
     }
 
@@ -492,7 +492,7 @@ impl Opening {
         self.report =
             RecoveryReport { uncertain, same_boot: killed, hard_state_repaired: self.report.hard_state_repaired, ..recovered.report() };
         if let Some(damage) = recovered.damage {
-            tracing::error!(%damage, cause = %recovered.cause, "acknowledged log is damaged");
+            tell!(error, %damage, cause = %recovered.cause, "acknowledged log is damaged");
             if self.options.sole_voter {
                 return Err(WalError::Damaged(damage));
             }
@@ -652,7 +652,7 @@ impl Opening {
             fresh,
             blank_to,
         });
-        tracing::info!(boot = self.record.incarnation.0, report = %self.report, "log open");
+        tell!(info, boot = self.record.incarnation.0, report = %self.report, "log open");
         Opened { wal, hard_state: state, incarnation: self.record.incarnation, restored, report: self.report.clone() }
     }
 }

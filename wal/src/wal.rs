@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 use kontiki_core::{FrameMeta, Incarnation, IndexRange, LogIndex, Term, Time, WriteId};
 use kontiki_frame::{BLOCK_BYTES, DiskStamp, parse_header};
-use kontiki_io::{Completion, Handle, Io, IoError, IoErrorKind, Op};
+use kontiki_io::{Completion, Handle, Io, IoError, IoErrorKind, Op, tell};
 use kontiki_mem::{Block, BlockMut, Pool, PoolBuf};
 
 use crate::append::Appender;
@@ -468,7 +468,7 @@ impl Wal {
 
     /// Nothing is believed any more; what is outstanding comes back all the same.
     fn fail(&mut self, error: WalError) {
-        tracing::error!(%error, "the log is poisoned: nothing more becomes durable");
+        tell!(error, %error, "the log is poisoned: nothing more becomes durable");
         self.poison.get_or_insert(error);
         self.appender.give_up();
         self.saver.give_up();

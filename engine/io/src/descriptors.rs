@@ -1,6 +1,6 @@
 //! File descriptors: whether as many as are needed may be had, counted before the first is missing.
 
-use crate::{OpenError, errno};
+use crate::{OpenError, errno, tell};
 
 /// Descriptors of a backend's own: ring or epoll, bell, notice, what is open for a moment.
 const OWN: usize = 8;
@@ -23,7 +23,7 @@ pub(crate) fn reserve(wanted: usize, useful: usize) -> Result<(), OpenError> {
     let raised = needed.max(useful as u64).min(hard);
     match raise(raised, hard) {
         Ok(()) => {
-            tracing::info!(from = soft, to = raised, "limit on file descriptors raised");
+            tell!(info, from = soft, to = raised, "limit on file descriptors raised");
             Ok(())
         }
         Err(_) if soft >= needed => Ok(()),

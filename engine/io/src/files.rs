@@ -14,7 +14,7 @@ use kontiki_mem::BLOCK_BYTES;
 
 use crate::name::MAX_NAME_BYTES;
 use crate::portable::mapped::Mapped;
-use crate::{Name, errno, limits};
+use crate::{Name, errno, limits, tell};
 
 /// Who may read the files we make: the owner writes, the group reads.
 pub(crate) const FILE_MODE: libc::mode_t = 0o640;
@@ -222,7 +222,7 @@ pub(crate) fn open(dir: &Dir, name: &Name, create: bool, direct: bool) -> Result
 
 /// Says that direct access was refused.
 pub(crate) fn note_buffered() {
-    tracing::info!("this file system has no direct access: files go through the page cache");
+    tell!(info, "this file system has no direct access: files go through the page cache");
 }
 
 /// The length of an open file; an error if it is no plain file.
@@ -330,7 +330,7 @@ pub(crate) fn sync_dir(dir: &File) -> Result<(), i32> {
 /// medium; it is reported and accepted.
 pub(crate) fn dir_synced(result: Result<(), i32>) -> Result<(), i32> {
     if result == Err(libc::EINVAL) {
-        tracing::warn!("this file system cannot sync directories: new names may be lost with the power");
+        tell!(warn, "this file system cannot sync directories: new names may be lost with the power");
         return Ok(());
     }
     result

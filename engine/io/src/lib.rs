@@ -21,6 +21,8 @@ mod portable;
 mod select;
 mod sockets;
 mod stats;
+#[doc(hidden)]
+pub mod telling;
 mod uring;
 mod worker;
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::files::{self, CName};
 use crate::limits::{LOCK_PATIENCE_MS, LOCK_RETRY_MS};
-use crate::{Name, clock, errno};
+use crate::{Name, clock, errno, tell};
 
 /// How often the lock file may be replaced while it is being locked, before it counts as another's.
 const ATTEMPTS: usize = 8;
@@ -37,7 +37,7 @@ impl Lock {
             Ok(()) => Some(own),
             // NFS locks only what is open for writing, which a directory never is; others lock no directories at all.
             Err(libc::EBADF | libc::EINVAL | libc::EISDIR | libc::EOPNOTSUPP | libc::ENOSYS) => {
-                tracing::warn!("this file system locks no directories: whoever removes the lock file lets a second process in");
+                tell!(warn, "this file system locks no directories: whoever removes the lock file lets a second process in");
                 None
             }
             Err(errno) => return Err(errno),

@@ -8,7 +8,7 @@ use kontiki_mem::{Pool, Ring};
 use crate::limits::{DEFAULT_CAPACITY, DEFAULT_HANDLES, LOCK_PLACES, MAX_CAPACITY, MAX_HANDLES};
 use crate::portable::Portable;
 use crate::uring::{Uring, Without};
-use crate::{Io, descriptors, errno};
+use crate::{Io, descriptors, errno, tell};
 
 /// Which backend to open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -146,7 +146,7 @@ pub fn open(options: &Options, memory: &[Region<'_>]) -> Result<Box<dyn Io + Sen
             Err(reason) => Box::new(portable(options, &reason)?),
         },
     };
-    tracing::info!(backend = %io.describe(), "world opened");
+    tell!(info, backend = %io.describe(), "world opened");
     Ok(io)
 }
 

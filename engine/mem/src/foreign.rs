@@ -4,7 +4,7 @@ use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Calls foreign code. If it panics, the panic ends here: the hook has told of it, and others wait for their turn.
-pub(crate) fn quietly(call: impl FnOnce()) {
+pub fn quietly(call: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(call)) {
         // What it threw is foreign, too, and so is what its drop throws.
         if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {

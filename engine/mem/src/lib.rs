@@ -40,6 +40,7 @@ mod tickets;
 pub use batch::{OpenBatch, Sealed, Slot};
 pub use block::{Block, BlockMut};
 pub use copy::{copied_bytes, copy_payload};
+pub use foreign::quietly;
 pub use hold::Hold;
 pub use pool::{Pool, PoolBuf};
 pub use records::{Batch, Records};

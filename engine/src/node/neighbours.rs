@@ -1,6 +1,7 @@
 //! What peers have said of themselves, and what this node makes of it: which frames it seals, how often it says that it leads.
 
 use kontiki_core::NodeId;
+use kontiki_io::tell;
 use kontiki_net::Parameters;
 
 use super::Replica;
@@ -77,20 +78,20 @@ impl Replica {
         let config = &self.config;
         let (entry, heartbeat, election) = (u64::from(said.max_entry_bytes), u64::from(said.heartbeat_ms), u64::from(said.election_min_ms));
         if entry != 0 && entry != config.max_entry_bytes as u64 {
-            tracing::warn!(
-                %peer, theirs = entry, ours = config.max_entry_bytes,
+            tell!(
+                warn, %peer, theirs = entry, ours = config.max_entry_bytes,
                 "max_entry_bytes differs: how long an entry may be depends on which node leads. Give all members the same"
             );
         }
         if (said.takes_frame_bytes as usize) < config.max_frame_bytes {
-            tracing::warn!(
-                %peer, takes = said.takes_frame_bytes, max_frame_bytes = config.max_frame_bytes,
+            tell!(
+                warn, %peer, takes = said.takes_frame_bytes, max_frame_bytes = config.max_frame_bytes,
                 "a peer takes shorter frames than this node may seal: while it is connected, batches are kept that short"
             );
         }
         if heartbeat > config.election_min_ms / 3 || (election != 0 && config.heartbeat_ms > election / 3) {
-            tracing::warn!(
-                %peer, their_heartbeat_ms = heartbeat, their_election_min_ms = election, our_heartbeat_ms = config.heartbeat_ms,
+            tell!(
+                warn, %peer, their_heartbeat_ms = heartbeat, their_election_min_ms = election, our_heartbeat_ms = config.heartbeat_ms,
                 our_election_min_ms = config.election_min_ms,
                 "heartbeats and election timeouts of two members do not fit: whoever leads sends heartbeats as often as its followers need"
             );
@@ -120,13 +121,13 @@ impl Replica {
         }
         let (takes, _) = self.neighbours.frames(peer);
         if bytes > 0 {
-            tracing::error!(
-                %peer, takes, needs = bytes,
+            tell!(
+                error, %peer, takes, needs = bytes,
                 "a follower cannot take the frame that it needs next: give it ring_bytes of at least twice that (and segments that hold it) and \
                  start it again. Until then it does not count towards a majority"
             );
         } else {
-            tracing::info!(%peer, "the follower takes the frames that it needs again");
+            tell!(info, %peer, "the follower takes the frames that it needs again");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Memory for frames: what leaves it, and who is waited for before it does.
 
 use kontiki_core::{LogIndex, NodeId, Time};
-use kontiki_io::Io;
+use kontiki_io::{Io, tell};
 
 use super::Replica;
 
@@ -44,7 +44,7 @@ impl Replica {
             for member in &self.config.members {
                 let peer = NodeId(member.id);
                 if self.net.pinning(peer).is_some_and(|p| p.bytes > share || now.since(p.since) > too_long) {
-                    tracing::warn!(%peer, "does not read: connection cut, it will catch up from the log");
+                    tell!(warn, %peer, "does not read: connection cut, it will catch up from the log");
                     self.net.cut(peer, now, io);
                 }
             }

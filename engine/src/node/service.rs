@@ -1,6 +1,6 @@
 //! What connected clients ask for, and their answers.
 
-use kontiki_io::Io;
+use kontiki_io::{Io, tell};
 use kontiki_mem::Outcome;
 use kontiki_net::{ClientEvent, Response};
 
@@ -34,8 +34,8 @@ impl Replica {
                 let text = "this node answers no queries: propose a read through the log";
                 self.net.respond(client, request, Response::Error { code: 1, text });
             }
-            ClientEvent::Connected { client, remote } => tracing::debug!(?client, %remote, "client connected"),
-            ClientEvent::Disconnected { client } => tracing::debug!(?client, "client gone"),
+            ClientEvent::Connected { client, remote } => tell!(debug, ?client, %remote, "client connected"),
+            ClientEvent::Disconnected { client } => tell!(debug, ?client, "client gone"),
         }
     }
 

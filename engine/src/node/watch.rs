@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use kontiki_core::{LogIndex, NodeId, Role, Time};
-use kontiki_io::Io;
+use kontiki_io::{Io, tell};
 use kontiki_wal::Space;
 
 use super::Replica;
@@ -24,15 +24,16 @@ impl Replica {
             self.shared.events.tell(if full { Event::DiskFull } else { Event::DiskBack });
             match space {
                 Space::Short(error) => {
-                    tracing::warn!(%error, "no next segment for now: once the one in use is full, writes are refused until there is");
+                    tell!(warn, %error, "no next segment for now: once the one in use is full, writes are refused until there is");
                 }
-                _ if full && self.wal.is_full() => tracing::warn!(
+                _ if full && self.wal.is_full() => tell!(
+                    warn,
                     "log full: it has as many segments as it can keep track of, and the state machine has made nothing durable that it may forget"
                 ),
                 Space::Full => {
-                    tracing::warn!("disk full: once the segment in use is full, writes are refused until there is space for the next");
+                    tell!(warn, "disk full: once the segment in use is full, writes are refused until there is space for the next");
                 }
-                Space::Ready | Space::Preparing => tracing::info!("disk space is back"),
+                Space::Ready | Space::Preparing => tell!(info, "disk space is back"),
             }
         }
     }
@@ -48,16 +49,12 @@ impl Replica {
         self.told_election_ns = max;
         let (min_ms, max_ms, flush_ms) = (min / MS, max / MS, self.raft.flush_ns() / MS);
         if !self.raft.is_disk_slow() {
-            tracing::info!(min_ms, max_ms, "the disk is quick again: election timeouts as configured");
+            tell!(info, min_ms, max_ms, "the disk is quick again: election timeouts as configured");
         } else if max_ms < self.config.election_limit_ms {
-            tracing::warn!(
-                flush_ms,
-                min_ms,
-                max_ms,
-                "the disk is slow: an election waits for its flushes, so election timeouts are longer"
-            );
+            tell!(warn, flush_ms, min_ms, max_ms, "the disk is slow: an election waits for its flushes, so election timeouts are longer");
         } else {
-            tracing::warn!(
+            tell!(
+                warn,
                 flush_ms,
                 min_ms,
                 max_ms,

@@ -7,7 +7,7 @@
 //! is a released file under its old name.
 
 use kontiki_frame::BLOCK_BYTES;
-use kontiki_io::Io;
+use kontiki_io::{Io, tell};
 
 use super::Wal;
 use crate::hard_state::SegmentSpan;
@@ -133,8 +133,8 @@ impl Wal {
                 if let Some(segment) = segment {
                     self.segments.retired.push_front(segment);
                 }
-                tracing::warn!(
-                    %error,
+                tell!(
+                    warn, %error,
                     retry_ms = pause / 1_000_000,
                     "no space to prepare a log segment, or too little of something else: appends stop when the current one is full"
                 );

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 
+use crate::tell;
 use memmap2::MmapMut;
 
 /// The whole of one allocated file.
@@ -24,7 +25,7 @@ impl Mapped {
         match memory {
             Ok(memory) => Some(Mapped { memory }),
             Err(error) => {
-                tracing::warn!(%error, len, "log file could not be mapped: written with pwrite");
+                tell!(warn, %error, len, "log file could not be mapped: written with pwrite");
                 None
             }
         }

@@ -15,7 +15,7 @@ use crate::files::{self, DataFile, Dir};
 use crate::handles::Object;
 use crate::sockets;
 use crate::worker::{Finished, Task, Yield};
-use crate::{Completion, IoBuf, IoError, Output};
+use crate::{Completion, IoBuf, IoError, Output, tell};
 
 /// What a completion entry belongs to, as the entry's user data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,7 +214,7 @@ impl Uring {
             Work::Write(Write { file, data, offset, durable, .. }) => Task::Write { file, offset, data, durable },
             other => unreachable!("{other:?} is not done aside"),
         };
-        tracing::warn!(?task, "the kernel lacks memory or threads: the operation is tried again by the file worker");
+        tell!(warn, ?task, "the kernel lacks memory or threads: the operation is tried again by the file worker");
         match self.hand_over(slot, None, task) {
             Ok(()) => Ended::Goes,
             Err(errno) => Ended::failed(errno),
@@ -238,7 +238,7 @@ impl Uring {
     fn end_write(&mut self, slot: u32, mut write: Write, result: i32, flushed: i32) -> Ended {
         // Refused as such, before anything was written.
         if -result == libc::EOPNOTSUPP && write.durable && !write.linked && !self.draining {
-            tracing::warn!("this file system takes no RWF_DSYNC: a flush follows each durable write");
+            tell!(warn, "this file system takes no RWF_DSYNC: a flush follows each durable write");
             write.file.dsync.store(false, Ordering::Relaxed);
             self.push_write(slot, write);
             return Ended::Goes;

@@ -35,7 +35,7 @@ use crate::handles::Handles;
 use crate::host::Resolver;
 use crate::select::{Region, kernel};
 use crate::worker::Worker;
-use crate::{Completion, Io, IoError, IoStats, Op, Options, Token, Wake, clock};
+use crate::{Completion, Io, IoError, IoStats, Op, Options, Token, Wake, clock, tell};
 
 use notice::Notice;
 use setup::{Features, Regions};
@@ -163,7 +163,7 @@ impl Io for Uring {
                 // Not set before: checked above, and `Uring` is not shared between threads.
                 Ok(notice) => drop(self.notice.set(notice)),
                 Err(errno) => {
-                    tracing::warn!(errno, "this io_uring cannot serve a foreign event loop");
+                    tell!(warn, errno, "this io_uring cannot serve a foreign event loop");
                     return None;
                 }
             }

@@ -11,7 +11,7 @@ use super::finish::Tag;
 use crate::limits::DRAIN_MS;
 use crate::lock::Lock;
 use crate::worker::Worker;
-use crate::{Completion, IoError, Output, clock, errno};
+use crate::{Completion, IoError, Output, clock, errno, tell};
 
 /// Completion entries taken at a time.
 const TAKE: usize = 32;
@@ -240,10 +240,7 @@ impl Drop for Uring {
         } else {
             // Leaked, not freed: the kernel may still read or write it.
             let held = self.slots.in_kernel().count();
-            tracing::error!(
-                held,
-                "io_uring did not let go of its operations (a disk that hangs, or dropped off its thread): memory leaked"
-            );
+            tell!(error, held, "io_uring did not let go of its operations (a disk that hangs, or dropped off its thread): memory leaked");
         }
     }
 }
