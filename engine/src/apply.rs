@@ -30,6 +30,8 @@ pub(crate) struct Work {
 struct Inbox {
     work: VecDeque<Work>,
     bytes: usize,
+    /// The reactor wants to know what is durable, though it has no work.
+    asked: bool,
     closed: bool,
 }
 
@@ -60,7 +62,7 @@ impl std::fmt::Debug for ApplyQueue {
 impl ApplyQueue {
     fn new(applied: LogIndex, durable: LogIndex) -> ApplyQueue {
         ApplyQueue {
-            inbox: Mutex::new(Inbox { work: VecDeque::with_capacity(MAX_APPLY_QUEUE), bytes: 0, closed: false }),
+            inbox: Mutex::new(Inbox { work: VecDeque::with_capacity(MAX_APPLY_QUEUE), bytes: 0, asked: false, closed: false }),
             arrived: Condvar::new(),
             sleeps: AtomicBool::new(false),
             applied: AtomicU64::new(applied.0),
@@ -105,9 +107,20 @@ impl ApplyQueue {
         Some(work)
     }
 
-    /// Whether everything handed over was taken out.
+    /// Whether everything handed over was taken out, and everything asked.
     pub(crate) fn is_empty(&self) -> bool {
-        self.inbox().work.is_empty()
+        let inbox = self.inbox();
+        inbox.work.is_empty() && !inbox.asked
+    }
+
+    /// Has the state machine asked what it has made durable, as after a run of entries.
+    pub(crate) fn ask(&self) {
+        self.inbox().asked = true;
+        self.announce();
+    }
+
+    fn is_asked(&self) -> bool {
+        std::mem::take(&mut self.inbox().asked)
     }
 
     /// No more work will come: the apply thread ends, and what was not begun is dropped.
@@ -123,7 +136,7 @@ impl ApplyQueue {
     /// Sleeps until there is work. False: closed.
     fn wait(&self) -> bool {
         let mut inbox = self.inbox();
-        while inbox.work.is_empty() && !inbox.closed {
+        while inbox.work.is_empty() && !inbox.asked && !inbox.closed {
             self.sleeps.store(true, Ordering::Relaxed);
             inbox = self.arrived.wait(inbox).unwrap_or_else(PoisonError::into_inner);
         }
@@ -144,7 +157,7 @@ impl ApplyQueue {
         self.entries.load(Ordering::Relaxed)
     }
 
-    /// What this stage is known by to whoever asks where it is ([`foreign::is_inside`]).
+    /// What this stage is known by to whoever asks where it is ([`foreign::place`]).
     pub(crate) fn stage(self: &Arc<ApplyQueue>) -> usize {
         Arc::as_ptr(self) as usize
     }
@@ -209,14 +222,26 @@ impl<M: StateMachine> ApplyStage<M> {
         if self.failed {
             return false;
         }
-        let Some(mut work) = self.queue.pop() else { return false };
-        if let Err(failure) = self.apply(&mut work).and_then(|()| self.note(work.range.to)) {
-            self.failed = true;
-            self.queue.fail(failure);
-        }
+        let Some(mut work) = self.queue.pop() else {
+            let asked = self.queue.is_asked();
+            if asked {
+                let outcome = self.note(self.queue.applied());
+                self.failing(outcome);
+            }
+            return asked;
+        };
+        let outcome = self.apply(&mut work).and_then(|()| self.note(work.range.to));
+        self.failing(outcome);
         // One wake-up per waiting caller and frame; the frame's memory goes back with `work`.
         self.resolver.flush();
         true
+    }
+
+    fn failing(&mut self, outcome: Result<(), Failure>) {
+        if let Err(failure) = outcome {
+            self.failed = true;
+            self.queue.fail(failure);
+        }
     }
 
     /// Entries up to `to` are applied. What the machine says of its durable state is believed as far as it can be true: nothing is durable
@@ -225,7 +250,7 @@ impl<M: StateMachine> ApplyStage<M> {
         // What came again moves nothing back.
         let applied = to.0.max(self.queue.applied().0);
         self.queue.applied.store(applied, Ordering::Release);
-        let durable = foreign::call(|| self.machine.durable()).map_err(Failure::ApplyPanic)?;
+        let durable = foreign::call(|| foreign::in_machine(self.queue.stage(), || self.machine.durable())).map_err(Failure::ApplyPanic)?;
         self.queue.durable.fetch_max(durable.0.min(applied), Ordering::Release);
         Ok(())
     }
@@ -249,7 +274,7 @@ impl<M: StateMachine> ApplyStage<M> {
         let inner = frame::entries(work.block.bytes(), &work.header, range);
         let (machine, stage) = (&mut self.machine, self.queue.stage());
         // A panic of the product's code stops this node with a typed failure, never the process of the product.
-        match foreign::call(|| foreign::inside(stage, || machine.apply(Entries { inner }, &mut replies))) {
+        match foreign::call(|| foreign::in_machine(stage, || machine.apply(Entries { inner }, &mut replies))) {
             Ok(Ok(())) => {
                 while replies.given < count {
                     replies.push(&[]);
@@ -268,7 +293,12 @@ impl<M: StateMachine> ApplyStage<M> {
     }
 
     /// The body of the apply thread: until the queue is closed or the machine fails.
-    pub(crate) fn run(mut self, bell: &dyn Wake) {
+    pub(crate) fn run(self, bell: &dyn Wake) {
+        let stage = self.queue.stage();
+        foreign::at_work(stage, || self.run_inside(bell));
+    }
+
+    fn run_inside(mut self, bell: &dyn Wake) {
         let queue = Arc::clone(&self.queue);
         // Whatever else of the product's code panics (its `durable`, a waker): the node must hear that nobody applies.
         let outcome = foreign::call(|| {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use kontiki_core::{NodeId, Term};
 use kontiki_mem::Hold;
 
-use crate::foreign;
+use crate::foreign::{self, Place};
 use crate::limits::{MAX_EVENT_WAKERS, MAX_EVENTS};
 use crate::shared::Shared;
 
@@ -43,10 +43,25 @@ pub enum Event {
         /// The peer.
         peer: NodeId,
     },
-    /// There is no space for the next segment of the log.
+    /// This replica still leads, and serves that peer from its log again.
+    PeerCaughtUp {
+        /// The peer.
+        peer: NodeId,
+    },
+    /// The disk has no space for the next segment of the log. Once the one in use is full, writes are refused.
     DiskFull,
-    /// There is again.
+    /// It has again.
     DiskBack,
+    /// The log has as many segments as it can keep track of, and may forget none, whatever space the disk has: the state machine makes too
+    /// little of it durable ([`StateMachine::durable`](crate::StateMachine::durable)). Once the segment in use is full, writes are refused.
+    LogFull,
+    /// It may have another segment again.
+    LogBack,
+    /// The system is short of something else that the next segment takes, file descriptors or memory: the log says of what. Waited out like
+    /// a full disk.
+    Shortage,
+    /// It is not any more.
+    ShortageOver,
     /// The replica refetches what its medium lost, and does not vote.
     Recovering,
     /// It has what it lost, and votes.
@@ -169,15 +184,24 @@ impl Events {
     }
 
     /// Blocks until there is an event, for `limit` at most. `None`: there is none yet, or the node has stopped and there will be none.
+    ///
+    /// # Panics
+    /// Within the state machine or a waker of the same node, if it would have to wait: see [`StateMachine`](crate::StateMachine).
     pub fn wait(&mut self, limit: Duration) -> Option<Event> {
         let board = &self.shared.events;
         let next = self.next;
         let nothing = |inner: &mut Inner| !inner.ended && next >= inner.first + inner.events.len() as u64;
+        if !limit.is_zero() && nothing(&mut board.inner()) {
+            self.shared.may_wait("waiting for an event");
+        }
         let (inner, _) = board.changed.wait_timeout_while(board.inner(), limit, nothing).unwrap_or_else(PoisonError::into_inner);
         inner.read(&mut self.next)
     }
 
     /// The next event, as a future polls for it; `None` once the node has stopped and all were read.
+    ///
+    /// # Panics
+    /// Within the state machine of the same node, unless there is one: [`Events::poll`] looks and no more.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
         // Outside of the lock: a waker's clone is foreign code.
         let waker = cx.waker().clone();
@@ -198,10 +222,16 @@ impl Events {
         if let Some(other) = pushed_out {
             other.wake();
         }
+        if self.shared.place() == Place::InMachine {
+            self.shared.may_wait("awaiting an event");
+        }
         Poll::Pending
     }
 
     /// Awaits the next event; `None` once the node has stopped and all were read.
+    ///
+    /// # Panics
+    /// As [`Events::poll_next`].
     pub async fn next(&mut self) -> Option<Event> {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
     }

@@ -8,6 +8,7 @@ use kontiki_mem::Hold;
 
 use crate::error::{Failure, LeaderHint, ProposeError};
 use crate::events::Events;
+use crate::foreign::Place;
 use crate::shared::{Life, Shared};
 use crate::status::Status;
 use crate::ticket::Ticket;
@@ -91,7 +92,8 @@ impl Proposer {
 
     /// What the node knows of itself and its cluster, fresh. `None` if it never came up.
     ///
-    /// Waits for the reactor's next turn: do not call it from the thread that turns a driven node.
+    /// Waits for the reactor's next turn: do not call it from the thread that turns a driven node. Within a state machine or a waker of the same
+    /// node, which would hold that turn up, it is what somebody was told last.
     pub fn status(&self) -> Option<Status> {
         self.shared.status()
     }
@@ -104,6 +106,9 @@ impl Proposer {
     /// Blocks until this node knows who leads the cluster, itself included, and says who; `None` if it knows none after `limit`, or stops.
     ///
     /// Who leads is out of date at once. A node that has just been elected may answer [`ProposeError::Busy`] for a moment.
+    ///
+    /// # Panics
+    /// Within the state machine or a waker of the same node, if it would have to wait: see [`StateMachine`](crate::StateMachine).
     pub fn wait_leader(&self, limit: Duration) -> Option<LeaderHint> {
         self.shared.wait_leader(limit)
     }
@@ -132,7 +137,7 @@ impl Proposer {
     /// Why it stopped, if nobody asked.
     ///
     /// # Panics
-    /// Within [`StateMachine::apply`](crate::StateMachine::apply) of the same node, which it would wait for.
+    /// Within the state machine or a waker of the same node, which it would wait for: see [`StateMachine`](crate::StateMachine).
     pub fn wait_stopped(&self) -> Result<(), Failure> {
         self.shared.may_wait("waiting for the node to stop");
         match self.shared.wait_end() {
@@ -200,7 +205,7 @@ impl Node {
     /// Why the node had stopped by itself, if it had.
     ///
     /// # Panics
-    /// Within [`StateMachine::apply`](crate::StateMachine::apply) of the same node, which it would wait for; the node is asked to stop all the same.
+    /// Within the state machine or a waker of the same node, which it would wait for; the node ends all the same. See [`StateMachine`](crate::StateMachine).
     pub fn shutdown(mut self) -> Result<(), Failure> {
         // Before it is asked to stop: within its own state machine, this panic is to be the reason why it ends.
         self.shared.may_wait("waiting for the end of a node");
@@ -209,15 +214,16 @@ impl Node {
     }
 
     fn stop(&mut self) {
-        if self.shared.is_inside() && std::thread::panicking() {
+        let place = self.shared.place();
+        if place == Place::InMachine && std::thread::panicking() {
             // The panic in its own state machine ends the node, and says why. An orderly stop would race with that.
             return;
         }
         self.shared.ask_stop();
-        let (inside, me) = (self.shared.is_inside(), std::thread::current().id());
+        let me = std::thread::current().id();
         for thread in self.threads.drain(..) {
             // Whoever is called by one of the node's threads (a state machine, a waker) cannot wait for it: it ends once it has returned.
-            if inside || thread.thread().id() == me {
+            if place != Place::Outside || thread.thread().id() == me {
                 continue;
             }
             // A thread's panic was caught and recorded as the node's failure before it ended.

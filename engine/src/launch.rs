@@ -44,14 +44,14 @@ impl Builder {
         let mut reactor = self.driven(machine)?;
         let shared = reactor.shared();
         let mut threads = Vec::with_capacity(2);
-        if let Some(stage) = own_thread.then(|| reactor.take_stage()).flatten() {
+        if let Some(apply) = own_thread.then(|| reactor.take_stage()).flatten() {
             let bell = shared.bell();
-            threads.push(spawn(format!("kontiki-apply-{id}"), move || stage.run(&*bell))?);
+            threads.push(spawn(format!("kontiki-apply-{id}"), move || apply.run(&*bell))?);
         }
-        let queue = reactor.queue();
+        let (queue, stage) = (reactor.queue(), shared.stage());
         let (opened, is_open) = mpsc::sync_channel(1);
         let life = shared.clone();
-        let body = move || {
+        let work = move || {
             // (The reactor's drop ends the apply thread, after this has said why.)
             if let Err(panic) = foreign::call(|| run(&mut reactor, &opened)) {
                 // A broken invariant of ours: callers must not wait for ever on a node that is gone.
@@ -60,6 +60,7 @@ impl Builder {
             // The product's state machine may panic as it goes; nobody hears of a thread that ends in one.
             drop(foreign::call(|| drop(reactor)));
         };
+        let body = move || foreign::at_work(stage, work);
         match spawn(format!("kontiki-{id}"), body) {
             Ok(thread) => threads.push(thread),
             Err(error) => {

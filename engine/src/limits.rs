@@ -84,6 +84,8 @@ pub(crate) const fn io_handles(members: usize, clients: usize) -> usize {
 pub const CLOSE_LOG_NS: u64 = 20_000_000_000;
 /// How long it waits for peers and clients to take leave, in ns. The log is closed meanwhile.
 pub const CLOSE_NET_NS: u64 = 2_000_000_000;
+/// How often the state machine is asked what it has made durable while the log waits for space, in ns.
+pub const ASK_DURABLE_NS: u64 = 100_000_000;
 /// A commit index that no frame carries is told to followers after this share of a heartbeat interval.
 pub const NEWS_SHARE: u64 = 16;
 /// Entries that make a frame worth its writes, wake-ups and messages though one is under way: about as many as take as long themselves.

@@ -124,7 +124,10 @@ pub(crate) struct Replica {
     commit_latency: Latency,
     gather: Gather,
     neighbours: Neighbours,
-    disk_full: bool,
+    /// What the next segment of the log lacks.
+    lacking: Option<watch::Lacking>,
+    /// When the state machine is to be asked what is durable though nothing was applied.
+    ask_durable_at: Time,
     recovering: bool,
     /// The longest election timeout that the operator was last told of, in ns.
     told_election_ns: u64,
@@ -180,7 +183,8 @@ impl Replica {
             flush_latency: Latency::default(),
             commit_latency: Latency::default(),
             gather: Gather::default(),
-            disk_full: false,
+            lacking: None,
+            ask_durable_at: Time(u64::MAX),
             recovering: false,
             told_election_ns,
             recovery,
@@ -202,7 +206,7 @@ impl Replica {
         let wal = self.wal.deadline().unwrap_or(Time(u64::MAX));
         let net = self.net.deadline().unwrap_or(Time(u64::MAX));
         let held = self.held_until().unwrap_or(Time(u64::MAX));
-        self.raft.deadline().min(net).min(wal).min(held)
+        self.raft.deadline().min(net).min(wal).min(held).min(self.ask_durable_at)
     }
 
     pub(crate) fn on_completion(&mut self, completion: Completion, now: Time, io: &mut dyn Io) {
@@ -242,6 +246,8 @@ impl Replica {
         if self.role == Role::Leader && self.noop.is_none() {
             self.open_batches();
         }
+        self.watch_followers();
+        self.ask_durable(now);
         self.hand_to_apply(now, io);
         self.release();
         self.answer_clients();
@@ -419,7 +425,7 @@ impl Replica {
             }
             Effect::LookupTerm { index } => self.lookup_term(index, now, io),
             Effect::FollowerBehind { peer, needs, first } => {
-                self.shared.events.tell(ProductEvent::PeerBehind { peer });
+                self.falls_behind(peer);
                 tell!(error, %peer, %needs, %first, "a follower needs entries that are no longer in this log: raise retention_bytes, or rebuild it");
             }
         }
@@ -485,6 +491,7 @@ impl Replica {
             self.noop = None;
             self.discard_unsealed();
             self.catchup.forget_all();
+            self.neighbours.serves_none();
             self.pending.lose(self.commit, &mut self.resolver);
         }
         if role == Role::Leader && !led {

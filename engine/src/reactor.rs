@@ -11,6 +11,7 @@ use kontiki_mem::{Hold, Ring};
 use crate::apply::{ApplyQueue, ApplyStage};
 use crate::config::Config;
 use crate::error::{Failure, StartError};
+use crate::foreign;
 use crate::handle::Proposer;
 use crate::limits::{IO_CAPACITY, MAX_RING_BLOCKS};
 use crate::node::Replica;
@@ -93,7 +94,7 @@ impl<I: Io, M: StateMachine> std::fmt::Debug for Reactor<I, M> {
 impl<I: Io, M: StateMachine> Drop for Reactor<I, M> {
     fn drop(&mut self) {
         self.queue.close();
-        self.shared.end(Life::Stopped);
+        foreign::at_work(self.shared.stage(), || self.shared.end(Life::Stopped));
     }
 }
 
@@ -215,6 +216,10 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
     /// The node could not start, or stopped by itself; it acknowledges nothing more, and every turn from now on
     /// says [`State::Ended`].
     pub fn turn(&mut self, wait: Duration) -> Result<State, TurnError> {
+        foreign::at_work(self.shared.stage(), || self.turn_at_work(wait))
+    }
+
+    fn turn_at_work(&mut self, wait: Duration) -> Result<State, TurnError> {
         let outcome = self.turn_inner(wait);
         match outcome {
             Ok(State::Ended) => self.end(Life::Stopped),
@@ -280,7 +285,10 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
                 }
                 match opening.poll(now, &mut self.io)? {
                     Opened::NotYet => {}
-                    Opened::Up(replica) => self.phase = Phase::Running(replica),
+                    Opened::Up(mut replica) => {
+                        replica.publish(&self.io);
+                        self.phase = Phase::Running(replica);
+                    }
                     Opened::Stopped => self.phase = Phase::Ended,
                 }
             }

@@ -11,7 +11,7 @@ use kontiki_net::Address;
 
 use crate::error::{Failure, LeaderHint, Lost, ProposeError};
 use crate::events::Board;
-use crate::foreign;
+use crate::foreign::{self, Place};
 use crate::limits::{AMPLE_ENTRIES, OPEN_SPINS};
 use crate::status::Status;
 use crate::ticket::{Applied, Ticket};
@@ -276,6 +276,9 @@ impl Shared {
     /// Blocks until this node knows who leads, for `limit` at most, or until it ends.
     pub(crate) fn wait_leader(&self, limit: Duration) -> Option<LeaderHint> {
         let life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*life, Life::Running) && self.leader_id() == 0 && !limit.is_zero() {
+            self.may_wait("waiting for a leader");
+        }
         let unknown = |life: &mut Life| matches!(life, Life::Running) && self.leader_id() == 0;
         let waited = self.changed.wait_timeout_while(life, limit, unknown).unwrap_or_else(PoisonError::into_inner);
         matches!(*waited.0, Life::Running).then(|| self.leader())?
@@ -286,15 +289,26 @@ impl Shared {
         self.stage.store(stage, Ordering::Relaxed);
     }
 
-    /// Whether this thread is in the state machine of this node: what it would wait for comes only after it has returned.
-    pub(crate) fn is_inside(&self) -> bool {
-        foreign::is_inside(self.stage.load(Ordering::Relaxed))
+    /// What this node knows its own threads by.
+    pub(crate) fn stage(&self) -> usize {
+        self.stage.load(Ordering::Relaxed)
+    }
+
+    /// Where this thread is: what it would wait for may come only after it has returned.
+    pub(crate) fn place(&self) -> Place {
+        foreign::place(self.stage())
     }
 
     /// # Panics
-    /// Within the state machine of this node: a panic there ends the node with a typed failure; to wait would end it in silence.
+    /// Within the state machine of this node, or a waker that it calls: to wait would end it in silence. A panic in the state machine ends the node
+    /// with a typed failure, one in a waker nothing but that call.
     pub(crate) fn may_wait(&self, what: &str) {
-        assert!(!self.is_inside(), "{what} within StateMachine::apply of the same node never returns: nothing goes on before `apply` does");
+        let within = match self.place() {
+            Place::Outside => return,
+            Place::AtWork => "a waker that was called by",
+            Place::InMachine => "StateMachine::apply of",
+        };
+        panic!("{what} within {within} the same node never returns: the node goes on only after that has");
     }
 
     /// This node.
@@ -352,8 +366,8 @@ impl Shared {
     /// A fresh status from the reactor; the last one published if the node has ended.
     pub(crate) fn status(&self) -> Option<Status> {
         let mut life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
-        // (The reactor's thread may be the very one that asks, within a state machine: then the last one has to do.)
-        if matches!(*life, Life::Running) && !self.is_inside() {
+        // (The reactor's thread may be the very one that asks, within a state machine or a waker: then the last one has to do.)
+        if matches!(*life, Life::Running) && self.place() == Place::Outside {
             let number = self.status_asked.fetch_add(1, Ordering::SeqCst) + 1;
             self.ring();
             // One that was computed before we asked does not count: it may miss what the caller has seen happen.

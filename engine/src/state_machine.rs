@@ -86,8 +86,14 @@ pub struct ApplyError(pub String);
 /// `apply` is called with every committed entry exactly once per life of the state, in log order, on
 /// each replica. By configuration it runs on the reactor's thread or on one of its own.
 ///
-/// Within `apply` nothing of the same node may be waited for (a ticket, its end): nothing goes on before `apply` does. Who tries is told so by
-/// a panic, which ends the node. To propose there is fine, and to drop the [`Node`](crate::Node) asks it to stop.
+/// # Within the node's own threads
+///
+/// Nothing of the same node may be waited for within `apply` and `durable`: a ticket, a leader, an event, its end. The node goes on only after
+/// they have returned. Who would have to wait, or awaits what is not there yet, is told so by a panic, which ends the node
+/// ([`Failure::ApplyPanic`](crate::Failure::ApplyPanic)). The same holds for wakers of tickets and events, which the node calls; there the panic ends
+/// that call and nothing else. To look ([`Ticket::poll`](crate::Ticket::poll), [`Events::poll`](crate::Events::poll)), to propose, and to ask for
+/// the status (the last one that somebody was told) is fine; to drop the [`Node`](crate::Node) asks it to stop, and waits for nothing. What
+/// cannot be seen is a wait for another thread that itself waits for this node: lock nothing in `apply` that is held while a ticket is waited for.
 ///
 /// # A machine with a durable state of its own
 ///
@@ -185,7 +191,8 @@ pub trait StateMachine: Send + 'static {
     ///
     /// A state machine in memory answers zero, the default: the whole log is kept, and is applied again
     /// after a restart. A log holds at most 512 segments (`segment_bytes`); one that may forget nothing is full
-    /// then, and `propose` answers [`LogFull`](crate::ProposeError::LogFull). Asked after each run of entries.
+    /// then, and `propose` answers [`LogFull`](crate::ProposeError::LogFull). Asked after each run of entries, and now and then while the log
+    /// waits for space.
     fn durable(&self) -> LogIndex {
         LogIndex(0)
     }

@@ -138,10 +138,12 @@ pub struct Status {
     pub durable: LogIndex,
     /// Whether it lost acknowledged entries to its medium and refetches them; it does not vote until it has them.
     pub recovering: bool,
-    /// Whether it refuses writes for lack of disk space.
+    /// Whether its disk has no space for the log's next segment: once the one in use is full, it refuses writes.
     pub disk_full: bool,
-    /// Whether it refuses writes since its log has as many segments as it can keep track of, and may forget none.
+    /// Whether its log has as many segments as it can keep track of, and may forget none: likewise.
     pub log_full: bool,
+    /// Whether the system is short of something else that the next segment takes, file descriptors or memory: likewise.
+    pub shortage: bool,
     /// Shortest and longest election timeout in effect, in milliseconds: as configured, or longer where this replica's flushes are slow.
     pub election_ms: (u64, u64),
     /// What a flush takes here, smoothed, in nanoseconds: what the election timeouts adapt to. Zero before the first.
@@ -178,8 +180,8 @@ impl fmt::Display for Status {
         )?;
         writeln!(
             f,
-            "recovering = {}\ndisk_full = {}\nlog_full = {}\ndisk_slow = {}",
-            self.recovering, self.disk_full, self.log_full, self.disk_slow
+            "recovering = {}\ndisk_full = {}\nlog_full = {}\nshortage = {}\ndisk_slow = {}",
+            self.recovering, self.disk_full, self.log_full, self.shortage, self.disk_slow
         )?;
         let (min, max) = self.election_ms;
         writeln!(f, "election_min_ms = {min}\nelection_max_ms = {max}\nflush_us = {}", self.flush_ns / 1000)?;

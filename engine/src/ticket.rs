@@ -10,6 +10,7 @@ use kontiki_core::LogIndex;
 use kontiki_mem::Outcome;
 
 use crate::error::Lost;
+use crate::foreign::Place;
 use crate::shared::Shared;
 
 /// The proposal was committed and applied on the node that took it.
@@ -24,7 +25,8 @@ pub struct Applied {
 /// Dropping a ticket does not take the proposal back. A ticket counts against `max_in_flight` until it has resolved **and** is dropped, since
 /// its place holds outcome and reply: keep what you need of it, not the ticket. One that is dropped earlier counts until it resolves.
 ///
-/// A ticket is a future, of any runtime or of none. Await it by reference where the reply is wanted afterwards:
+/// A ticket is a future, of any runtime or of none. (Polled within the state machine of the same node it panics unless it is ready: who awaits
+/// it there would wait for ever. [`Ticket::poll`] looks and no more.) Await it by reference where the reply is wanted afterwards:
 ///
 /// ```no_run
 /// # async fn example(proposer: kontiki::Proposer) -> Result<(), Box<dyn std::error::Error>> {
@@ -78,8 +80,8 @@ impl Ticket {
     /// [`Lost`] if the entry was not applied, or nobody can tell.
     ///
     /// # Panics
-    /// Within [`StateMachine::apply`](crate::StateMachine::apply) of the same node, if the outcome is not known: nothing is applied before
-    /// `apply` returns. The node then stops with [`Failure::ApplyPanic`](crate::Failure::ApplyPanic).
+    /// Within the state machine or a waker of the same node, if the outcome is not known: nothing is applied before that returns. See
+    /// [`StateMachine`](crate::StateMachine).
     pub fn wait(&self) -> Result<Applied, Lost> {
         if self.inner.poll_outcome().is_none() {
             self.shared().may_wait("waiting for a ticket");
@@ -88,7 +90,13 @@ impl Ticket {
     }
 
     /// Blocks this thread until the outcome is known, at most for `limit`. `None`: not known yet.
+    ///
+    /// # Panics
+    /// As [`Ticket::wait`], unless `limit` is zero.
     pub fn wait_timeout(&self, limit: Duration) -> Option<Result<Applied, Lost>> {
+        if !limit.is_zero() && self.inner.poll_outcome().is_none() {
+            self.shared().may_wait("waiting for a ticket");
+        }
         self.inner.wait_timeout(limit).map(|o| self.shared().outcome(o))
     }
 
@@ -111,6 +119,9 @@ impl Future for Ticket {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let outcome: Poll<Outcome> = Pin::new(&mut self.inner).poll(cx);
+        if outcome.is_pending() && self.shared().place() == Place::InMachine {
+            self.shared().may_wait("awaiting a ticket");
+        }
         outcome.map(|o| self.shared().outcome(o))
     }
 }

@@ -182,7 +182,7 @@ impl Wal {
     pub fn space(&self) -> Space {
         if !self.segments.prepared.is_empty() {
             Space::Ready
-        } else if self.segments.len() >= MAX_SEGMENTS {
+        } else if self.is_full() {
             Space::Full
         } else {
             match self.lacking {
@@ -207,7 +207,7 @@ impl Wal {
 
     /// Whether the log has as many segments as it can keep track of, whatever space the disk has: releasing log helps, and nothing else.
     pub fn is_full(&self) -> bool {
-        self.segments.prepared.is_empty() && self.segments.len() >= MAX_SEGMENTS
+        self.segments.prepared.is_empty() && self.segments.made.is_none() && self.segments.len() >= MAX_SEGMENTS
     }
 
     /// Nothing is outstanding, and nothing is left to submit.

@@ -52,6 +52,12 @@ pub(crate) struct View {
     /// Whether it refuses writes for lack of space.
     #[serde(default)]
     pub(crate) disk_full: bool,
+    /// Whether its log is full, whatever space there is.
+    #[serde(default)]
+    pub(crate) log_full: bool,
+    /// Whether its system is short of descriptors or memory.
+    #[serde(default)]
+    pub(crate) shortage: bool,
     /// Whether elections wait longer than configured, as its disk is slow.
     #[serde(default)]
     pub(crate) disk_slow: bool,
@@ -135,6 +141,10 @@ fn fetch_text_of(target: &Target, limit: Duration) -> Result<(SocketAddr, String
 pub(crate) fn trouble(view: &View) -> Option<String> {
     let what = if view.disk_full {
         "its disk is full"
+    } else if view.log_full {
+        "its log is full: its state machine makes nothing durable that it may forget"
+    } else if view.shortage {
+        "its system is short of file descriptors or memory"
     } else if view.recovering {
         "it is recovering what its disk lost"
     } else if view.leader.is_none() && view.peers.iter().all(|peer| !peer.connected) && !view.peers.is_empty() {
@@ -190,7 +200,13 @@ pub(crate) fn run(command: &Status) -> Result<(), Error> {
 
 fn row(addr: SocketAddr, view: &View) -> [String; 11] {
     let connected = view.peers.iter().filter(|p| p.connected).count();
-    let notes = [(view.recovering, "recovering"), (view.disk_full, "disk full"), (view.disk_slow, "disk slow")];
+    let notes = [
+        (view.recovering, "recovering"),
+        (view.disk_full, "disk full"),
+        (view.log_full, "log full"),
+        (view.shortage, "short of descriptors or memory"),
+        (view.disk_slow, "disk slow"),
+    ];
     let notes: Vec<&str> = notes.iter().filter(|n| n.0).map(|n| n.1).collect();
     [
         view.id.to_string(),

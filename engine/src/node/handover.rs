@@ -9,6 +9,7 @@ use kontiki_wal::FrameAt;
 use super::Replica;
 use crate::apply::Work;
 use crate::catchup::Reader;
+use crate::limits::ASK_DURABLE_NS;
 
 impl Replica {
     /// Hands committed frames over, in order, as far as the stage has room.
@@ -35,7 +36,7 @@ impl Replica {
             any = true;
         }
         // A full log waits for what the stage makes durable, so that it can be released.
-        self.queue.want_bell(self.next_apply <= self.commit || !self.clients.is_empty() || self.disk_full);
+        self.queue.want_bell(self.next_apply <= self.commit || !self.clients.is_empty() || self.lacking.is_some());
         if any {
             self.queue.announce();
         }
@@ -77,6 +78,17 @@ impl Replica {
             }
         }
         self.queue.announce();
+    }
+
+    /// While there is no next segment, nothing is applied after which the state machine would be asked what of it is durable, and only that can
+    /// make room: it is asked now and then.
+    pub(super) fn ask_durable(&mut self, now: Time) {
+        if self.lacking.is_none() {
+            self.ask_durable_at = Time(u64::MAX);
+        } else if self.ask_durable_at == Time(u64::MAX) || now >= self.ask_durable_at {
+            self.ask_durable_at = now.plus_ns(ASK_DURABLE_NS);
+            self.queue.ask();
+        }
     }
 
     /// What the state machine has made durable need not stay in the log, beyond the retention limit.

@@ -18,6 +18,8 @@ struct Neighbour {
     said: Parameters,
     /// The frame that it needs next and does not take, in bytes; zero if there is none.
     needs_bytes: usize,
+    /// It needs what this log no longer holds.
+    behind: bool,
 }
 
 /// All peers that have spoken since this node started.
@@ -51,10 +53,25 @@ impl Neighbours {
                 news
             }
             None => {
-                self.known.push(Neighbour { id, said, needs_bytes: 0 });
+                self.known.push(Neighbour { id, said, needs_bytes: 0, behind: false });
                 true
             }
         }
+    }
+
+    /// Notes whether a peer needs what this log no longer holds; whether that is news.
+    pub(super) fn is_behind(&mut self, id: NodeId, behind: bool) -> bool {
+        let Some(known) = self.known.iter_mut().find(|known| known.id == id) else { return false };
+        std::mem::replace(&mut known.behind, behind) != behind
+    }
+
+    pub(super) fn any_behind(&self) -> bool {
+        self.known.iter().any(|known| known.behind)
+    }
+
+    /// This node does not lead any more, and knows of nobody's needs.
+    pub(super) fn serves_none(&mut self) {
+        self.known.iter_mut().for_each(|known| known.behind = false);
     }
 
     /// Notes the frame that a peer needs and does not take, zero for none; whether that is news.

@@ -14,26 +14,89 @@ use crate::status::{PeerStatus, Status};
 
 const MS: u64 = 1_000_000;
 
+/// What there is too little of for the log's next segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lacking {
+    /// Space on the disk.
+    Disk,
+    /// Places for segments.
+    Log,
+    /// Descriptors, memory.
+    Other,
+}
+
+impl Lacking {
+    fn begun(self) -> Event {
+        match self {
+            Lacking::Disk => Event::DiskFull,
+            Lacking::Log => Event::LogFull,
+            Lacking::Other => Event::Shortage,
+        }
+    }
+
+    fn over(self) -> Event {
+        match self {
+            Lacking::Disk => Event::DiskBack,
+            Lacking::Log => Event::LogBack,
+            Lacking::Other => Event::ShortageOver,
+        }
+    }
+}
+
 impl Replica {
-    /// Tells the operator when the disk is full or the system short of what a segment takes, and when that is over.
+    /// Tells operator and product when there is no next segment for the log, and why; and when that is over.
     pub(super) fn watch_space(&mut self) {
         let space = self.wal.space();
-        let full = matches!(space, Space::Full | Space::Short(_));
-        if full != self.disk_full {
-            self.disk_full = full;
-            self.shared.events.tell(if full { Event::DiskFull } else { Event::DiskBack });
-            match space {
-                Space::Short(error) => {
-                    tell!(warn, %error, "no next segment for now: once the one in use is full, writes are refused until there is");
-                }
-                _ if full && self.wal.is_full() => tell!(
-                    warn,
-                    "log full: it has as many segments as it can keep track of, and the state machine has made nothing durable that it may forget"
-                ),
-                Space::Full => {
-                    tell!(warn, "disk full: once the segment in use is full, writes are refused until there is space for the next");
-                }
-                Space::Ready | Space::Preparing => tell!(info, "disk space is back"),
+        let lacking = match space {
+            Space::Ready | Space::Preparing => None,
+            Space::Full if self.wal.is_full() => Some(Lacking::Log),
+            Space::Full => Some(Lacking::Disk),
+            Space::Short(_) => Some(Lacking::Other),
+        };
+        if lacking == self.lacking {
+            return;
+        }
+        let before = std::mem::replace(&mut self.lacking, lacking);
+        if let Some(before) = before {
+            self.shared.events.tell(before.over());
+        }
+        if let Some(lacking) = lacking {
+            self.shared.events.tell(lacking.begun());
+        }
+        match space {
+            Space::Short(error) => {
+                tell!(warn, %error, "no next segment for now: once the one in use is full, writes are refused until there is");
+            }
+            Space::Full if lacking == Some(Lacking::Log) => tell!(
+                warn,
+                "log full: it has as many segments as it can keep track of, and the state machine has made nothing durable that it may forget"
+            ),
+            Space::Full => {
+                tell!(warn, "disk full: once the segment in use is full, writes are refused until there is space for the next");
+            }
+            Space::Ready | Space::Preparing => match before {
+                Some(Lacking::Log) => tell!(info, "the log may grow again"),
+                Some(Lacking::Other) => tell!(info, "what the next segment lacked is there again"),
+                Some(Lacking::Disk) | None => tell!(info, "disk space is back"),
+            },
+        }
+    }
+
+    /// A follower needs what this log no longer holds.
+    pub(super) fn falls_behind(&mut self, peer: NodeId) {
+        if self.neighbours.is_behind(peer, true) {
+            self.shared.events.tell(Event::PeerBehind { peer });
+        }
+    }
+
+    /// Tells the product when a follower that needed what this log no longer holds goes on with what it holds.
+    pub(super) fn watch_followers(&mut self) {
+        if !self.neighbours.any_behind() {
+            return;
+        }
+        for follower in self.raft.progress().filter(|follower| !follower.probing) {
+            if self.neighbours.is_behind(follower.peer, false) {
+                self.shared.events.tell(Event::PeerCaughtUp { peer: follower.peer });
             }
         }
     }
@@ -134,8 +197,9 @@ impl Replica {
             last: self.raft.last_index(),
             durable: self.raft.durable(),
             recovering: self.raft.recovering(),
-            disk_full: self.disk_full && !self.wal.is_full(),
-            log_full: self.wal.is_full(),
+            disk_full: self.lacking == Some(Lacking::Disk),
+            log_full: self.lacking == Some(Lacking::Log),
+            shortage: self.lacking == Some(Lacking::Other),
             election_ms: (self.raft.election_timeouts_ns().0 / MS, self.raft.election_timeouts_ns().1 / MS),
             flush_ns: self.raft.flush_ns(),
             disk_slow: self.raft.is_disk_slow(),

@@ -34,6 +34,7 @@ use super::Replica;
 use crate::apply::ApplyStage;
 use crate::config::Config;
 use crate::error::{Lost, ProposeError};
+use crate::events::Events;
 use crate::handle::Proposer;
 use crate::limits::MAX_RING_BLOCKS;
 use crate::reactor::{Reactor, State, TurnError};
@@ -59,6 +60,7 @@ struct Running {
     rung: Arc<AtomicBool>,
     meanwhile: Meanwhile,
     seen: Option<Seen>,
+    events: Events,
     turns: u64,
 }
 
@@ -124,7 +126,8 @@ impl Bench {
         let mut reactor = Reactor::with_ring(self.config.clone(), io, ring, self.machine.clone()).unwrap();
         let stage = if self.threaded { reactor.take_stage() } else { None };
         let proposer = reactor.proposer();
-        self.running = Some(Running { reactor, stage, proposer, rung, meanwhile, seen: None, turns: 0 });
+        let events = proposer.events();
+        self.running = Some(Running { reactor, stage, proposer, rung, meanwhile, seen: None, events, turns: 0 });
     }
 
     fn kill(&mut self, late: bool) {

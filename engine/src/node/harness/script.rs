@@ -13,7 +13,7 @@
 //! | `lingers a@5` | from now on n1 waits awake after each turn, as a node with a thread of its own does; the first time these come |
 //! | `hold log` / `unhold log` | operations of this kind wait, from now on / no more: `log`, `hard` (state), `read`, `prep` (segments), `>n2` (sends to n2), `n2>` (receives from it), `apply` |
 //! | `ok log` / `ok log 2` | all that wait are done, in one turn / the second oldest is; `ok hard log` both kinds in that order; `ok apply 1` one frame |
-//! | `fail log device` | the oldest that waits fails, else the next one does; also `full` |
+//! | `fail log device` | the oldest that waits fails, else the next one does; also `full`, `shortage` |
 //! | `disk full` / `disk free` | nothing more can be allocated / it can again |
 //! | `msg n2 vote t=5 last=9@3` | n2 says so, in the session that it has |
 //! | `frame n2 t=5 commit=0 prev=4@3 a@5 b@5` | n2 sends a frame, its entries after `prev`; `range=6..6`: only that counts; `noop@5` alone is a no-op |
@@ -31,6 +31,7 @@
 //! | `stop` | n1 is asked to stop |
 //! | `ms 20` | time passes |
 //! | `status` | prints what its operator is told, but for what depends on sizes and times |
+//! | `events` | prints what the product was told since it was asked last |
 //! | `quiet` + any command | the same, and nothing is printed |
 //! | `state` / `held log` / `turns` | prints n1's state / how many of the kind wait / turns since it was asked last |
 //! | `heartbeats on` / `prep on` | prints heartbeats sent / the preparation of segments too |
@@ -258,6 +259,11 @@ fn command(bench: &mut Bench, line: &str) -> Result<String, String> {
         }
         "state" => return Ok(state(bench)),
         "status" => return Ok(status(bench)),
+        "events" => {
+            let running = bench.running.as_mut().ok_or("it is down")?;
+            let told = std::iter::from_fn(|| running.events.poll()).map(|event| compact(&event));
+            return Ok(told.collect::<Vec<_>>().join("\n"));
+        }
         "held" => {
             let held = bench.world.borrow().held(class(word(1)?)?);
             return Ok(held.len().to_string());
@@ -357,7 +363,12 @@ fn status(bench: &Bench) -> String {
          proposed {} applied {} sealed {} received {} sessions {} refusals {} won {} busy {}\n\
          flushes timed {} commits timed {}, the longest {} us and {} us\n",
         if status.recovering { " recovering" } else { "" },
-        if status.disk_full { " disk full" } else { "" },
+        match (status.disk_full, status.log_full, status.shortage) {
+            (true, ..) => " disk full",
+            (_, true, _) => " log full",
+            (.., true) => " shortage",
+            _ => "",
+        },
         if status.disk_slow {
             format!(" disk slow, elections wait {} to {} ms", status.election_ms.0, status.election_ms.1)
         } else {

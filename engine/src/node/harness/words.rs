@@ -68,8 +68,9 @@ pub(super) fn class(word: &str) -> Result<Class, String> {
 pub(super) fn failure(word: &str) -> Result<IoErrorKind, String> {
     Ok(match word {
         "full" => IoErrorKind::Full,
+        "shortage" => IoErrorKind::Shortage,
         "device" => IoErrorKind::Device,
-        other => return Err(format!("{other}: full or device")),
+        other => return Err(format!("{other}: full, shortage or device")),
     })
 }
 
