@@ -70,8 +70,9 @@ pub(crate) struct Demo {
     /// How often to kill
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=1000))]
     kills: u32,
-    /// Let restarted replicas go on from the state they had written, as a product would. Without this they apply
-    /// their log again from its beginning, which proves more and delays the first answer
+    /// Let restarted replicas go on from the state they had written, as a product would, and the log forget what is on
+    /// disk there. Without this they apply their log again from its beginning, which proves more and delays the first
+    /// answer
     #[arg(long)]
     resume: bool,
     /// Where to put the replicas' directories [default: the system's temporary directory]

@@ -2,7 +2,8 @@
 //!
 //! One record per entry: its index in the log, its name, and the checksum of its bytes as the machine saw
 //! them. Either the file starts empty with the process, and the log is applied again from its beginning; or the
-//! machine goes on from what it finds in the file, as a product would whose state is on disk.
+//! machine goes on from what it finds in the file, as a product would whose state is on disk: then the log may forget
+//! what the file holds for good.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -15,6 +16,8 @@ use crate::payload::Name;
 
 /// Bytes of a record.
 pub(crate) const RECORD_BYTES: usize = 24;
+/// After so many records a ledger that is gone on from is flushed to the medium.
+const FLUSH_RECORDS: usize = 8192;
 
 /// One applied entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +56,10 @@ pub(crate) struct Ledger {
     file: BufWriter<File>,
     /// The last index in the file when the machine started.
     found: LogIndex,
+    /// Of a ledger that a later process goes on from: the last index that is on the medium.
+    durable: Option<LogIndex>,
+    /// Records written since.
+    unflushed: usize,
 }
 
 impl Ledger {
@@ -62,7 +69,7 @@ impl Ledger {
     /// The file cannot be made.
     pub(crate) fn create(path: &Path) -> Result<Ledger, Error> {
         let file = File::create(path).map_err(Error::file("cannot create", path))?;
-        Ok(Ledger::new(file, LogIndex(0)))
+        Ok(Ledger::new(file, LogIndex(0), None))
     }
 
     /// Goes on from a ledger that an earlier process left; starts an empty one if there is none. What that process
@@ -70,7 +77,7 @@ impl Ledger {
     /// those entries again.
     ///
     /// # Errors
-    /// The file cannot be opened or read.
+    /// The file cannot be opened, read or flushed.
     pub(crate) fn resume(path: &Path) -> Result<Ledger, Error> {
         let mut file =
             File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(Error::file("cannot open", path))?;
@@ -82,14 +89,23 @@ impl Ledger {
                 file.seek(SeekFrom::End(-(RECORD_BYTES as i64)))?;
                 file.read_exact(&mut last)?;
             }
+            file.sync_data()?;
             Ok(Record::decode(&last).index)
         };
-        let found = whole().map_err(Error::file("cannot read", path))?;
-        Ok(Ledger::new(file, LogIndex(found)))
+        let found = whole().map(LogIndex).map_err(Error::file("cannot go on from", path))?;
+        Ok(Ledger::new(file, found, Some(found)))
     }
 
-    fn new(file: File, found: LogIndex) -> Ledger {
-        Ledger { file: BufWriter::with_capacity(256 << 10, file), found }
+    fn new(file: File, found: LogIndex, durable: Option<LogIndex>) -> Ledger {
+        Ledger { file: BufWriter::with_capacity(256 << 10, file), found, durable, unflushed: 0 }
+    }
+
+    /// What was applied up to `index` is on the medium.
+    fn sync(&mut self, index: LogIndex) -> std::io::Result<()> {
+        self.file.flush()?;
+        self.file.get_ref().sync_data()?;
+        (self.durable, self.unflushed) = (Some(index), 0);
+        Ok(())
     }
 
     fn write(&mut self, index: LogIndex, payload: &[u8]) -> Result<(), ApplyError> {
@@ -104,12 +120,20 @@ impl StateMachine for Ledger {
         for entry in entries {
             self.write(entry.index, entry.payload)?;
             replies.push(&[]);
+            self.unflushed += 1;
+            if self.durable.is_some() && self.unflushed == FLUSH_RECORDS {
+                self.sync(entry.index).map_err(|e| ApplyError(format!("cannot flush the ledger: {e}")))?;
+            }
         }
         Ok(())
     }
 
     fn applied(&self) -> LogIndex {
         self.found
+    }
+
+    fn durable(&self) -> LogIndex {
+        self.durable.unwrap_or_default()
     }
 }
 
@@ -207,6 +231,20 @@ pub(crate) mod tests {
         let mut records = Records::open(&path).unwrap();
         let indexes: Vec<u64> = std::iter::from_fn(|| records.next().unwrap()).map(|r| r.index).collect();
         assert_eq!(indexes, [2, 3, 4]);
+    }
+
+    #[test]
+    fn only_a_ledger_that_is_gone_on_from_lets_the_log_forget() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ledger");
+        assert_eq!(Ledger::create(&path).unwrap().durable(), LogIndex(0));
+        written(&path, 40, &[(2, 0, 0), (3, 0, 1)]);
+        let mut ledger = Ledger::resume(&path).unwrap();
+        assert_eq!(ledger.durable(), LogIndex(3));
+        ledger.write(LogIndex(4), Payloads::new(40).make(Name { client: 0, number: 2 })).unwrap();
+        assert_eq!((ledger.durable(), Records::open(&path).unwrap().left()), (LogIndex(3), 2));
+        ledger.sync(LogIndex(4)).unwrap();
+        assert_eq!((ledger.durable(), Records::open(&path).unwrap().left()), (LogIndex(4), 3));
     }
 
     #[test]
