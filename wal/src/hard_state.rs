@@ -39,7 +39,8 @@ const AT_WATERMARK: usize = 120;
 const AT_BOOT_ID: usize = 128;
 const AT_PLACE: usize = 144;
 const AT_SOURCE: usize = 160;
-const AT_RESERVED: usize = 168;
+const AT_BEGAN: usize = 168;
+const AT_RESERVED: usize = 176;
 
 const FLAG_RECOVERING: u16 = 1;
 const FLAG_INITIALISED: u16 = 2;
@@ -83,6 +84,8 @@ pub(crate) struct Record {
     pub(crate) span: SegmentSpan,
     /// Position up to which the log was durable when this was written.
     pub(crate) watermark: u64,
+    /// Where the log ended at the last start: what stands there and behind was written since, or is a dead process's.
+    pub(crate) began: u64,
     /// Where the last start took place: within one boot of the machine, with the same medium in its place, a process that is killed loses
     /// nothing that it wrote.
     pub(crate) place: kontiki_io::Identity,
@@ -109,6 +112,7 @@ impl Record {
             clean_end: 0,
             span: SegmentSpan { oldest: 1, newest: 0, generation: 0, source: 0 },
             watermark: 0,
+            began: 0,
             place: kontiki_io::Identity::default(),
         }
     }
@@ -137,6 +141,7 @@ impl Record {
         put(block, AT_BOOT_ID, &self.place.boot.to_le_bytes());
         put(block, AT_PLACE, &self.place.place.to_le_bytes());
         put(block, AT_SOURCE, &self.span.source.to_le_bytes());
+        put(block, AT_BEGAN, &self.began.to_le_bytes());
         let crc = checksum(block);
         put(block, AT_CHECKSUM, &crc.to_le_bytes());
     }
@@ -173,6 +178,7 @@ impl Record {
                 source: u64_at(block, AT_SOURCE),
             },
             watermark: u64_at(block, AT_WATERMARK),
+            began: u64_at(block, AT_BEGAN),
             place: kontiki_io::Identity {
                 boot: u128::from_le_bytes(field(block, AT_BOOT_ID)),
                 place: u128::from_le_bytes(field(block, AT_PLACE)),
@@ -266,6 +272,7 @@ mod tests {
             clean_end: 12288,
             span: SegmentSpan { oldest: 2, newest: 7, generation: 3, source: 4 },
             watermark: 8192,
+            began: 4096,
             place: kontiki_io::Identity { boot: 1 << 100, place: 5 },
         }
     }

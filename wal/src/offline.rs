@@ -179,7 +179,7 @@ pub fn examine<E>(
     let unknown = Record::first(segment_bytes);
     let known = judged.as_ref().map_or(&unknown, |(record, _)| record);
     known.check_counts()?;
-    let mut recovery = Recovery::new(identity, segment_bytes, found, known.span.oldest);
+    let mut recovery = Recovery::new(identity, segment_bytes, found, known);
     let mut buffer = vec![0; RECOVERY_READ_BYTES];
     while let Some(want) = recovery.want() {
         let Some(file) = recovery.files().get(want.file) else { break };

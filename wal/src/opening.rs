@@ -435,7 +435,7 @@ impl Opening {
             return Ok(Then::Op(Step::OpenSegment(at), Op::Open { dir: self.dir, name: names::segment(number), create: false }));
         }
         let files = std::mem::take(&mut self.files);
-        let recovery = Recovery::new(self.identity, self.options.segment_bytes, files, self.record.span.oldest);
+        let recovery = Recovery::new(self.identity, self.options.segment_bytes, files, &self.record);
         let mut scan = Box::new((recovery, Stream::new()));
         self.seek(&mut scan);
         self.scan = Some(scan);
@@ -506,6 +506,7 @@ impl Opening {
         self.record.place = self.place;
         self.record.clean_end = 0;
         self.record.watermark = recovered.end;
+        self.record.began = recovered.end;
         self.record.span = self.span(&recovered);
         self.recovered = Some(Box::new(recovered));
         self.preparer = Some(Preparer::new(self.dir, self.options.segment_bytes, lossy));

@@ -70,6 +70,8 @@ pub(crate) struct Recovery {
     files: Vec<SegmentFile>,
     /// Number of the segment that the log begins in. What lies below was released.
     oldest: u64,
+    /// The last start, and where the log ended then.
+    last_start: (Incarnation, u64),
     /// That segment was lost before this start, and the log begun anew.
     anew: bool,
     mode: Mode,
@@ -130,13 +132,14 @@ pub(crate) struct Recovered {
 }
 
 impl Recovery {
-    /// `files` by ascending number. The log begins in segment `oldest`; files below it are left alone.
-    pub(crate) fn new(identity: Identity, segment_bytes: u64, files: Vec<SegmentFile>, oldest: u64) -> Recovery {
+    /// `files` by ascending number. The log begins where the hard state says; files below that are left alone.
+    pub(crate) fn new(identity: Identity, segment_bytes: u64, files: Vec<SegmentFile>, record: &Record) -> Recovery {
         assert!(files.is_sorted_by_key(|file| file.number), "segments are walked in order");
         let mut recovery = Recovery {
             identity,
             segment_bytes,
-            oldest,
+            oldest: record.span.oldest,
+            last_start: (record.incarnation, record.began),
             anew: false,
             mode: Mode::Search,
             file: 0,
@@ -307,6 +310,15 @@ impl Recovery {
                     let gathered = std::mem::take(&mut self.partial);
                     let frame = if gathered.is_empty() { part } else { &gathered };
                     let flow = match verify(frame) {
+                        Ok(_) if self.is_of_the_dead(&stamp) => {
+                            let cause = Cause::BootFell { before: self.last_start.0, found: stamp.boot };
+                            let flow = self.ends(cause);
+                            if flow == Flow::Continue {
+                                self.strange.get_or_insert((self.at, cause));
+                                self.search_blocks(frame);
+                            }
+                            flow
+                        }
                         Ok(_) => {
                             taken(Taken { stamp, header, bytes: frame });
                             self.take(stamp, header, frame.len());
@@ -391,6 +403,13 @@ impl Recovery {
             return Err(Cause::TooLong);
         }
         Ok((length, stamp, header))
+    }
+
+    /// Whether a frame stands where nothing stood at the last start, and was written by a process before that. The lock keeps the writes of a
+    /// dead process from coming so late. Where it could not, whatever the last process wrote there is gone.
+    fn is_of_the_dead(&self, stamp: &DiskStamp) -> bool {
+        let (boot, end) = self.last_start;
+        stamp.position >= end && stamp.boot < boot
     }
 
     fn take(&mut self, stamp: DiskStamp, header: Header, length: usize) {

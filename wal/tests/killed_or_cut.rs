@@ -148,3 +148,40 @@ fn a_write_of_a_killed_process_lands_before_the_next_start() {
         assert_eq!((after.last(), &terms[..2], terms[2..].iter().all(|term| *term == 2)), (acked, &[1, 1][..], true));
     }
 }
+
+/// The lock keeps it from coming so late. Should it come all the same, after the next process has acknowledged other entries in its place, these are
+/// gone, and that is noticed.
+#[test]
+fn a_write_of_a_killed_process_that_lands_after_the_next_start_is_damage() {
+    for medium in [Medium::Safe, Medium::Lossy] {
+        for entries in [1u64, 3] {
+            let options = || Options { medium, ..options() };
+            let mut node = Node::try_open(Disk::default().at(HERE), options()).unwrap();
+            node.save(1, 1);
+            node.append(2, 1, 500).unwrap();
+            assert!(node.run());
+            let before = node.world.disk.clone();
+            node.world.plan.hold = Some(|op| matches!(op, Op::Write { durable: true, .. }));
+            // Entry 3 of term 1, never acknowledged.
+            node.append(1, 1, 700).unwrap();
+            node.run();
+            let Some((_, Op::Write { offset, data, .. })) = node.world.held.first() else { panic!("a write") };
+            let (offset, late) = (*offset as usize, data.bytes().to_vec());
+            let mut next = Node::try_open(before, options()).unwrap();
+            next.save(2, 3);
+            for _ in 0..entries {
+                next.append(1, 2, 700).unwrap();
+                assert!(next.run());
+            }
+            assert_eq!(next.acked(), Some(2 + entries));
+            let mut disk = next.kill();
+            // As long as nothing lands, nothing is doubted: of neither process.
+            let node = Node::try_open(disk.clone(), options()).unwrap();
+            assert_eq!((node.report.damage, node.hard_state.recovering, node.last()), (None, false, 2 + entries), "{medium:?}, {entries}");
+            disk.patch("log-0000000000000001.seg", offset as u64, |place| place.iter_mut().zip(&late).for_each(|(to, from)| *to = *from));
+            let node = Node::try_open(disk, options()).unwrap();
+            assert!(node.report.damage.is_some() && node.hard_state.recovering, "{medium:?}, {entries}: {}", node.report);
+            assert_eq!(node.last(), 2, "what the dead one wrote counts for nothing");
+        }
+    }
+}
