@@ -69,7 +69,7 @@ fn catch_up(bytes: u64, window: Option<u64>) -> Result<Seen> {
     let dir = bench_dir();
     let listeners = (0..3).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<Vec<_>>>()?;
     let addrs = listeners.iter().map(TcpListener::local_addr).collect::<std::io::Result<Vec<_>>>()?;
-    let members: Vec<Member> = addrs.into_iter().zip(1..).map(|(addr, id)| Member { id, addr: addr.into() }).collect();
+    let members: Vec<Member> = addrs.into_iter().zip(1..).map(|(addr, id)| Member::new(id, addr.into())).collect();
     drop(listeners);
     let mut nodes = members.iter().map(|m| start(m, &members, dir.path(), window)).collect::<Result<Vec<_>>>()?;
     let leads = |n: &Node| n.status().is_some_and(|s| s.role == Role::Leader && s.commit.0 > 0);

@@ -47,7 +47,7 @@ impl Cluster {
         let dir = bench_dir();
         let listeners: Vec<TcpListener> = (0..replicas).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
         let addrs = listeners.iter().map(|l| l.local_addr().expect("bound"));
-        let members: Vec<Member> = addrs.zip(1..).map(|(addr, id)| Member { id, addr: addr.into() }).collect();
+        let members: Vec<Member> = addrs.zip(1..).map(|(addr, id)| Member::new(id, addr.into())).collect();
         drop(listeners);
         let start = |m: &Member| {
             let mut config = Config::new(0xBE4C, m.id, members.clone(), dir.path().join(m.id.to_string()));

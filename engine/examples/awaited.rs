@@ -38,7 +38,7 @@ fn block_on<F: Future>(future: F) -> F::Output {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dir = tempfile::tempdir()?;
-    let members = vec![Member { id: 1, addr: ([127, 0, 0, 1], 0).into() }];
+    let members = vec![Member::new(1, ([127, 0, 0, 1], 0).into())];
     let node = Node::builder(Config::new(0xec40, 1, members, dir.path())).start(Echo)?;
     let ticket = loop {
         match node.propose(b"hello") {

@@ -19,7 +19,7 @@ impl StateMachine for Counter {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dir = tempfile::tempdir()?;
     // One member, any free port. A cluster names all its members, the same on each node.
-    let members = vec![Member { id: 1, addr: ([127, 0, 0, 1], 0).into() }];
+    let members = vec![Member::new(1, ([127, 0, 0, 1], 0).into())];
     let node = Node::builder(Config::new(0xc0ffee, 1, members, dir.path())).start(Counter::default())?;
     wait_for_leader(&node);
     for word in ["durable", "before", "acknowledged"] {

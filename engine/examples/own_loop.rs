@@ -20,7 +20,7 @@ impl StateMachine for Sum {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dir = tempfile::tempdir()?;
-    let members = vec![Member { id: 1, addr: ([127, 0, 0, 1], 0).into() }];
+    let members = vec![Member::new(1, ([127, 0, 0, 1], 0).into())];
     let mut reactor = Node::builder(Config::new(0x5005, 1, members, dir.path())).driven(Sum(0))?;
     let proposer = reactor.proposer();
     let mut ticket = None;

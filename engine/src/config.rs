@@ -9,6 +9,7 @@ use kontiki_net::Address;
 use kontiki_wal::limits as log;
 
 use crate::limits;
+use crate::tag::Tag;
 
 /// One member of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +20,16 @@ pub struct Member {
     /// Where it listens for peers and clients: an address, or a host's name with a port, which is looked up whenever it is connected to.
     #[serde(with = "text")]
     pub addr: Address,
+    /// A word of the product's own on it, empty by default: where its clients find this member, say. Given with every hint at who leads.
+    #[serde(with = "text", default, skip_serializing_if = "Tag::is_empty")]
+    pub tag: Tag,
+}
+
+impl Member {
+    /// A member without a tag.
+    pub fn new(id: u64, addr: Address) -> Member {
+        Member { id, addr, tag: Tag::default() }
+    }
 }
 
 /// What may happen to data at the end of the log on this medium when the power fails.
@@ -66,7 +77,7 @@ pub enum ApplyOn {
 /// ```
 /// use kontiki::{Config, Medium, Member};
 ///
-/// let member = |id: u64| Member { id, addr: ([10, 0, 0, id as u8], 7000).into() };
+/// let member = |id: u64| Member::new(id, ([10, 0, 0, id as u8], 7000).into());
 /// let mut config = Config::new(0x6b6f6e74696b69, 1, (1..=3).map(member).collect(), "/var/lib/product/log");
 /// config.medium = Medium::Safe; // a drive with power-loss protection
 /// config.max_entry_bytes = 16 << 10;
@@ -350,14 +361,16 @@ impl Config {
 
 /// An address as people write it.
 mod text {
-    use kontiki_net::Address;
+    use std::fmt::Display;
+    use std::str::FromStr;
+
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 
-    pub(super) fn serialize<S: Serializer>(value: &Address, s: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(value: &impl Display, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(value)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Address, D::Error> {
+    pub(super) fn deserialize<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(d: D) -> Result<T, D::Error> {
         std::borrow::Cow::<'de, str>::deserialize(d)?.parse().map_err(D::Error::custom)
     }
 }
@@ -396,6 +409,20 @@ mod tests {
         assert_eq!(config.cluster, 0xa11);
         assert_eq!(config.election_min_ms, 150);
         assert_eq!(config.listen_addr().unwrap().port(), 7001);
+    }
+
+    /// A tag comes as it was written; one that is none names what is wrong, and where.
+    #[test]
+    fn a_member_may_have_a_tag() {
+        let tagged = |tag: &str| GOOD.replace("id = 2, ", &format!("id = 2, tag = {tag}, "));
+        let config = Config::from_toml(&tagged("'https://board-2.local:8080'")).unwrap();
+        let tags: Vec<&str> = config.members.iter().map(|member| member.tag.as_str()).collect();
+        assert_eq!(tags, ["", "https://board-2.local:8080", ""]);
+        let long = "x".repeat(limits::MAX_TAG_BYTES + 1);
+        for (tag, what) in [(format!("'{long}'"), "65 bytes"), ("\"\\u001b[2J\"".into(), "control"), ("7".into(), "string")] {
+            let error = Config::from_toml(&tagged(&tag)).unwrap_err().to_string();
+            assert!(error.contains("tag") && error.contains(what), "{tag}: {error}");
+        }
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use kontiki_core::{LogIndex, NodeId};
 use kontiki_net::Address;
 
+use crate::tag::Tag;
+
 /// Where the leader is, as far as this node knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaderHint {
@@ -12,6 +14,14 @@ pub struct LeaderHint {
     pub id: NodeId,
     /// Its address in the configuration.
     pub addr: Address,
+    /// What this node's configuration says of it for the product's own use ([`Member::tag`](crate::Member::tag)); empty if nothing.
+    pub tag: Tag,
+}
+
+impl From<&crate::Member> for LeaderHint {
+    fn from(member: &crate::Member) -> LeaderHint {
+        LeaderHint { id: NodeId(member.id), addr: member.addr, tag: member.tag }
+    }
 }
 
 /// Why a proposal was not taken. Nothing was written: it is safe to propose again.
@@ -71,7 +81,10 @@ pub enum Lost {
 }
 
 fn hint(leader: &Option<LeaderHint>) -> String {
-    leader.map_or(String::new(), |l| format!("; node {} at {} does", l.id, l.addr))
+    leader.map_or(String::new(), |l| {
+        let tag = if l.tag.is_empty() { String::new() } else { format!(" ({})", l.tag) };
+        format!("; node {} at {}{tag} does", l.id, l.addr)
+    })
 }
 
 /// Why a node could not start.

@@ -29,7 +29,7 @@ use crate::ticket::Ticket;
 /// }
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let members = vec![Member { id: 1, addr: ([127, 0, 0, 1], 7000).into() }];
+/// let members = vec![Member::new(1, ([127, 0, 0, 1], 7000).into())];
 /// let node = Node::builder(Config::new(0xc0ffee, 1, members, "/var/lib/product/log")).start(Nothing)?;
 /// if node.wait_leader(Duration::from_secs(10)).is_some_and(|leader| leader.id == node.id()) {
 ///     println!("{:?}", node.propose(b"payload")?.wait());

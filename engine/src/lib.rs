@@ -28,6 +28,7 @@ mod saves;
 mod shared;
 mod state_machine;
 mod status;
+mod tag;
 mod ticket;
 
 pub use config::{ApplyOn, Backend, Config, ConfigError, Medium, Member};
@@ -40,6 +41,7 @@ pub use launch::{AnyIo, Builder};
 pub use reactor::{Reactor, State, TurnError};
 pub use state_machine::{ApplyError, Entries, Entry, Replies, StateMachine};
 pub use status::{Counters, Latency, PeerStatus, Status};
+pub use tag::{Tag, TagError};
 pub use ticket::{Applied, Ticket};
 
 pub use kontiki_net::client;

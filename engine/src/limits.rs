@@ -104,6 +104,8 @@ pub const MAX_YIELDS: u64 = 7;
 pub const OPEN_SPINS: u32 = 50;
 /// Commits after which it does not wait awake, at most, where nobody came back the last times.
 pub const MAX_SULK: u32 = 256;
+/// Longest tag of a member, in bytes.
+pub const MAX_TAG_BYTES: usize = 64;
 /// Events that a replica keeps for whoever reads them.
 pub const MAX_EVENTS: usize = 256;
 /// Wakers of those who await events.

@@ -33,7 +33,7 @@ use crate::cache::{Cached, FrameCache};
 use crate::catchup::CatchUp;
 use crate::clients::Clients;
 use crate::config::Config;
-use crate::error::Failure;
+use crate::error::{Failure, LeaderHint};
 use crate::events::Event as ProductEvent;
 use crate::limits::{self, MAX_DEFERRED_SENDS, MAX_FRAME_ENTRIES};
 use crate::pending::Pending;
@@ -139,7 +139,7 @@ pub(crate) fn shared(config: &Config, bell: Arc<dyn Wake>) -> Hold<Shared> {
     let entries = MAX_FRAME_ENTRIES.min(config.max_in_flight);
     let tickets = Tickets::new(config.max_in_flight, config.reply_bytes);
     let batch = OpenBatch::new(tickets, frame::BODY_OFFSET, config.max_frame_bytes - frame::BODY_OFFSET, entries, limits::SIDE_TABLES);
-    let members = config.members.iter().map(|m| (NodeId(m.id), m.addr)).collect();
+    let members = config.members.iter().map(LeaderHint::from).collect();
     Shared::new(batch, NodeId(config.id), members, config.max_entry_bytes, bell)
 }
 

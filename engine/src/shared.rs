@@ -7,7 +7,6 @@ use std::time::Duration;
 use kontiki_core::{NodeId, Role};
 use kontiki_io::Wake;
 use kontiki_mem::{Hold, OpenBatch, Outcome, Records, Slot};
-use kontiki_net::Address;
 
 use crate::error::{Failure, LeaderHint, Lost, ProposeError};
 use crate::events::Board;
@@ -44,7 +43,7 @@ pub(crate) struct Shared {
     eager: AtomicBool,
     /// Leader's id as last known, zero if unknown.
     leader: AtomicU64,
-    members: Vec<(NodeId, Address)>,
+    members: Vec<LeaderHint>,
     max_entry_bytes: usize,
     pub(crate) busy: AtomicU64,
     /// What happened, for the product.
@@ -69,13 +68,7 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(
-        batch: OpenBatch,
-        id: NodeId,
-        members: Vec<(NodeId, Address)>,
-        max_entry_bytes: usize,
-        bell: Arc<dyn Wake>,
-    ) -> Hold<Shared> {
+    pub(crate) fn new(batch: OpenBatch, id: NodeId, members: Vec<LeaderHint>, max_entry_bytes: usize, bell: Arc<dyn Wake>) -> Hold<Shared> {
         let records = batch.records();
         let shared = Shared {
             records: records.clone(),
@@ -325,7 +318,7 @@ impl Shared {
     }
 
     fn hint(&self, id: NodeId) -> Option<LeaderHint> {
-        self.members.iter().find(|m| m.0 == id).map(|&(id, addr)| LeaderHint { id, addr })
+        self.members.iter().find(|m| m.id == id).copied()
     }
 
     /// Asks the reactor to stop.

@@ -172,6 +172,10 @@ impl fmt::Display for Status {
         writeln!(f, "id = {}\nincarnation = {}\nrole = \"{:?}\"\nterm = {}", self.id, self.incarnation, self.role, self.term)?;
         if let Some(leader) = self.leader {
             writeln!(f, "leader = {}\nleader_addr = \"{}\"", leader.id, leader.addr)?;
+            if !leader.tag.is_empty() {
+                // Text without control characters: escaped like this it is TOML.
+                writeln!(f, "leader_tag = \"{}\"", leader.tag.as_str().replace('\\', "\\\\").replace('"', "\\\""))?;
+            }
         }
         writeln!(
             f,

@@ -94,8 +94,8 @@ fn drive(node: &Node, tickets: &mut VecDeque<Ticket>, entries: u64) {
 
 /// A cluster within this process, and which of its nodes leads.
 fn cluster(dir: &std::path::Path, replicas: usize) -> (Vec<Node>, usize) {
-    let members: Vec<Member> =
-        support::free_addrs(replicas).into_iter().zip(1..).map(|(addr, id)| Member { id, addr: addr.into() }).collect();
+    let member = |(addr, id): (std::net::SocketAddr, u64)| Member { id, addr: addr.into(), tag: "https://board.local".parse().unwrap() };
+    let members: Vec<Member> = support::free_addrs(replicas).into_iter().zip(1..).map(member).collect();
     let nodes: Vec<Node> = members
         .iter()
         .map(|m| {
@@ -139,6 +139,16 @@ fn steady_state_allocates_nothing_and_copies_once() {
         let (mut nodes, leads) = cluster(dir.path(), replicas);
         let mut tickets = VecDeque::with_capacity(IN_FLIGHT);
         drive(&nodes[leads], &mut tickets, WARM_UP);
+
+        let refuses = usize::from(leads == 0);
+        assert_eq!(nodes[refuses].wait_leader(support::LONG).map(|leader| leader.id), Some(nodes[leads].id()));
+        let refused = allocations(|| {
+            for _ in 0..10_000 {
+                let Err(ProposeError::NotLeader { leader }) = nodes[refuses].propose(&PAYLOAD) else { panic!("taken") };
+                assert!(leader.is_some_and(|leader| leader.tag.as_str().starts_with("http")));
+            }
+        });
+        assert_eq!(refused, 0, "allocations in 10,000 refusals that name the leader");
 
         let copied = nodes[leads].status().unwrap().counters.bytes_copied;
         let allocated = allocations(|| drive(&nodes[leads], &mut tickets, MEASURED));

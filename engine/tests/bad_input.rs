@@ -24,7 +24,7 @@ fn a_port_in_use() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let error = message(start(Config::new(1, 1, vec![Member { id: 1, addr: addr.into() }], dir.path())));
+    let error = message(start(Config::new(1, 1, vec![Member::new(1, addr.into())], dir.path())));
     assert!(error.contains(&addr.to_string()) && error.contains("in use"), "{error}");
 }
 
@@ -64,14 +64,14 @@ fn a_directory_that_cannot_be_made() {
     let file = dir.path().join("file");
     std::fs::write(&file, b"in the way").unwrap();
     let addr = support::free_addrs(1)[0];
-    let error = message(start(Config::new(1, 1, vec![Member { id: 1, addr: addr.into() }], file.join("data"))));
+    let error = message(start(Config::new(1, 1, vec![Member::new(1, addr.into())], file.join("data"))));
     assert!(error.contains("data"), "{error}");
 }
 
 #[test]
 fn a_bad_configuration_starts_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let mut config = Config::new(1, 1, vec![Member { id: 2, addr: support::free_addrs(1)[0].into() }], dir.path().join("data"));
+    let mut config = Config::new(1, 1, vec![Member::new(2, support::free_addrs(1)[0].into())], dir.path().join("data"));
     let error = message(start(config.clone()));
     assert!(error.contains("`id`"), "{error}");
     config.members[0].id = 1;

@@ -197,7 +197,7 @@ impl StateMachine for Slow {
 #[test]
 fn a_slow_state_machine_does_not_cost_the_leadership() {
     let dir = tempfile::tempdir().unwrap();
-    let members: Vec<Member> = support::free_addrs(3).into_iter().zip(1..).map(|(addr, id)| Member { id, addr: addr.into() }).collect();
+    let members: Vec<Member> = support::free_addrs(3).into_iter().zip(1..).map(|(addr, id)| Member::new(id, addr.into())).collect();
     let start = |m: &Member| {
         let mut config = Config::new(0x510, m.id, members.clone(), dir.path().join(m.id.to_string()));
         default(&mut config);
@@ -219,6 +219,34 @@ fn a_slow_state_machine_does_not_cost_the_leadership() {
     assert_eq!(leader.status().unwrap().term, term, "an election while the state machine was busy");
 }
 
+/// Whoever does not lead says where the product's own clients find the one that does; so do the status, and who waits for a leader.
+#[test]
+fn the_leader_is_named_with_its_tag() {
+    let tag = |id: u64| format!("https://board-{id}.local:8080/a \"path\"");
+    let mut cluster = Cluster::start(3, |config| {
+        default(config);
+        for member in &mut config.members {
+            member.tag = format!("https://board-{}.local:8080/a \"path\"", member.id).parse().unwrap();
+        }
+    });
+    cluster.commit(b"first");
+    let leader = cluster.leader();
+    let named = tag(cluster.members[leader].id);
+    for (at, node) in (0..3).map(|at| (at, cluster.node(at))) {
+        let known = node.wait_leader(LONG).unwrap();
+        assert_eq!((known.tag.as_str(), known.addr), (named.as_str(), cluster.members[leader].addr));
+        let status = node.status().unwrap();
+        assert_eq!(status.leader, Some(known));
+        assert!(status.to_string().contains(&format!("leader_tag = {named:?}\n")), "{status}");
+        if at != leader {
+            let error = node.propose(b"not here").unwrap_err();
+            assert_eq!(error, ProposeError::NotLeader { leader: Some(known) });
+            assert!(error.to_string().contains(&named), "{error}");
+        }
+    }
+    cluster.stop(leader);
+}
+
 #[test]
 fn a_state_machine_that_fails_stops_its_node_and_says_why() {
     struct Refuses;
@@ -228,7 +256,7 @@ fn a_state_machine_that_fails_stops_its_node_and_says_why() {
         }
     }
     let dir = tempfile::tempdir().unwrap();
-    let members = vec![Member { id: 1, addr: support::free_addrs(1)[0].into() }];
+    let members = vec![Member::new(1, support::free_addrs(1)[0].into())];
     let node = Node::builder(Config::new(1, 1, members, dir.path())).start(Refuses).unwrap();
     let ticket = loop {
         match node.propose(b"one too many") {

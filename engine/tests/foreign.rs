@@ -211,7 +211,7 @@ impl StateMachine for Odd {
 
 fn odd(make: impl FnOnce(&mut Odd)) -> (Result<Node, StartError>, Recorder, tempfile::TempDir) {
     let cluster = Cluster::start(0, slow);
-    let members = support::free_addrs(1).into_iter().map(|addr| kontiki::Member { id: 1, addr: addr.into() }).collect();
+    let members = support::free_addrs(1).into_iter().map(|addr| kontiki::Member::new(1, addr.into())).collect();
     let mut config = Config::new(1, 1, members, cluster.dir.path().join("n"));
     config.segment_bytes = 4 << 20;
     slow(&mut config);
@@ -309,7 +309,7 @@ fn a_state_machine_that_panics_twice() {
     }
     for apply_on in [kontiki::ApplyOn::Thread, kontiki::ApplyOn::Reactor] {
         let cluster = Cluster::start(0, slow);
-        let members = support::free_addrs(1).into_iter().map(|addr| kontiki::Member { id: 1, addr: addr.into() }).collect();
+        let members = support::free_addrs(1).into_iter().map(|addr| kontiki::Member::new(1, addr.into())).collect();
         let mut config = Config::new(1, 1, members, cluster.dir.path().join("n"));
         (config.segment_bytes, config.apply_on) = (4 << 20, apply_on);
         let gone = Arc::new(Mutex::new(false));
@@ -333,7 +333,7 @@ fn a_state_machine_that_answers_too_long() {
         }
     }
     let cluster = Cluster::start(0, slow);
-    let members = support::free_addrs(1).into_iter().map(|addr| kontiki::Member { id: 1, addr: addr.into() }).collect();
+    let members = support::free_addrs(1).into_iter().map(|addr| kontiki::Member::new(1, addr.into())).collect();
     let mut config = Config::new(1, 1, members, cluster.dir.path().join("n"));
     (config.segment_bytes, config.reply_bytes) = (4 << 20, 16);
     let node = Node::builder(config).start(Long).unwrap();

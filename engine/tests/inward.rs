@@ -121,7 +121,7 @@ impl StateMachine for Inward {
 }
 
 fn config(dir: &std::path::Path, apply_on: ApplyOn) -> Config {
-    let members = support::free_addrs(1).into_iter().map(|addr| Member { id: 1, addr: addr.into() }).collect();
+    let members = support::free_addrs(1).into_iter().map(|addr| Member::new(1, addr.into())).collect();
     let mut config = Config::new(1, 1, members, dir.join("n"));
     (config.segment_bytes, config.apply_on) = (4 << 20, apply_on);
     config

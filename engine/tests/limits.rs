@@ -19,8 +19,7 @@ struct Mixed {
 
 impl Mixed {
     fn start(count: u64, tune: impl Fn(u64, &mut Config)) -> Mixed {
-        let members: Vec<Member> =
-            free_addrs(count as usize).into_iter().zip(1..).map(|(addr, id)| Member { id, addr: addr.into() }).collect();
+        let members: Vec<Member> = free_addrs(count as usize).into_iter().zip(1..).map(|(addr, id)| Member::new(id, addr.into())).collect();
         let dir = tempfile::tempdir().unwrap();
         let start = |id: u64| {
             let mut config = Config::new(0xA11CE, id, members.clone(), dir.path().join(format!("n{id}")));

@@ -51,7 +51,7 @@ fn applies_all(config: Config, count: usize, what: &str) -> Result<(), StartErro
 
 #[test]
 fn raised_and_lowered() {
-    let members = [Member { id: 1, addr: free_addrs(1)[0].into() }];
+    let members = [Member::new(1, free_addrs(1)[0].into())];
     let dir = tempfile::tempdir().unwrap();
     let base = || large(&members, dir.path());
     let mut count = write(base());

@@ -50,7 +50,7 @@ fn start() -> Meshed {
     let nodes = (0..3)
         .map(|i| {
             let addr = |j: usize| links[i][j].as_ref().map_or(real[j], |p: &Proxy| p.addr);
-            let members = (0..3).map(|j| Member { id: j as u64 + 1, addr: addr(j).into() }).collect();
+            let members = (0..3).map(|j| Member::new(j as u64 + 1, addr(j).into())).collect();
             let mut config = Config::new(0xCAB1E, i as u64 + 1, members, dir.path().join(i.to_string()));
             config.medium = Medium::Safe;
             config.retention_bytes = 4 << 30;

@@ -26,8 +26,8 @@ fn config(members: &[Member], id: u64, dir: &Path) -> Config {
 
 /// Two nodes of three run and write; the third's address is `third`. Both are stopped, one after the other.
 fn stop_beside(third: SocketAddr) {
-    let mut members: Vec<Member> = free_addrs(2).into_iter().zip(1..).map(|(addr, id)| Member { id, addr: addr.into() }).collect();
-    members.push(Member { id: 3, addr: third.into() });
+    let mut members: Vec<Member> = free_addrs(2).into_iter().zip(1..).map(|(addr, id)| Member::new(id, addr.into())).collect();
+    members.push(Member::new(3, third.into()));
     let dir = tempfile::tempdir().unwrap();
     let nodes = [1, 2].map(|id| Node::builder(config(&members, id, dir.path())).start(Recorder::default()).unwrap());
     let mut written = 0;
@@ -68,7 +68,7 @@ fn beside_a_peer_that_does_not_read() {
 
 /// A node by itself that wrote something and was stopped.
 fn stopped(dir: &Path) -> Config {
-    let members = [Member { id: 1, addr: free_addrs(1)[0].into() }];
+    let members = [Member::new(1, free_addrs(1)[0].into())];
     let config = config(&members, 1, dir);
     let node = Node::builder(config.clone()).start(Recorder::default()).unwrap();
     while node.propose(b"x").ok().and_then(|ticket| ticket.wait().ok()).is_none() {}

@@ -97,7 +97,7 @@ fn live() {
 fn driven() {
     let dir = tempfile::tempdir().unwrap();
     let cluster = Cluster::start(0, |_| {});
-    let members = support::free_addrs(1).into_iter().map(|addr| kontiki::Member { id: 1, addr: addr.into() }).collect();
+    let members = support::free_addrs(1).into_iter().map(|addr| kontiki::Member::new(1, addr.into())).collect();
     let mut config = Config::new(1, 1, members, dir.path().join("n"));
     config.segment_bytes = 4 << 20;
     drop(cluster);

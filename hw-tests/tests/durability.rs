@@ -247,7 +247,7 @@ impl World {
     fn new() -> World {
         let dir = tempfile::tempdir().unwrap();
         let listeners: Vec<_> = (0..3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let members: Vec<Member> = listeners.iter().zip(1..).map(|(l, id)| Member { id, addr: l.local_addr().unwrap().into() }).collect();
+        let members: Vec<Member> = listeners.iter().zip(1..).map(|(l, id)| Member::new(id, l.local_addr().unwrap().into())).collect();
         drop(listeners);
         let lying = Rc::new(RefCell::new(false));
         let (mut nodes, mut ledgers) = (Vec::new(), Vec::new());

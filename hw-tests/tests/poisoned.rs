@@ -69,7 +69,7 @@ impl StateMachine for Quiet {
 fn a_failed_write_stops_the_node_and_nothing_is_acknowledged_after_it() {
     let dir = tempfile::tempdir().unwrap();
     let fail = Rc::new(Cell::new(false));
-    let members = vec![Member { id: 1, addr: ([127, 0, 0, 1], 0).into() }];
+    let members = vec![Member::new(1, ([127, 0, 0, 1], 0).into())];
     let config = Config::new(0xE10, 1, members, dir.path());
     let io = |fail: &Rc<Cell<bool>>| Failing {
         inner: kontiki_io::open(&Options { backend: Backend::Auto, capacity: 512, ..Options::default() }, &[]).unwrap(),

@@ -180,7 +180,7 @@ type Node = Reactor<Apart<SimIo>, Counter>;
 fn proposals(meter: &Meter, operations: u64, run: usize) {
     let sim = Sim::new(1, even());
     let hosts: Vec<Host> = (0..3).map(|_| sim.add_host()).collect();
-    let members: Vec<Member> = (1..).zip(&hosts).map(|(id, &host)| Member { id, addr: sim.address(host, PORT).into() }).collect();
+    let members: Vec<Member> = (1..).zip(&hosts).map(|(id, &host)| Member::new(id, sim.address(host, PORT).into())).collect();
     let node = |(id, &host): (u64, &Host)| -> Node {
         let config = Config { retention_bytes: 32 << 20, seed: id, ..Config::new(1, id, members.clone(), "/node") };
         Reactor::new(config, Apart::new(sim.boot(host), meter), Counter::default()).unwrap_or_else(|e| panic!("{e}"))

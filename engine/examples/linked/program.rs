@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut args = env::args().skip(1);
     let (id, dir) = (args.next().ok_or("an id")?.parse()?, args.next().ok_or("a directory")?);
     let members: Vec<Member> =
-        args.zip(1..).map(|(addr, id)| Ok(Member { id, addr: addr.parse()? })).collect::<Result<_, Box<dyn Error>>>()?;
+        args.zip(1..).map(|(addr, id)| Ok(Member::new(id, addr.parse()?))).collect::<Result<_, Box<dyn Error>>>()?;
     let node = Node::builder(Config::new(0x6b6f6e74696b69, id, members, dir)).start(Counter::default())?;
     loop {
         match node.wait_leader(Duration::from_secs(1)) {

@@ -125,7 +125,7 @@ impl Cluster {
     /// A cluster on hosts of its own; no node runs yet.
     pub fn new(sim: Sim, setup: Setup, workload: Workload) -> Cluster {
         let hosts: Vec<Host> = (0..setup.members).map(|_| sim.add_host()).collect();
-        let member = |(n, &host): (usize, &Host)| Member { id: n as u64 + 1, addr: sim.address(host, PORT).into() };
+        let member = |(n, &host): (usize, &Host)| Member::new(n as u64 + 1, sim.address(host, PORT).into());
         let members: Vec<Member> = hosts.iter().enumerate().map(member).collect();
         let node = |(n, &host): (usize, &Host)| Node {
             host,

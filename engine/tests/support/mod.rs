@@ -49,7 +49,7 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn start(count: usize, tune: fn(&mut Config)) -> Cluster {
-        let members: Vec<Member> = free_addrs(count).into_iter().zip(1..).map(|(addr, id)| Member { id, addr: addr.into() }).collect();
+        let members: Vec<Member> = free_addrs(count).into_iter().zip(1..).map(|(addr, id)| Member::new(id, addr.into())).collect();
         let mut cluster =
             Cluster { dir: tempfile::tempdir().unwrap(), members, nodes: (0..count).map(|_| None).collect(), machines: vec![], tune };
         cluster.machines = (0..count).map(|_| Recorder::default()).collect();

@@ -119,7 +119,7 @@ impl Script {
 
     /// The configuration of node `n`, counted from zero, of `members`.
     pub(super) fn config(&self, sim: &Sim, n: usize, members: usize) -> Config {
-        let member = |n: usize| Member { id: n as u64 + 1, addr: sim.address(Host(n), 7000).into() };
+        let member = |n: usize| Member::new(n as u64 + 1, sim.address(Host(n), 7000).into());
         // Whenever nobody leads, the watched node is mostly the first to notice once the others may vote: or it would seldom lead.
         let (election_min_ms, election_max_ms) = if n == 0 { (110, 120) } else { (90, 400) };
         Config {

@@ -194,7 +194,7 @@ mod tests {
             assert!(kind.away.is_none_or(|n| n < setup.members));
             for start in 0..6 {
                 let Some(config) = kind.config_of(seed, &setup.config, 0, start) else { continue };
-                let members = vec![Member { id: 1, addr: "10.0.0.1:7000".parse().unwrap() }];
+                let members = vec![Member::new(1, "10.0.0.1:7000".parse().unwrap())];
                 let config = Config { id: 1, members, dir: "/kontiki".into(), ..config };
                 frames.insert(config.max_frame_bytes);
                 assert_eq!(config.check(), Ok(()), "seed {seed}, start {start}");
