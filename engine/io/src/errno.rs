@@ -11,6 +11,8 @@ pub(crate) enum During {
     Socket,
     /// A connection being made.
     Connect,
+    /// A flush, of a file or of a directory's entries.
+    Flush,
 }
 
 impl IoError {
@@ -22,6 +24,11 @@ impl IoError {
     /// The lock file is held by another.
     pub(crate) const fn locked() -> IoError {
         IoError { kind: IoErrorKind::Locked, errno: libc::EWOULDBLOCK }
+    }
+
+    /// Not begun: the kernel had no thread for it.
+    pub(crate) const fn not_begun() -> IoError {
+        IoError { kind: IoErrorKind::Shortage, errno: libc::EAGAIN }
     }
 
     /// Ended by a close or a shutdown of our own.
@@ -37,7 +44,7 @@ pub(crate) fn classify(errno: i32, during: During) -> IoError {
         libc::EEXIST => IoErrorKind::Exists,
         libc::EACCES | libc::EPERM | libc::EROFS => IoErrorKind::Permission,
         // Of a socket: there are no more places in epoll (fs.epoll.max_user_watches).
-        libc::ENOSPC if !matches!(during, During::Other) => IoErrorKind::Shortage,
+        libc::ENOSPC if matches!(during, During::Socket | During::Connect) => IoErrorKind::Shortage,
         libc::ENOSPC | libc::EDQUOT | libc::EFBIG => IoErrorKind::Full,
         libc::EADDRINUSE => IoErrorKind::AddressInUse,
         libc::ECONNREFUSED
@@ -49,9 +56,11 @@ pub(crate) fn classify(errno: i32, during: During) -> IoError {
         | libc::EAFNOSUPPORT => IoErrorKind::Refused,
         libc::ECONNRESET | libc::ECONNABORTED | libc::EPIPE | libc::ENOTCONN | libc::ESHUTDOWN | libc::ETIMEDOUT => match during {
             During::Connect => IoErrorKind::Refused,
-            During::Other | During::Socket => IoErrorKind::Disconnected,
+            During::Other | During::Socket | During::Flush => IoErrorKind::Disconnected,
         },
         libc::ECANCELED => IoErrorKind::Canceled,
+        // Whatever a flush lacked on its way, what it was to write may be gone from the cache.
+        _ if is_shortage(errno) && matches!(during, During::Flush) => IoErrorKind::Device,
         _ if is_shortage(errno) => IoErrorKind::Shortage,
         _ => IoErrorKind::Device,
     };
@@ -126,6 +135,16 @@ mod tests {
         for errno in [libc::EIO, libc::ENXIO, libc::ENODEV, libc::EREMOTEIO, libc::EBADF, libc::EINVAL] {
             assert_eq!(IoError::from_errno(errno).kind, IoErrorKind::Device, "{errno}");
         }
+    }
+
+    /// What was to be flushed may be dropped from the cache, and a second flush would then say that all is well.
+    #[test]
+    fn a_flush_that_lacked_something_has_failed() {
+        for errno in [libc::ENOMEM, libc::EAGAIN, libc::ENOBUFS, libc::EMFILE, libc::EIO] {
+            assert_eq!(classify(errno, During::Flush).kind, IoErrorKind::Device, "{errno}");
+        }
+        assert_eq!(classify(libc::ENOSPC, During::Flush).kind, IoErrorKind::Full);
+        assert_eq!(IoError::not_begun().kind, IoErrorKind::Shortage);
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub enum IoErrorKind {
     /// The device or file system failed (EIO and whatever has no class of its own).
     Device,
     /// The system has no more of something (descriptors, memory, threads, locks), and nothing is broken: it passes, or
-    /// a limit has to be raised.
+    /// a limit has to be raised. The operation may be submitted again. Of a flush only if it was not begun.
     Shortage,
 }
 

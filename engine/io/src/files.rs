@@ -47,6 +47,13 @@ impl DataFile {
     pub(crate) fn dsync(&self) -> bool {
         self.dsync.load(Ordering::Relaxed)
     }
+
+    /// Whether it is read and written past the page cache.
+    pub(crate) fn is_direct(&self) -> bool {
+        // SAFETY: a plain system call on an open descriptor.
+        let flags = unsafe { libc::fcntl(self.file.as_raw_fd(), libc::F_GETFL) };
+        flags >= 0 && flags & libc::O_DIRECT != 0
+    }
 }
 
 /// A file name with its NUL, for the system.

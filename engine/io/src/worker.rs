@@ -12,12 +12,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::bell::Bell;
-use crate::errno::lacked_memory;
+use crate::errno::{During, classify, lacked_memory};
 use crate::files::{self, DataFile, Dir};
 use crate::limits::{MEMORY_PATIENCE_MS, MEMORY_RETRY_MS};
 use crate::lock::Lock;
 use crate::portable::mapped::Mapped;
-use crate::{IoBuf, IoData, Name, Wake, clock};
+use crate::{IoBuf, IoData, IoError, Name, Wake, clock};
 
 /// What to do.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ pub(crate) enum Yield {
 #[derive(Debug)]
 pub(crate) struct Finished {
     pub(crate) slot: u32,
-    pub(crate) result: Result<Yield, i32>,
+    pub(crate) result: Result<Yield, IoError>,
     pub(crate) buf: Option<IoBuf>,
 }
 
@@ -178,11 +178,11 @@ fn run(shared: &Shared, capacity: usize) {
 fn write_group(shared: &Shared, file: &Arc<DataFile>, first: Job, batch: &mut VecDeque<Job>) {
     /// Writes that share a flush: enough that the flush's cost disappears, few enough to wait for.
     const MOST: usize = 64;
-    let mut group = heapless::Vec::<(u32, usize, Result<(), i32>), MOST>::new();
+    let mut group = heapless::Vec::<(u32, usize, Result<(), IoError>), MOST>::new();
     let mut next = Some(first);
     while let Some(job) = next.take() {
         if let Job { slot, task: Task::Write { file, offset, data, .. } } = job {
-            let result = patient(|| write(&file, &data, offset));
+            let result = patient(|| write(&file, &data, offset)).map_err(IoError::from_errno);
             // Never full: checked before the next one was taken.
             let _ = group.push((slot, data.bytes().len(), result));
         }
@@ -192,7 +192,7 @@ fn write_group(shared: &Shared, file: &Arc<DataFile>, first: Job, batch: &mut Ve
         }
     }
     shared.flush_calls.fetch_add(1, Ordering::Relaxed);
-    let flushed = files::sync_data(&file.file);
+    let flushed = files::sync_data(&file.file).map_err(of_flush);
     give_back(
         shared,
         group.into_iter().map(|(slot, len, result)| Finished {
@@ -213,6 +213,7 @@ fn give_back(shared: &Shared, done: impl Iterator<Item = Finished>) {
 
 fn finish(shared: &Shared, job: Job) -> Finished {
     let mut lent = None;
+    let flush = matches!(job.task, Task::Sync { .. } | Task::SyncDir { .. });
     let result = match job.task {
         Task::Lock { dir, name } => Lock::wait(&dir.file, &name).map(Yield::Locked),
         Task::Open { dir, name, create, direct } => {
@@ -238,7 +239,12 @@ fn finish(shared: &Shared, job: Job) -> Finished {
             files::sync_dir(&dir.file).map(|()| Yield::Flushed)
         }
     };
+    let result = result.map_err(if flush { of_flush } else { IoError::from_errno });
     Finished { slot: job.slot, result, buf: lent }
+}
+
+fn of_flush(errno: i32) -> IoError {
+    classify(errno, During::Flush)
 }
 
 /// Does again, for a while, what only a lack of memory keeps from being done. Not for flushes: after one that failed

@@ -426,13 +426,15 @@ impl Portable {
             }
             Ok(Yield::Opened(file, len)) => {
                 let file = Arc::new(DataFile::new(file, false, None));
-                self.handles.insert(Object::File(file)).map(|handle| Output::File(handle, len)).ok_or(libc::EMFILE)
+                self.handles.insert(Object::File(file)).map(|handle| Output::File(handle, len)).ok_or(IoError::from_errno(libc::EMFILE))
             }
-            Ok(Yield::Locked(Some(lock))) => self.handles.insert(Object::Lock(lock)).map(Output::Opened).ok_or(libc::EMFILE),
-            Ok(Yield::Locked(None)) => return self.conclude(finished.slot, Err(IoError::locked()), None),
-            Err(errno) => Err(errno),
+            Ok(Yield::Locked(Some(lock))) => {
+                self.handles.insert(Object::Lock(lock)).map(Output::Opened).ok_or(IoError::from_errno(libc::EMFILE))
+            }
+            Ok(Yield::Locked(None)) => Err(IoError::locked()),
+            Err(error) => Err(error),
         };
-        self.conclude(finished.slot, result.map_err(IoError::from_errno), finished.buf);
+        self.conclude(finished.slot, result, finished.buf);
     }
 
     /// Everything that can be completed without waiting.

@@ -86,11 +86,16 @@ impl Uring {
         let result = results[0];
         // An operation that did nothing and says "again" goes again, unless everything is coming to an end.
         let again = result < 0 && is_transient(-result) && !self.draining;
-        // Not begun, for lack of memory, or of a thread of the kernel's (it then says that it was cancelled): the file worker
-        // waits and tries. Pushed again at once, it would be a loop that keeps the processor from whatever could end it.
-        let lacking = result < 0 && (lacked_memory(-result) || result == -libc::ECANCELED) && !self.draining;
-        if lacking && matches!(work, Work::Read(_) | Work::Write(_)) && self.need_worker().is_ok() {
+        // The kernel had no thread for it: it then says that it was cancelled, and has not begun.
+        let not_begun = result == -libc::ECANCELED && !self.draining;
+        // For lack of memory, or of a thread: the file worker waits and does it from the beginning. Pushed again at once, it
+        // would be a loop that keeps the processor from whatever could end it.
+        let lacking = not_begun || result < 0 && lacked_memory(-result) && !self.draining;
+        if lacking && may_go_again(&work, not_begun) && self.need_worker().is_ok() {
             return self.go_on_aside(slot, work);
+        }
+        if not_begun && work.is_of_files() {
+            return Ended::Over(Err(IoError::not_begun()), if let Work::Read(read) = work { Some(read.buf) } else { None });
         }
         match work {
             Work::Read(read) if result == -libc::EINTR && again => {
@@ -160,7 +165,7 @@ impl Uring {
                 self.hand_out(Object::Connection(socket), Output::Opened)
             }
             Work::Open { dir, create, direct } => {
-                if again {
+                if again && result == -libc::EINTR {
                     self.push_open(slot, dir, create, direct);
                     return Ended::Goes;
                 }
@@ -207,7 +212,7 @@ impl Uring {
         }
     }
 
-    /// Gives a read or write, whole, to the file worker.
+    /// Gives a read or write, whole, to the file worker: what is written anew and flushed is durable whatever came before.
     fn go_on_aside(&mut self, slot: u32, work: Work) -> Ended {
         let task = match work {
             Work::Read(Read { file, buf, offset, len, .. }) => Task::Read { file, offset, buf, len },
@@ -244,8 +249,9 @@ impl Uring {
             return Ended::Goes;
         }
         if result <= 0 {
+            let during = if write.may_have_flushed() { During::Flush } else { During::Other };
             // A disk that takes nothing and gives no reason is broken.
-            return Ended::failed(if result == 0 { libc::EIO } else { -result });
+            return Ended::Over(Err(classify(if result == 0 { libc::EIO } else { -result }, during)), None);
         }
         let total = write.data.bytes().len();
         write.done += result as usize;
@@ -257,8 +263,12 @@ impl Uring {
             self.push_write(slot, write);
             return Ended::Goes;
         }
+        // The kernel had no thread for the flush: all is done again, by the file worker.
+        if write.linked && flushed == -libc::ECANCELED && !self.draining && self.need_worker().is_ok() {
+            return self.go_on_aside(slot, Work::Write(write));
+        }
         if write.linked && flushed < 0 {
-            return Ended::failed(-flushed);
+            return Ended::Over(Err(classify(-flushed, During::Flush)), None);
         }
         self.stats.bytes_written += total as u64;
         self.stats.flushes += u64::from(write.durable);
@@ -304,7 +314,7 @@ impl Uring {
                 self.stats.flush_calls += 1;
                 Ended::Over(Ok(Output::Done), None)
             }
-            Err(errno) => Ended::failed(errno),
+            Err(errno) => Ended::Over(Err(classify(errno, During::Flush)), None),
         }
     }
 
@@ -318,7 +328,7 @@ impl Uring {
         let slot = finished.slot;
         let work = std::mem::replace(&mut self.slots.get(slot).work, Work::Free);
         let ended = match (finished.result, work) {
-            (Err(errno), _) => Ended::failed(errno),
+            (Err(error), _) => Ended::Over(Err(error), None),
             (Ok(Yield::Opened(file, len)), Work::Worker { dir: Some(dir) }) => self.file_opened(&dir, file, len),
             (Ok(Yield::Locked(None)), _) => Ended::Over(Err(IoError::locked()), None),
             (Ok(Yield::Locked(Some(lock))), _) => match self.lock_taken(lock) {
@@ -343,13 +353,22 @@ impl Uring {
     }
 }
 
+/// Whether it may be done again from its beginning.
+fn may_go_again(work: &Work, not_begun: bool) -> bool {
+    match work {
+        Work::Read(_) => true,
+        Work::Write(write) => not_begun || !write.may_have_flushed(),
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use kontiki_mem::Pool;
 
     use super::*;
-    use crate::{Handle, Io, IoData, Name, Op, Options, Region, Token};
+    use crate::{Handle, Io, IoData, IoErrorKind, Name, Op, Options, Region, Token};
 
     fn call(io: &mut Uring, op: Op) -> Completion {
         io.submit(Token(1), op);
@@ -409,6 +428,56 @@ mod tests {
             assert!(read.buf.unwrap().bytes().iter().all(|byte| *byte == errno as u8));
         }
         assert_eq!(pool.available(), 2);
+    }
+
+    /// What was not begun may be submitted again, flushes too; what a flush lacked on its way is its failure.
+    #[test]
+    fn a_flush_is_short_of_something_only_if_it_was_not_begun() {
+        const B: usize = BLOCK_BYTES;
+        let pool = Pool::new(1, B);
+        let Ok(mut io) = Uring::open(&Options::default(), &[Region::pool(&pool)]) else { return };
+        let path = tempfile::tempdir().unwrap();
+        let open_dir = handle(call(&mut io, Op::OpenDir { path: path.path().into(), create: false }));
+        let open = handle(call(&mut io, Op::Open { dir: open_dir, name: Name::new("data").unwrap(), create: true }));
+        call(&mut io, Op::Allocate { file: open, len: B as u64 }).result.unwrap();
+        let file = io.handles.file(open).unwrap();
+        let dir = io.handles.dir(open_dir).unwrap();
+        // As if the kernel had answered so.
+        let mut answer = |handle, work, results| {
+            let slot = io.slots.take(Token(7), Some(handle));
+            io.handles.begin(handle);
+            match io.end(slot, work, results) {
+                Ended::Over(result, buf) => io.release(slot, result, buf).result,
+                Ended::Goes => wait(&mut io).result,
+            }
+        };
+        let kind = |result: Result<Output, IoError>| result.unwrap_err().kind;
+        for (errno, expected) in
+            [(libc::ECANCELED, IoErrorKind::Shortage), (libc::ENOMEM, IoErrorKind::Device), (libc::EAGAIN, IoErrorKind::Device)]
+        {
+            assert_eq!(kind(answer(open, Work::Sync { file: Arc::clone(&file) }, [-errno, 0])), expected, "{errno}");
+            assert_eq!(kind(answer(open_dir, Work::SyncDir { dir: Arc::clone(&dir) }, [-errno, 0])), expected, "{errno}");
+        }
+        for errno in [libc::ECANCELED, libc::ENOMEM] {
+            assert_eq!(kind(answer(open_dir, Work::Unlink { dir: Arc::clone(&dir) }, [-errno, 0])), IoErrorKind::Shortage);
+            assert_eq!(kind(answer(open_dir, Work::Rename { dir: Arc::clone(&dir) }, [-errno, 0])), IoErrorKind::Shortage);
+            assert_eq!(kind(answer(open, Work::Allocate { file: Arc::clone(&file), len: 0 }, [-errno, 0])), IoErrorKind::Shortage);
+        }
+        // A write that was whole when its flush was not begun is done again with it; a flush that failed ends it.
+        let write = |file: &Arc<DataFile>| {
+            let data = IoData::Pool(pool.take().unwrap(), B);
+            Work::Write(Write { file: Arc::clone(file), fixed: None, data, offset: 0, done: 0, durable: true, linked: true })
+        };
+        assert!(matches!(answer(open, write(&file), [B as i32, -libc::ECANCELED]), Ok(Output::Done)));
+        for errno in [libc::ENOMEM, libc::EIO] {
+            assert_eq!(kind(answer(open, write(&file), [B as i32, -errno])), IoErrorKind::Device);
+        }
+        // Through the page cache a failure may be that of the flush, and may have cost others what they wrote.
+        let cached = File::options().read(true).write(true).open(path.path().join("data")).unwrap();
+        let cached = Arc::new(DataFile::new(cached, true, None));
+        let Work::Write(durable) = write(&cached) else { unreachable!() };
+        let durable = Work::Write(Write { linked: false, ..durable });
+        assert_eq!(kind(answer(open, durable, [-libc::ENOMEM, 0])), IoErrorKind::Device);
     }
 
     #[test]

@@ -96,6 +96,31 @@ pub(super) struct Write {
     pub(super) linked: bool,
 }
 
+impl Write {
+    /// Whether a failure may be that of a flush through the page cache: the kernel may then have dropped what other writes put there, and
+    /// tells that once. Past the page cache there is nothing of others' to drop.
+    pub(super) fn may_have_flushed(&self) -> bool {
+        self.durable && !self.linked && !self.file.is_direct()
+    }
+}
+
+impl Work {
+    /// Whether it is done to files or directories, and can have been put off until the kernel has a thread for it.
+    pub(super) fn is_of_files(&self) -> bool {
+        matches!(
+            self,
+            Work::Read(_)
+                | Work::Write(_)
+                | Work::Open { .. }
+                | Work::Allocate { .. }
+                | Work::Sync { .. }
+                | Work::SyncDir { .. }
+                | Work::Rename { .. }
+                | Work::Unlink { .. }
+        )
+    }
+}
+
 /// One outstanding operation.
 #[derive(Debug)]
 pub(super) struct Slot {
