@@ -85,7 +85,11 @@ impl Opening {
 
     pub(crate) fn deadline(&self) -> Time {
         match (&self.step, self.ending) {
-            (_, Some(began)) => began.plus_ns(limits::CLOSE_LOG_NS),
+            (step, Some(began)) => began.plus_ns(limits::CLOSE_LOG_NS).min(match step {
+                Step::Ending(Ending::Node(replica), _) => replica.close_deadline(),
+                Step::Ending(Ending::Log(wal), _) => wal.deadline().unwrap_or(Time(u64::MAX)),
+                _ => Time(u64::MAX),
+            }),
             (Step::Port(replica), None) => replica.deadline(),
             (Step::Log(_) | Step::Ending(..) | Step::Done, None) => Time(u64::MAX),
         }
@@ -159,6 +163,7 @@ impl Opening {
                     Ending::Node(replica) => replica.close(now, io),
                     Ending::Log(wal) => {
                         while wal.next_event().is_some() {}
+                        wal.pump(io);
                         wal.closed()
                     }
                 };

@@ -199,7 +199,7 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
             // Frames wait for inline apply.
             Phase::Running(_) if self.is_hungry() => Time(0),
             Phase::Running(replica) => replica.deadline(),
-            Phase::Closing(replica, began) => began.plus_ns(replica.patience_ns()),
+            Phase::Closing(replica, began) => began.plus_ns(replica.patience_ns()).min(replica.close_deadline()),
             Phase::Ended => Time(u64::MAX),
         }
     }

@@ -4,18 +4,11 @@ use std::collections::VecDeque;
 
 use kontiki_core::WriteId;
 use kontiki_io::{Handle, Io, IoData, Op};
-use kontiki_mem::{Block, PoolBuf, Span};
+use kontiki_mem::{Block, Span};
 
 use crate::limits::{MAX_QUEUED, MAX_WRITES_IN_FLIGHT};
 use crate::margin::Range;
 use crate::token::Purpose;
-
-#[derive(Debug)]
-enum Content {
-    /// A segment's header: a write of its own, before the segment's first frame.
-    Header(PoolBuf),
-    Frame(WriteId, Block),
-}
 
 #[derive(Debug)]
 struct Item {
@@ -23,27 +16,36 @@ struct Item {
     /// Offset in the file, and position in the log.
     offset: u64,
     position: u64,
-    content: Content,
+    block: Block,
+    /// Of a frame. A segment's header has none: it is a write of its own, before the segment's first frame.
+    write: Option<WriteId>,
 }
 
 impl Item {
     fn lies_in(&self, barred: Option<Range>) -> bool {
-        barred.is_some_and(|range| {
-            let bytes = match &self.content {
-                Content::Header(block) => block.len(),
-                Content::Frame(_, frame) => frame.len(),
-            };
-            range.overlaps(self.position, self.position + bytes as u64)
-        })
+        barred.is_some_and(|range| range.overlaps(self.position, self.position + self.block.len() as u64))
     }
 }
 
 /// One write in flight.
 #[derive(Debug)]
 struct Flight {
+    file: Handle,
+    offset: u64,
+    /// What is written, until it has been.
+    data: Option<Span>,
     /// Where the last frame in it ends, and the write that this frame is; `None` for a header.
     frames: Option<(u64, WriteId)>,
-    done: bool,
+    /// The system lacked something for it: nothing is outstanding, and it is to be tried again.
+    waits: bool,
+}
+
+impl Flight {
+    fn submit(&self, number: u64, io: &mut dyn Io) {
+        let Some(data) = self.data.clone() else { panic!("what is written is not written again") };
+        let op = Op::Write { file: self.file, offset: self.offset, data: IoData::Span(data), durable: true };
+        io.submit(Purpose::Write(number).token(), op);
+    }
 }
 
 #[derive(Debug)]
@@ -99,34 +101,31 @@ impl Appender {
         self.queue.len()
     }
 
-    pub(crate) fn push_header(&mut self, file: Handle, position: u64, block: PoolBuf) {
-        self.queue.push_back(Item { file, offset: 0, position, content: Content::Header(block) });
+    pub(crate) fn push_header(&mut self, file: Handle, position: u64, block: Block) {
+        self.queue.push_back(Item { file, offset: 0, position, block, write: None });
     }
 
     pub(crate) fn push_frame(&mut self, file: Handle, offset: u64, position: u64, write: WriteId, frame: Block) {
         assert!(self.queue.len() < MAX_QUEUED, "can_append was asked");
-        self.queue.push_back(Item { file, offset, position, content: Content::Frame(write, frame) });
+        self.queue.push_back(Item { file, offset, position, block: frame, write: Some(write) });
     }
 
     /// Submits writes while slots are free. What would lie in `barred`, where zeros are being written, waits, and all behind it.
     pub(crate) fn pump(&mut self, barred: Option<Range>, io: &mut dyn Io) {
         while self.flights.len() < self.writes_in_flight
             && self.queue.front().is_some_and(|item| !item.lies_in(barred))
-            && let Some(Item { file, offset, position, content }) = self.queue.pop_front()
+            && let Some(Item { file, offset, position, block, write }) = self.queue.pop_front()
         {
-            let (data, frames) = match content {
-                Content::Header(block) => {
-                    let length = block.len();
-                    (IoData::Pool(block, length), None)
-                }
-                Content::Frame(write, frame) => {
-                    let (span, frames) = self.gather(file, position, write, frame, barred);
-                    (IoData::Span(span), Some(frames))
+            let (data, frames) = match write {
+                None => (Span::one(block), None),
+                Some(write) => {
+                    let (span, frames) = self.gather(file, position, write, block, barred);
+                    (span, Some(frames))
                 }
             };
-            let number = self.oldest + self.flights.len() as u64;
-            self.flights.push_back(Flight { frames, done: false });
-            io.submit(Purpose::Write(number).token(), Op::Write { file, offset, data, durable: true });
+            let flight = Flight { file, offset, data: Some(data), frames, waits: false };
+            flight.submit(self.oldest + self.flights.len() as u64, io);
+            self.flights.push_back(flight);
         }
     }
 
@@ -135,15 +134,16 @@ impl Appender {
         let mut end = position + frame.len() as u64;
         let mut newest = write;
         let mut span = Span::one(frame);
-        while let Some(Item { content: Content::Frame(_, next), .. }) = self.queue.front()
-            && span.len() + next.len() <= self.max_write_bytes
-            && !self.queue.front().is_some_and(|item| item.lies_in(barred))
-            && let Some(Item { file: next_file, offset, position, content: Content::Frame(write, next) }) = self.queue.pop_front()
+        while let Some(next) = self.queue.front()
+            && next.write.is_some()
+            && (next.file, next.position) == (file, end)
+            && span.len() + next.block.len() <= self.max_write_bytes
+            && !next.lies_in(barred)
+            && let Some(Item { file, offset, position, block, write: Some(write) }) = self.queue.pop_front()
         {
-            let length = next.len() as u64;
-            let refused = if next_file == file && position == end { span.push(next).err() } else { Some(next) };
-            if let Some(next) = refused {
-                self.queue.push_front(Item { file: next_file, offset, position, content: Content::Frame(write, next) });
+            let length = block.len() as u64;
+            if let Err(block) = span.push(block) {
+                self.queue.push_front(Item { file, offset, position, block, write: Some(write) });
                 break;
             }
             end += length;
@@ -156,15 +156,46 @@ impl Appender {
     pub(crate) fn give_up(&mut self) {
         self.queue.clear();
         self.given_up = true;
+        for flight in self.flights.iter_mut().filter(|flight| flight.waits) {
+            (flight.data, flight.waits) = (None, false);
+        }
+        self.settle();
+    }
+
+    fn flight(&mut self, number: u64) -> &mut Flight {
+        let flight = number.checked_sub(self.oldest).and_then(|at| self.flights.get_mut(at as usize));
+        let Some(flight) = flight else { panic!("a completion for a write that is not in flight") };
+        assert!(flight.data.is_some() && !flight.waits, "a write completes once");
+        flight
+    }
+
+    /// A write found too little of something: it waits to be tried again, whole.
+    pub(crate) fn lacked(&mut self, number: u64) {
+        self.flight(number).waits = true;
+    }
+
+    /// Whether a write waits to be tried again.
+    pub(crate) fn waits(&self) -> bool {
+        self.flights.iter().any(|flight| flight.waits)
+    }
+
+    /// Tries again what waits for that.
+    pub(crate) fn again(&mut self, io: &mut dyn Io) {
+        for (number, flight) in (self.oldest..).zip(&mut self.flights) {
+            if std::mem::take(&mut flight.waits) {
+                flight.submit(number, io);
+            }
+        }
     }
 
     /// A write has completed: it is durable, unless the log was given up. Only the contiguous prefix counts.
     pub(crate) fn written(&mut self, number: u64) {
-        let flight = number.checked_sub(self.oldest).and_then(|at| self.flights.get_mut(at as usize));
-        let Some(flight) = flight else { panic!("a completion for a write that is not in flight") };
-        assert!(!flight.done, "a write completes once");
-        flight.done = true;
-        while self.flights.front().is_some_and(|flight| flight.done)
+        self.flight(number).data = None;
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        while self.flights.front().is_some_and(|flight| flight.data.is_none())
             && let Some(flight) = self.flights.pop_front()
         {
             self.oldest += 1;
@@ -197,7 +228,7 @@ mod tests {
         while appender.has_room()
             && let Some(block) = blocks.take()
         {
-            appender.push_header(Handle(0), 0, block);
+            appender.push_header(Handle(0), 0, block.freeze());
             assert!(!appender.idle(), "what is queued is not written");
         }
         assert_eq!((appender.queued(), appender.in_flight()), (MAX_QUEUED - 1, 0), "a frame and its header fit, or nothing");

@@ -40,6 +40,9 @@ impl Wal {
 
     /// Goes on with the end, if it has begun.
     pub(crate) fn close_on(&mut self, io: &mut dyn Io) {
+        if let (Some(Closing::Writing | Closing::Noting), None) = (&self.closing, &self.poison) {
+            self.try_again(io);
+        }
         if let Some(Closing::Writing) = self.closing {
             if self.poison.is_none() {
                 self.saver.pump(self.appender.durable(), io);
@@ -55,6 +58,9 @@ impl Wal {
             && (self.saver.idle() || self.poison.is_some())
         {
             self.closing = Some(Closing::Waiting);
+        }
+        if let Some(Closing::Waiting) = self.closing {
+            self.preparer.leave_waiting();
         }
         if let Some(Closing::Waiting) = self.closing
             && self.appender.in_flight() + self.reads.in_progress() == 0

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use kontiki_core::{ClusterId, Incarnation, LogIndex, NodeId};
 use kontiki_frame::FrameError;
-use kontiki_io::{IoError, Name};
+use kontiki_io::{IoError, IoErrorKind, Name};
 
 /// Why bytes at some place are not the log's next frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -105,8 +105,8 @@ pub enum WalError {
         /// Which, and what it must be.
         problem: &'static str,
     },
-    /// The data directory cannot be made or entered.
-    #[error("data directory {}: {source}; make it, and let this user write there", .dir.display())]
+    /// The data directory cannot be made, entered or listed.
+    #[error("data directory {}: {source}{}", .dir.display(), advice(.source))]
     Directory {
         /// The directory.
         dir: PathBuf,
@@ -292,10 +292,19 @@ pub enum WalError {
     },
 }
 
+/// What to do about a directory that cannot be used.
+fn advice(source: &IoError) -> &'static str {
+    match source.kind {
+        IoErrorKind::NotFound | IoErrorKind::Permission => "; make it, and let this user write there",
+        IoErrorKind::Full => "; free some space and start again",
+        IoErrorKind::Shortage => "; nothing is damaged: raise the limit, or free some, and start again",
+        _ => "",
+    }
+}
+
 impl WalError {
     /// The error for a failed operation of opening.
     pub(crate) fn of(what: &'static str, name: Name, source: IoError) -> WalError {
-        use kontiki_io::IoErrorKind;
         match source.kind {
             IoErrorKind::Full => WalError::DiskFull { what, name },
             IoErrorKind::Shortage => WalError::Shortage { what, name, source },

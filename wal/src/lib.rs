@@ -54,10 +54,13 @@
 //! memory (two reads of 1 MiB and one longest frame) is given back.
 //!
 //! **Failure.** After a failed write or flush the log is poisoned ([`Wal::poisoned`]): no event of durability comes any more. A full disk
-//! while a spare segment is prepared is waited out ([`Space::Full`]), and so is any other shortage ([`Space::Short`]).
+//! while a spare segment is prepared is waited out ([`Space::Full`]). So is a shortage of anything else, whatever is under way: it says that nothing broke
+//! ([`kontiki_io::Op`]), so the same operation is tried again, after a pause that doubles up to a bound, and nothing counts as durable before it
+//! has succeeded ([`Space::Short`], [`Wal::lacking`]).
 #![forbid(unsafe_code)]
 
 mod append;
+mod backoff;
 mod closing;
 mod error;
 mod hard_state;

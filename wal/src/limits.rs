@@ -57,10 +57,13 @@ pub const MARGIN_BYTES: usize = 64 << 10;
 pub const LIGHT_FRAME_BYTES: usize = 16 << 10;
 /// How long a log of larger frames rests before a block of zeros marks its end, in ns: longer than what lies between two frames under load.
 pub const REST_NS: u64 = 5_000_000;
-/// First pause after preparation found the disk full, in ns. Doubles up to [`MAX_RETRY_NS`].
+/// First pause after something was lacking, in ns. Doubles, up to [`MAX_RETRY_NS`] or [`MAX_SHORTAGE_RETRY_NS`].
 pub const MIN_RETRY_NS: u64 = 100_000_000;
-/// Longest pause between attempts to prepare a segment on a full disk, in ns.
+/// Longest pause between attempts to prepare a segment, on a full disk or where something else is lacking, in ns.
 pub const MAX_RETRY_NS: u64 = 10_000_000_000;
+/// Longest pause between attempts at an operation of the running log that the system lacked something for, in ns: frames wait for it. (Where it
+/// is memory, the backend has tried for a while already.)
+pub const MAX_SHORTAGE_RETRY_NS: u64 = 1_000_000_000;
 /// Offset of the hard state's second copy, in bytes: an erase group of any common flash away from the first.
 pub const HARD_STATE_COPY_OFFSET: u64 = 4 << 20;
 /// Length of the hard-state file, in bytes.

@@ -86,6 +86,12 @@ impl Margin {
         self.flight = Some((range, segment));
     }
 
+    /// The system lacked something for them, and they are due again. The segment they were for.
+    pub(crate) fn lacked(&mut self) -> u64 {
+        let Some((_, segment)) = self.flight.take() else { panic!("a completion for zeros that are not being written") };
+        segment
+    }
+
     /// They are durable. The segment they are in.
     pub(crate) fn done(&mut self, now_in: Option<u64>) -> u64 {
         let Some((range, segment)) = self.flight.take() else { panic!("a completion for zeros that are not being written") };

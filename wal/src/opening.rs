@@ -85,6 +85,8 @@ pub struct Opening {
     end: Option<Result<Opened, WalError>>,
     /// Asked to stop.
     stopping: bool,
+    /// Why recovery is given up, until its reads have come back.
+    unread: Option<WalError>,
     /// Why it failed, while everything is closed again.
     failure: Option<WalError>,
     /// The hard state's; read with until there is one.
@@ -131,6 +133,7 @@ impl Opening {
             step: Step::OpenDir,
             end: None,
             stopping: false,
+            unread: None,
             failure: None,
             dir: NONE,
             hard_state: NONE,
@@ -240,6 +243,17 @@ impl Opening {
             let (file, offset) = self.block;
             return Ok(Then::Op(step, Op::Read { file, offset, buf, len: BLOCK_BYTES }));
         }
+        // What could not be read for want of something is not damaged.
+        if let Err(source @ IoError { kind: IoErrorKind::Shortage, .. }) = result {
+            let name = match step {
+                Step::ReadHardState(_) => Some(hard_state()),
+                Step::ReadHeader(at) => self.listed.get(at).map(|&number| names::segment(number)),
+                _ => None,
+            };
+            if let Some(name) = name {
+                return Err(WalError::of("read", name, source));
+            }
+        }
         match step {
             Step::OpenDir => {
                 let opened = result.map_err(|source| WalError::Directory { dir: self.options.dir.clone(), source })?;
@@ -257,8 +271,12 @@ impl Opening {
             }
             Step::Identify => {
                 // What cannot be found out is unknown, and then a killed process is taken for a power cut.
-                if let Ok(Output::Identity(place)) = result {
-                    self.place = place;
+                match result {
+                    Ok(Output::Identity(place)) => self.place = place,
+                    Err(source) if source.kind == IoErrorKind::Shortage => {
+                        return Err(WalError::Directory { dir: self.options.dir.clone(), source });
+                    }
+                    _ => {}
                 }
                 Ok(Then::Op(Step::List, Op::List { dir }))
             }
@@ -354,6 +372,7 @@ impl Opening {
             Step::Prepare => {
                 let Some(preparer) = &mut self.preparer else { panic!("there is a preparer") };
                 let outcome = preparer.done(result);
+                preparer.leave_waiting();
                 self.handles.extend(preparer.left_open());
                 match outcome? {
                     Outcome::Next(op) => Ok(Then::Op(Step::Prepare, op)),
@@ -363,7 +382,7 @@ impl Opening {
                         self.first_segment = Some(segment);
                         Ok(self.write_record(Step::Save(Copy::First), Copy::First))
                     }
-                    Outcome::Waits(source, _) => Err(WalError::of("make", names::segment(1), source)),
+                    Outcome::Waits(source, _) | Outcome::Again(source) => Err(WalError::of("make", names::segment(1), source)),
                     Outcome::Removed => panic!("nothing is removed while the first segment is made"),
                 }
             }
@@ -453,12 +472,17 @@ impl Opening {
     /// Feeds recovery with what was read, and reads on.
     fn recover(&mut self, io: &mut dyn Io) -> Result<Then, WalError> {
         let Some(mut scan) = self.scan.take() else { panic!("recovery is under way") };
-        while scan.0.want().is_some() && !self.stopping {
+        while scan.0.want().is_some() && !self.stopping && self.unread.is_none() {
             let next = scan.1.next();
             scan.1.pump(io);
             let flow = match next {
                 Next::Bytes(buf, bytes) => scan.0.feed(buf.bytes().get(..bytes).unwrap_or_default(), &mut |_| ()),
                 Next::Unreadable => scan.0.feed(&[0xff; BLOCK_BYTES], &mut |_| ()),
+                Next::Short(source) => {
+                    let file = scan.0.want().and_then(|want| scan.0.files().get(want.file));
+                    self.unread = Some(WalError::of("read", names::segment(file.map_or(0, |file| file.number)), source));
+                    break;
+                }
                 Next::End => scan.0.end_of_file(),
                 Next::Wait => break,
             };
@@ -467,9 +491,12 @@ impl Opening {
             }
         }
         // Reads that nobody waits for any more have to come back all the same.
-        if self.stopping || scan.0.want().is_some() || scan.1.outstanding() > 0 {
+        if scan.1.outstanding() > 0 || self.unread.is_none() && (self.stopping || scan.0.want().is_some()) {
             self.scan = Some(scan);
             return Ok(Then::Recover);
+        }
+        if let Some(error) = self.unread.take() {
+            return Err(error);
         }
         self.judge_log(scan.0.finish(&self.record, self.options.applied))
     }

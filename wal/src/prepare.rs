@@ -24,6 +24,8 @@ pub(crate) enum Outcome {
     /// The disk is full, or the system lacks something else. What was begun is cleared away; a segment that was to be
     /// recycled or removed comes back.
     Waits(IoError, Option<Segment>),
+    /// The same, in the midst of a job that is to be gone on with: [`Preparer::again`] gives the operation once more.
+    Again(IoError),
 }
 
 /// The step that is under way.
@@ -64,6 +66,8 @@ pub(crate) struct Preparer {
     /// Number of the segment being prepared.
     number: u64,
     step: Option<Step>,
+    /// The system lacked something for the step: nothing is outstanding, and it is to be tried again.
+    waits: bool,
     /// The file of a job that failed or was left.
     left_open: Option<Handle>,
 }
@@ -72,7 +76,7 @@ impl Preparer {
     /// `blanks`: a recycled segment begins with zeros, so that the end of a log in it can be recognised.
     pub(crate) fn new(dir: Handle, segment_bytes: u64, blanks: bool) -> Preparer {
         let Some(zeros) = Pool::new(1, ZERO_BYTES).take() else { panic!("a new pool has its buffer") };
-        Preparer { dir, segment_bytes, zeros: zeros.freeze(), blanks, number: 0, step: None, left_open: None }
+        Preparer { dir, segment_bytes, zeros: zeros.freeze(), blanks, number: 0, step: None, waits: false, left_open: None }
     }
 
     /// So many zeros, at most [`ZERO_BYTES`], to be written.
@@ -82,6 +86,24 @@ impl Preparer {
 
     pub(crate) fn busy(&self) -> bool {
         self.step.is_some()
+    }
+
+    /// Whether the job's operation is to be tried again.
+    pub(crate) fn waits(&self) -> bool {
+        self.waits
+    }
+
+    /// The operation that waits to be tried again, if one does.
+    pub(crate) fn again(&mut self) -> Option<Op> {
+        let step = if std::mem::take(&mut self.waits) { self.step.take() } else { None };
+        step.map(|step| self.enter(step))
+    }
+
+    /// A job that waits is not gone on with.
+    pub(crate) fn leave_waiting(&mut self) {
+        if std::mem::take(&mut self.waits) {
+            self.left_open = self.step.take().and_then(|step| step.file());
+        }
     }
 
     /// The file that a job left open.
@@ -210,6 +232,16 @@ impl Preparer {
                 self.next(Step::GiveUp(file, error))
             }
             Step::Recycle(segment) if waits => Ok(Outcome::Waits(error, Some(segment))),
+            // A removal is done or not; of zeros all are written again. A flush of names is another matter: only a shortage tells that it
+            // was not begun, and any other failure may have left a name that the next flush does not know of.
+            step @ (Step::Remove(_) | Step::Blank(_)) if waits => self.wait(step, error),
+            step @ (Step::SyncName(_) | Step::SyncRecycled(_) | Step::SyncRemoved(_)) if error.kind == IoErrorKind::Shortage => {
+                self.wait(step, error)
+            }
+            // Somebody else has cleared the way.
+            Step::ClearWay if error.kind == IoErrorKind::NotFound => self.next(Step::Open),
+            Step::Unlink(why) if error.kind == IoErrorKind::NotFound => Ok(Outcome::Waits(why, None)),
+            Step::Remove(number) if error.kind == IoErrorKind::NotFound => self.next(Step::SyncRemoved(number)),
             // The file is no part of the log any more: how its handle ends changes nothing.
             Step::GiveUp(_, why) => self.next(Step::Unlink(why)),
             Step::Close(segment) => self.next(Step::Remove(segment.number)),
@@ -219,6 +251,13 @@ impl Preparer {
                 Err(WalError::of(what, name, error))
             }
         }
+    }
+}
+
+impl Preparer {
+    fn wait(&mut self, step: Step, error: IoError) -> Result<Outcome, WalError> {
+        (self.step, self.waits) = (Some(step), true);
+        Ok(Outcome::Again(error))
     }
 }
 

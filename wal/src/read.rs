@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use kontiki_core::{FrameMeta, IndexRange, LogIndex, Term};
 use kontiki_frame::{BLOCK_BYTES, DiskStamp, Header, parse_header, verify};
-use kontiki_io::{Io, IoBuf, IoError, Op, Output};
+use kontiki_io::{Io, IoBuf, IoError, IoErrorKind, Op, Output};
 use kontiki_mem::{Pool, PoolBuf};
 
 use crate::index::{KnownTerm, LiveLog, Place};
@@ -109,6 +109,8 @@ pub(crate) struct Context<'a> {
 #[derive(Debug)]
 pub(crate) struct Reads {
     slots: [Option<Reading>; MAX_READS],
+    /// Buffers of those among them that the system lacked something for: nothing is outstanding, and they are to be tried again.
+    waiting: [Option<PoolBuf>; MAX_READS],
     /// Lookups that wait for a slot and a buffer.
     lookups: VecDeque<(u64, LogIndex)>,
     buffers: Pool,
@@ -132,6 +134,7 @@ impl Reads {
     pub(crate) fn new() -> Reads {
         Reads {
             slots: [None; MAX_READS],
+            waiting: [const { None }; MAX_READS],
             lookups: VecDeque::with_capacity(MAX_READS),
             buffers: Pool::new(LOOKUP_BUFFERS, LOOKUP_BYTES),
             places: VecDeque::with_capacity(MAX_PLACES),
@@ -145,7 +148,26 @@ impl Reads {
 
     /// Operations outstanding.
     pub(crate) fn in_progress(&self) -> usize {
-        self.slots.iter().flatten().count()
+        self.slots.iter().flatten().count() - self.waiting.iter().flatten().count()
+    }
+
+    /// Whether a read waits to be tried again.
+    pub(crate) fn waits(&self) -> bool {
+        self.waiting.iter().any(Option::is_some)
+    }
+
+    /// Tries again what waits for that.
+    pub(crate) fn again(&mut self, context: &mut Context<'_>) {
+        for slot in 0..MAX_READS {
+            let buf = self.waiting.get_mut(slot).and_then(Option::take);
+            if let (Some(buf), Some(Some(reading))) = (buf, self.slots.get(slot)) {
+                let file = context.segments.get_mut(reading.began.segment).map(|segment| segment.file);
+                let Some(file) = file else { panic!("a segment that is read stays") };
+                let offset = reading.position % context.segment_bytes;
+                let op = Op::Read { file, offset, buf: IoBuf::Pool(buf), len: reading.bytes };
+                context.io.submit(Purpose::Read(slot as u64).token(), op);
+            }
+        }
     }
 
     pub(crate) fn finished(&mut self) -> Option<Finished> {
@@ -239,8 +261,15 @@ impl Reads {
     }
 
     pub(crate) fn done(&mut self, slot: u64, result: Result<Output, IoError>, buf: Option<IoBuf>, context: &mut Context<'_>) {
-        let reading = self.slots.get_mut(slot as usize).and_then(Option::take);
+        let slot = slot as usize;
+        let reading = self.slots.get_mut(slot).and_then(Option::take);
         let (Some(reading), Some(IoBuf::Pool(buf))) = (reading, buf) else { panic!("a completion for a read that is not in progress") };
+        if let Err(IoError { kind: IoErrorKind::Shortage, .. }) = result
+            && let (Some(place), Some(waiting)) = (self.slots.get_mut(slot), self.waiting.get_mut(slot))
+        {
+            (*place, *waiting) = (Some(reading), Some(buf));
+            return;
+        }
         let mut generation = 0;
         if let Some(segment) = context.segments.get_mut(reading.began.segment) {
             segment.readers -= 1;

@@ -20,6 +20,8 @@ pub(crate) struct Saver {
     /// Durable, or being written.
     record: Record,
     step: Option<Copy>,
+    /// The system lacked something for it: nothing is outstanding, and it is to be tried again.
+    waits: bool,
     /// The segments that the next update names, and those that the last durable one did.
     span: SegmentSpan,
     durable_span: SegmentSpan,
@@ -46,6 +48,7 @@ impl Saver {
             due: false,
             record,
             step: None,
+            waits: false,
             waiting: None,
             waiters,
             covered: 0,
@@ -66,7 +69,7 @@ impl Saver {
         !self.busy() && self.waiting.is_none() && !self.due
     }
 
-    /// Whether a write is outstanding.
+    /// Whether an update is under way.
     pub(crate) fn busy(&self) -> bool {
         self.step.is_some()
     }
@@ -76,6 +79,29 @@ impl Saver {
         self.waiting = None;
         self.due = false;
         self.given_up = true;
+        if std::mem::take(&mut self.waits) {
+            self.step = None;
+        }
+    }
+
+    /// The write under way found too little of something: it waits to be tried again.
+    pub(crate) fn lacked(&mut self) {
+        assert!(self.busy() && !self.waits, "a completion for an update that is not under way");
+        self.waits = true;
+    }
+
+    /// Whether a write waits to be tried again.
+    pub(crate) fn waits(&self) -> bool {
+        self.waits
+    }
+
+    /// Tries again what waits for that.
+    pub(crate) fn again(&mut self, io: &mut dyn Io) {
+        if std::mem::take(&mut self.waits)
+            && let Some(copy) = self.step
+        {
+            self.write(copy, io);
+        }
     }
 
     /// Names these segments with the next update, which is due now.

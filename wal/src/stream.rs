@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use kontiki_frame::BLOCK_BYTES;
-use kontiki_io::{Handle, Io, IoBuf, IoError, Op, Output};
+use kontiki_io::{Handle, Io, IoBuf, IoError, IoErrorKind, Op, Output};
 use kontiki_mem::{Pool, PoolBuf};
 
 use crate::limits::{READ_ATTEMPTS, RECOVERY_READ_BYTES, RECOVERY_READS};
@@ -28,6 +28,8 @@ pub(crate) enum Next {
     Bytes(PoolBuf, usize),
     /// One block that the device cannot read.
     Unreadable,
+    /// One block that could not be read because the system lacks something.
+    Short(IoError),
     /// The end of what is asked for.
     End,
     /// Wait for a completion.
@@ -140,11 +142,14 @@ impl Stream {
                     (self.next, self.careful) = (offset, offset + bytes as u64);
                     return Next::Wait;
                 }
-                _ => {
+                (_, read) => {
                     let times = if self.failed.0 == offset { self.failed.1 + 1 } else { 1 };
                     self.failed = (offset, times);
                     if times == READ_ATTEMPTS {
-                        return Next::Unreadable;
+                        return match read {
+                            Err(error) if error.kind == IoErrorKind::Shortage => Next::Short(error),
+                            _ => Next::Unreadable,
+                        };
                     }
                     self.drop_pieces();
                     self.next = offset;

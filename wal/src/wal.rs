@@ -6,13 +6,14 @@ use std::collections::VecDeque;
 
 use kontiki_core::{FrameMeta, Incarnation, IndexRange, LogIndex, Term, Time, WriteId};
 use kontiki_frame::{BLOCK_BYTES, DiskStamp, parse_header};
-use kontiki_io::{Completion, Handle, Io, IoError, IoErrorKind, Op, tell};
+use kontiki_io::{Completion, Handle, Io, IoError, IoErrorKind, Op, Output, tell};
 use kontiki_mem::{Block, BlockMut, Pool, PoolBuf};
 
 use crate::append::Appender;
+use crate::backoff::Backoff;
 use crate::closing::Closing;
 use crate::index::LiveLog;
-use crate::limits::{HEADERS_AHEAD, MAX_HARD_STATE_WAITERS, MAX_SEGMENTS};
+use crate::limits::{HEADERS_AHEAD, MAX_HARD_STATE_WAITERS, MAX_RETRY_NS, MAX_SEGMENTS, MAX_SHORTAGE_RETRY_NS};
 use crate::margin::Margin;
 use crate::prepare::Preparer;
 use crate::read::{Context, Finished, Frames, ReadError, Reads};
@@ -109,8 +110,10 @@ pub struct Wal {
     pub(crate) end: u64,
     /// The next frame opens a segment, whatever room there is: behind the end lies evidence.
     fresh: bool,
-    /// The disk was full, or something else was lacking: what, how long to wait before trying again, and since when that counts.
-    lacking: Option<(IoError, u64, Time)>,
+    /// The disk was full, or something else was lacking, while a segment was prepared.
+    lacking: Backoff,
+    /// Something was lacking for any other operation.
+    short: Backoff,
     pub(crate) poison: Option<WalError>,
     /// The end has begun.
     pub(crate) closing: Option<Closing>,
@@ -136,7 +139,8 @@ impl Wal {
             boot,
             end,
             fresh,
-            lacking: None,
+            lacking: Backoff::new(MAX_RETRY_NS),
+            short: Backoff::new(MAX_SHORTAGE_RETRY_NS),
             poison: None,
             closing: None,
         }
@@ -185,8 +189,8 @@ impl Wal {
         } else if self.is_full() {
             Space::Full
         } else {
-            match self.lacking {
-                Some((error, ..)) if error.kind == IoErrorKind::Shortage => Space::Short(error),
+            match self.lacking.error() {
+                Some(error) if error.kind == IoErrorKind::Shortage => Space::Short(error),
                 Some(_) => Space::Full,
                 None => Space::Preparing,
             }
@@ -208,6 +212,12 @@ impl Wal {
     /// Whether the log has as many segments as it can keep track of, whatever space the disk has: releasing log helps, and nothing else.
     pub fn is_full(&self) -> bool {
         self.segments.prepared.is_empty() && self.segments.made.is_none() && self.segments.len() >= MAX_SEGMENTS
+    }
+
+    /// What the system lacks for an operation that is under way and is tried again and again, if it is so. Nothing broke; but nothing that
+    /// waits is durable.
+    pub fn lacking(&self) -> Option<IoError> {
+        self.short.error()
     }
 
     /// Nothing is outstanding, and nothing is left to submit.
@@ -287,7 +297,7 @@ impl Wal {
         header.encode(&self.identity, block.bytes_mut());
         let position = segment.number * self.options.segment_bytes;
         assert!(position + BLOCK_BYTES as u64 > self.end, "positions grow");
-        self.appender.push_header(segment.file, position, block);
+        self.appender.push_header(segment.file, position, block.freeze());
         self.log.open_segment(segment.number);
         self.margin.enter(position + segment.blank_to);
         self.segments.linked.push_back(segment);
@@ -362,6 +372,7 @@ impl Wal {
         if self.poison.is_some() {
             return;
         }
+        self.try_again(io);
         self.saver.pump(self.appender.durable(), io);
         self.mark_end(io);
         self.appender.pump(self.margin.under_way(), io);
@@ -372,7 +383,7 @@ impl Wal {
 
     /// While no frame waits or is being written: sees to it that the log's end can be recognised.
     fn mark_end(&mut self, io: &mut dyn Io) {
-        if !self.appender.idle() || self.log.end().is_none() || self.options.medium == Medium::Safe {
+        if !self.appender.idle() || self.log.end().is_none() || self.options.medium == Medium::Safe || self.short.holds(io.now()) {
             return;
         }
         if self.fresh {
@@ -395,9 +406,9 @@ impl Wal {
         io.submit(Purpose::Blank.token(), Op::Write { file, offset, data, durable: true });
     }
 
-    /// Zeros behind the end are durable.
-    fn blanked(&mut self) {
-        let number = self.margin.done(self.segments.current().map(|segment| segment.number));
+    /// Zeros behind the end are durable, or due again.
+    fn blanked(&mut self, again: bool) {
+        let number = if again { self.margin.lacked() } else { self.margin.done(self.segments.current().map(|segment| segment.number)) };
         if let Some(segment) = self.segments.get_mut(number) {
             segment.readers -= 1;
         }
@@ -408,18 +419,54 @@ impl Wal {
         !self.segments.prepared.is_empty() && self.headers.available() > 0
     }
 
-    /// When [`Wal::pump`] wants to be called again though nothing completes: a full disk is looked at again, or the end of a log that rests
-    /// is marked.
+    /// When [`Wal::pump`] wants to be called again though nothing completes: a full disk is looked at again, what the system lacked
+    /// something for is tried again, or the end of a log that rests is marked.
     pub fn deadline(&self) -> Option<Time> {
-        if self.closing.is_some() || self.poison.is_some() {
+        if self.poison.is_some() {
             return None;
         }
+        let again = self.short.due().filter(|_| self.waits());
+        if self.closing.is_some() {
+            return again;
+        }
         // While an attempt is under way its completion is what to wait for.
-        let retry = self.lacking.filter(|_| !self.preparer.busy() && self.wants_new()).map(|(_, pause, since)| since.plus_ns(pause));
+        let idle = !self.preparer.busy() && self.wants_new();
+        let retry = self.lacking.due().filter(|_| idle || self.preparer.waits());
         let rest = if self.appender.idle() { self.log.limit().and_then(|limit| self.margin.deadline(self.end, limit)) } else { None };
-        match (retry, rest) {
-            (Some(retry), Some(rest)) => Some(retry.min(rest)),
-            (retry, rest) => retry.or(rest),
+        let rest = rest.map(|rest| self.short.due().map_or(rest, |due| rest.max(due)));
+        [again, retry, rest].into_iter().flatten().min()
+    }
+
+    /// Whether an operation waits to be tried again, other than one of preparing a segment.
+    fn waits(&self) -> bool {
+        self.short.error().is_some() && (self.appender.waits() || self.saver.waits() || self.reads.waits())
+    }
+
+    /// Tries again what the system lacked something for, once it is time.
+    pub(crate) fn try_again(&mut self, io: &mut dyn Io) {
+        if self.short.error().is_none() || self.short.holds(io.now()) {
+            return;
+        }
+        self.saver.again(io);
+        self.appender.again(io);
+        let (reads, mut context) = self.reading(io);
+        reads.again(&mut context);
+    }
+
+    /// Whether an operation failed for want of something, and is therefore to be tried again. Notes how operations went.
+    fn is_short(&mut self, what: &'static str, result: &Result<Output, IoError>, io: &dyn Io) -> bool {
+        match result {
+            Err(error) if error.kind == IoErrorKind::Shortage => {
+                let pause = self.short.lacked(*error, io.now());
+                tell!(warn, %error, retry_ms = pause / 1_000_000, "cannot {what} the log for now: nothing is damaged, and it is tried again");
+                true
+            }
+            Ok(_) if self.short.error().is_some() && !self.waits() => {
+                tell!(info, "the log goes on: there is enough again of what was lacking");
+                self.short.over();
+                false
+            }
+            _ => false,
         }
     }
 
@@ -428,15 +475,17 @@ impl Wal {
         let Completion { token, result, buf } = completion;
         let Some(purpose) = Purpose::of(token) else { panic!("{token:?} is not the log's") };
         match purpose {
+            Purpose::Write(number) if self.poison.is_none() && self.is_short("write to", &result, io) => self.appender.lacked(number),
             Purpose::Write(number) => {
                 if let Err(source) = result {
-                    self.fail(WalError::Io { what: "write to", name: self.current_name(), source });
+                    self.fail(WalError::of("write to", self.current_name(), source));
                 }
                 self.appender.written(number);
             }
+            Purpose::HardState if self.poison.is_none() && self.is_short("save the hard state of", &result, io) => self.saver.lacked(),
             Purpose::HardState => {
                 if let Err(source) = result {
-                    self.fail(WalError::Io { what: "write to", name: names::plain(names::HARD_STATE), source });
+                    self.fail(WalError::of("write to", names::plain(names::HARD_STATE), source));
                 }
                 self.saved.extend(self.saver.written(io));
                 self.named();
@@ -447,14 +496,18 @@ impl Wal {
                 Err(error) => self.fail(error),
             },
             Purpose::Read(slot) => {
+                self.is_short("read", &result, io);
                 let (reads, mut context) = self.reading(io);
                 reads.done(slot, result, buf, &mut context);
             }
             Purpose::Blank => {
-                if let Err(source) = result {
-                    self.fail(WalError::Io { what: "write zeros to", name: self.current_name(), source });
+                let short = self.poison.is_none() && self.is_short("write zeros behind", &result, io);
+                if let Err(source) = result
+                    && !short
+                {
+                    self.fail(WalError::of("write zeros to", self.current_name(), source));
                 }
-                self.blanked();
+                self.blanked(short);
             }
             Purpose::Close => return self.file_closed(io),
             Purpose::Open | Purpose::Recover(_) => panic!("{purpose:?} is not under way"),

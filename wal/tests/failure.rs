@@ -81,7 +81,7 @@ fn h86_a_full_disk_where_space_was_reserved() {
     node.world.fail(1, IoErrorKind::Full, |op| matches!(op, Op::Write { durable: true, .. }));
     node.append(1, 1, 10).unwrap();
     node.run();
-    assert!(matches!(node.wal.poisoned(), Some(WalError::Io { .. })));
+    assert!(matches!(node.wal.poisoned(), Some(WalError::DiskFull { .. })));
     stays_poisoned(&mut node);
 }
 

@@ -231,6 +231,11 @@ impl Replica {
         self.net.idle() && self.wal.closed()
     }
 
+    /// When [`Replica::close`] is to be called again though nothing completes.
+    pub(crate) fn close_deadline(&self) -> Time {
+        self.wal.deadline().unwrap_or(Time(u64::MAX))
+    }
+
     /// How long the end of this node may take in all, as things stand, in ns.
     pub(crate) fn patience_ns(&self) -> u64 {
         if self.wal.closed() { limits::CLOSE_NET_NS } else { limits::CLOSE_LOG_NS }

@@ -7,11 +7,11 @@
 //! is a released file under its old name.
 
 use kontiki_frame::BLOCK_BYTES;
-use kontiki_io::{Io, tell};
+use kontiki_io::{Io, IoError, tell};
 
 use super::Wal;
 use crate::hard_state::SegmentSpan;
-use crate::limits::{MAX_RETRY_NS, MAX_SEGMENTS, MIN_RETRY_NS};
+use crate::limits::MAX_SEGMENTS;
 use crate::prepare::Outcome;
 use crate::token::Purpose;
 
@@ -65,6 +65,10 @@ impl Wal {
     /// Starts the next job of preparation, if any: first what was released, oldest first, then a new file. One job, or one note of it in the
     /// hard state, at a time.
     pub(super) fn prepare(&mut self, io: &mut dyn Io) {
+        if self.preparer.waits() && !self.lacking.holds(io.now()) {
+            let again = self.preparer.again();
+            again.into_iter().for_each(|op| io.submit(Purpose::Prepare.token(), op));
+        }
         if self.preparer.busy() || !self.saver.noted() {
             return;
         }
@@ -78,7 +82,7 @@ impl Wal {
         }
         self.release_evidence();
         let now = io.now();
-        if self.lacking.is_some_and(|(_, pause, since)| now < since.plus_ns(pause)) {
+        if self.lacking.holds(now) {
             return;
         }
         let noted = self.saver.named();
@@ -115,7 +119,7 @@ impl Wal {
         match outcome {
             Outcome::Next(op) => io.submit(Purpose::Prepare.token(), op),
             Outcome::Prepared(segment) => {
-                self.lacking = None;
+                self.lacking.over();
                 // A new file is named once it is there. Until then no frame goes into it.
                 let span = self.span(segment.number, segment.generation, 0);
                 self.segments.made = Some(segment);
@@ -124,21 +128,25 @@ impl Wal {
                 }
                 self.named();
             }
-            Outcome::Removed => self.lacking = None,
+            Outcome::Removed => self.lacking.over(),
             Outcome::Waits(error, segment) => {
                 // The number was not used. Numbers have no gaps, so that a file that is missing is known to be.
                 self.segments.next_number -= 1;
-                let pause = self.lacking.map_or(MIN_RETRY_NS, |(_, pause, _)| (2 * pause).min(MAX_RETRY_NS));
-                self.lacking = Some((error, pause, io.now()));
                 if let Some(segment) = segment {
                     self.segments.retired.push_front(segment);
                 }
-                tell!(
-                    warn, %error,
-                    retry_ms = pause / 1_000_000,
-                    "no space to prepare a log segment, or too little of something else: appends stop when the current one is full"
-                );
+                self.prepare_later(error, io);
             }
+            Outcome::Again(error) => self.prepare_later(error, io),
         }
+    }
+
+    fn prepare_later(&mut self, error: IoError, io: &dyn Io) {
+        let pause = self.lacking.lacked(error, io.now());
+        tell!(
+            warn, %error,
+            retry_ms = pause / 1_000_000,
+            "no space to prepare a log segment, or too little of something else: appends stop when the current one is full"
+        );
     }
 }

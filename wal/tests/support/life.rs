@@ -60,7 +60,7 @@ fn script(node: &mut Node, logs: &mut Vec<Terms>, states: &mut Vec<(u64, u64)>, 
             while node.try_append(first, 2, term, prev_term, 2000).is_none() {
                 node.wal.poisoned().is_none().then_some(())?;
                 node.wal.pump(&mut node.world);
-                let completion = node.world.step()?;
+                let completion = node.step()?;
                 node.complete(completion);
             }
             log.truncate(first as usize - 1);

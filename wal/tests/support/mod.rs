@@ -170,12 +170,25 @@ impl Node {
         }
     }
 
+    /// What happens next. Where the plan is patient and the log waits for a time to come, it comes.
+    pub fn step(&mut self) -> Option<Completion> {
+        loop {
+            if let Some(completion) = self.world.step() {
+                return Some(completion);
+            }
+            let patient = self.world.plan.patient && !self.world.stopped();
+            let due = self.wal.deadline().filter(|due| patient && due.0 > self.world.now)?;
+            self.world.now = due.0;
+            self.wal.pump(&mut self.world);
+        }
+    }
+
     /// Runs until nothing happens any more. False if the power or the log failed.
     pub fn run(&mut self) -> bool {
         loop {
             self.wal.pump(&mut self.world);
             self.take_events();
-            match self.world.step() {
+            match self.step() {
                 Some(completion) => self.complete(completion),
                 None => return !self.world.stopped() && self.wal.poisoned().is_none(),
             }
@@ -214,7 +227,7 @@ impl Node {
             }
             self.wal.poisoned().is_none().then_some(())?;
             self.wal.pump(&mut self.world);
-            let completion = self.world.step()?;
+            let completion = self.step()?;
             self.complete(completion);
         }
     }
@@ -265,7 +278,7 @@ impl Node {
         assert!(self.wal.idle());
         self.wal.close(&mut self.world);
         while !self.wal.closed() {
-            let completion = self.world.step().unwrap();
+            let completion = self.step().unwrap();
             self.complete(completion);
         }
         assert_eq!(self.world.open_handles(), 0, "everything is closed");

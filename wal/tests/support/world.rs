@@ -7,12 +7,21 @@ use kontiki_io::{Completion, Handle, Io, IoBuf, IoData, IoError, IoErrorKind, Op
 
 use super::disk::Disk;
 
+/// Which operations.
+pub type Pick = fn(&Op) -> bool;
+
 /// What a test does to operations before they happen.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     /// Fail the operation with this number (of those that `fails` picks) with this error.
     pub fail: Option<(u64, IoErrorKind)>,
     pub fails: Option<fn(&Op) -> bool>,
+    /// Until this time, operations that this picks find too little of something.
+    pub short: Option<(u64, Pick)>,
+    /// From this read on, counted from the first, each finds too little of something.
+    pub short_from: Option<u64>,
+    /// Time goes on by itself where the log waits for it.
+    pub patient: bool,
     /// Do no operation from this number on: the power failed.
     pub stop_at: Option<u64>,
     /// The block at this offset of any file cannot be read.
@@ -46,6 +55,8 @@ pub struct World {
     picked: u64,
     /// Names of what was done, and the bytes of log and hard-state writes.
     pub log: Vec<String>,
+    /// Those that the plan failed.
+    pub failed: Vec<String>,
     random: u64,
 }
 
@@ -63,6 +74,7 @@ impl World {
             done: 0,
             picked: 0,
             log: Vec::new(),
+            failed: Vec::new(),
             random: 1,
         }
     }
@@ -129,11 +141,16 @@ impl World {
         self.log.push(describe(&op));
         self.done += 1;
         let picked = self.plan.fails.is_none_or(|fails| fails(&op));
-        if picked {
-            self.picked += 1;
-            if let Some((at, kind)) = self.plan.fail
-                && self.picked == at + 1
-            {
+        let mut short = self.plan.short.is_some_and(|(until, lacks)| self.now < until && lacks(&op));
+        if let (Some(from), Op::Read { .. }) = (&mut self.plan.short_from, &op) {
+            short |= *from == 0;
+            *from = from.saturating_sub(1);
+        }
+        if picked || short {
+            self.picked += u64::from(picked);
+            let failed = self.plan.fail.filter(|(at, _)| picked && self.picked == at + 1).map(|(_, kind)| kind);
+            if let Some(kind) = failed.or_else(|| short.then_some(IoErrorKind::Shortage)) {
+                self.failed.push(describe(&op));
                 // Some of a failed write may have happened.
                 if let Op::Write { file, offset, data, .. } = &op
                     && let Some(id) = self.handles[file.0 as usize]
