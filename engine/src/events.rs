@@ -11,7 +11,7 @@ use kontiki_core::{NodeId, Term};
 use kontiki_mem::Hold;
 
 use crate::foreign::{self, Place};
-use crate::limits::{MAX_EVENT_WAKERS, MAX_EVENTS};
+use crate::limits::MAX_EVENTS;
 use crate::shared::Shared;
 
 /// Something that happened to a replica.
@@ -78,8 +78,15 @@ struct Inner {
     events: VecDeque<Event>,
     /// The number of the first of them.
     first: u64,
-    wakers: Vec<Waker>,
+    /// Whoever reads has a place, and leaves a waker there.
+    readers: Vec<Reader>,
     ended: bool,
+}
+
+/// A place for one that reads.
+enum Reader {
+    Free,
+    Here(Option<Waker>),
 }
 
 /// Where the reactor pins what happened.
@@ -90,8 +97,7 @@ pub(crate) struct Board {
 
 impl Board {
     pub(crate) fn new() -> Board {
-        let inner =
-            Inner { events: VecDeque::with_capacity(MAX_EVENTS), first: 0, wakers: Vec::with_capacity(MAX_EVENT_WAKERS), ended: false };
+        let inner = Inner { events: VecDeque::with_capacity(MAX_EVENTS), first: 0, readers: Vec::new(), ended: false };
         Board { inner: Mutex::new(inner), changed: Condvar::new() }
     }
 
@@ -120,15 +126,15 @@ impl Board {
     fn wake(&self) {
         self.changed.notify_all();
         // One by one, outside of the lock: a waker is foreign code. One that comes back at once has its turn with the next event.
-        let waiting = self.inner().wakers.len();
-        for _ in 0..waiting {
-            let mut inner = self.inner();
-            if inner.wakers.is_empty() {
-                return;
+        let readers = self.inner().readers.len();
+        for at in 0..readers {
+            let waker = match self.inner().readers.get_mut(at) {
+                Some(Reader::Here(waker)) => waker.take(),
+                Some(Reader::Free) | None => None,
+            };
+            if let Some(waker) = waker {
+                drop(foreign::call(|| waker.wake()));
             }
-            let waker = inner.wakers.remove(0);
-            drop(inner);
-            drop(foreign::call(|| waker.wake()));
         }
     }
 }
@@ -140,6 +146,31 @@ impl fmt::Debug for Board {
 }
 
 impl Inner {
+    /// The number of the next event to come.
+    fn next(&self) -> u64 {
+        self.first + self.events.len() as u64
+    }
+
+    /// A place for one more that reads.
+    fn join(&mut self) -> usize {
+        let at = self.readers.iter().position(|reader| matches!(reader, Reader::Free)).unwrap_or(self.readers.len());
+        if at == self.readers.len() {
+            self.readers.push(Reader::Free);
+        }
+        if let Some(reader) = self.readers.get_mut(at) {
+            *reader = Reader::Here(None);
+        }
+        at
+    }
+
+    /// Leaves a waker at a place, or takes the place back; the waker that was there, to be dropped out of the lock: that is foreign code.
+    fn put(&mut self, at: usize, reader: Reader) -> Option<Waker> {
+        match self.readers.get_mut(at).map(|place| std::mem::replace(place, reader)) {
+            Some(Reader::Here(waker)) => waker,
+            Some(Reader::Free) | None => None,
+        }
+    }
+
     /// The event of number `next`, or how many were missed; moves `next` on.
     fn read(&self, next: &mut u64) -> Option<Event> {
         if *next < self.first {
@@ -154,7 +185,8 @@ impl Inner {
 }
 
 /// A stream of what happens to a replica, from the moment it was asked for ([`Node::events`](crate::Node::events)). Poll it, wait on it or await
-/// it. At most [`MAX_EVENTS`] are kept: whoever reads too slowly is given [`Event::Missed`].
+/// it. At most [`MAX_EVENTS`] are kept: whoever reads too slowly is given [`Event::Missed`]. What was the case before the first event
+/// (recovery, a leader, peers that were never up) is in the status: ask for the stream first, then for [`Node::status`](crate::Node::status).
 ///
 /// ```no_run
 /// # fn example(node: &kontiki::Node) {
@@ -168,14 +200,23 @@ impl Inner {
 pub struct Events {
     shared: Hold<Shared>,
     next: u64,
+    /// Its place among those who read.
+    place: usize,
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        let left = self.shared.events.inner().put(self.place, Reader::Free);
+        drop(left);
+    }
 }
 
 impl Events {
     pub(crate) fn new(shared: Hold<Shared>) -> Events {
-        let inner = shared.events.inner();
-        let next = inner.first + inner.events.len() as u64;
+        let mut inner = shared.events.inner();
+        let (next, place) = (inner.next(), inner.join());
         drop(inner);
-        Events { shared, next }
+        Events { shared, next, place }
     }
 
     /// The next event, if there is one already.
@@ -190,7 +231,7 @@ impl Events {
     pub fn wait(&mut self, limit: Duration) -> Option<Event> {
         let board = &self.shared.events;
         let next = self.next;
-        let nothing = |inner: &mut Inner| !inner.ended && next >= inner.first + inner.events.len() as u64;
+        let nothing = |inner: &mut Inner| !inner.ended && next >= inner.next();
         if !limit.is_zero() && nothing(&mut board.inner()) {
             self.shared.may_wait("waiting for an event");
         }
@@ -212,16 +253,9 @@ impl Events {
         if inner.ended {
             return Poll::Ready(None);
         }
-        if inner.wakers.iter().any(|left| left.will_wake(&waker)) {
-            return Poll::Pending;
-        }
-        // Who was left out is woken, finds nothing, and comes again.
-        let pushed_out = if inner.wakers.len() == MAX_EVENT_WAKERS { Some(inner.wakers.swap_remove(0)) } else { None };
-        inner.wakers.push(waker);
+        let before = inner.put(self.place, Reader::Here(Some(waker)));
         drop(inner);
-        if let Some(other) = pushed_out {
-            other.wake();
-        }
+        drop(before);
         if self.shared.place() == Place::InMachine {
             self.shared.may_wait("awaiting an event");
         }

@@ -108,8 +108,6 @@ pub const MAX_SULK: u32 = 256;
 pub const MAX_TAG_BYTES: usize = 64;
 /// Events that a replica keeps for whoever reads them.
 pub const MAX_EVENTS: usize = 256;
-/// Wakers of those who await events.
-pub const MAX_EVENT_WAKERS: usize = 16;
 /// Longest reply of a state machine that a configuration may allow, in bytes.
 pub const MAX_REPLY_BYTES: usize = 64 << 10;
 

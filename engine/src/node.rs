@@ -258,10 +258,7 @@ impl Replica {
             // Or a batch that was sealed, and there was no room for it until just now.
             self.shared.ring();
         }
-        if let Some(number) = self.shared.status_wanted() {
-            let status = self.status(io);
-            self.shared.publish(number, status);
-        }
+        self.tell_status(io);
         Ok(())
     }
 

@@ -214,7 +214,7 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
     ///
     /// # Errors
     /// The node could not start, or stopped by itself; it acknowledges nothing more, and every turn from now on
-    /// says [`State::Ended`].
+    /// says [`State::Ended`], at once.
     pub fn turn(&mut self, wait: Duration) -> Result<State, TurnError> {
         foreign::at_work(self.shared.stage(), || self.turn_at_work(wait))
     }
@@ -270,6 +270,10 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
     }
 
     fn turn_inner(&mut self, wait: Duration) -> Result<State, TurnError> {
+        if matches!(self.phase, Phase::Ended) {
+            // Nothing would end the wait.
+            return Ok(State::Ended);
+        }
         let wait_ns = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
         let until = if wait_ns == 0 || self.is_hungry() { None } else { Some(self.due().min(self.io.now().plus_ns(wait_ns))) };
         self.io.turn(until, &mut self.done).map_err(|e| Failure::Io(e.to_string()))?;
@@ -325,12 +329,13 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
                 for completion in self.done.drain(..) {
                     replica.on_completion(completion, now, &mut self.io);
                 }
+                replica.tell_status(&self.io);
                 if replica.close(now, &mut self.io) || now.since(*began) >= replica.patience_ns() {
                     replica.publish(&self.io);
                     self.phase = Phase::Ended;
                 }
             }
-            Phase::Ended => self.done.clear(),
+            Phase::Ended => {}
         }
         self.queued = self.io.stats().ops != submitted;
         Ok(self.state())

@@ -30,6 +30,7 @@ pub(crate) enum Life {
 pub(crate) enum NoRoom {
     Disk = 1,
     Log = 2,
+    Shortage = 3,
 }
 
 /// One per node.
@@ -220,7 +221,8 @@ impl Shared {
         match self.no_room.load(Ordering::Relaxed) {
             0 => ProposeError::Busy,
             1 => ProposeError::DiskFull,
-            _ => ProposeError::LogFull,
+            2 => ProposeError::LogFull,
+            _ => ProposeError::Shortage,
         }
     }
 
@@ -361,10 +363,9 @@ impl Shared {
         let mut life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
         // (The reactor's thread may be the very one that asks, within a state machine or a waker: then the last one has to do.)
         if matches!(*life, Life::Running) && self.place() == Place::Outside {
-            let number = self.status_asked.fetch_add(1, Ordering::SeqCst) + 1;
-            self.ring();
+            let number = self.ask_status();
             // One that was computed before we asked does not count: it may miss what the caller has seen happen.
-            while matches!(*life, Life::Running) && self.status_answered.load(Ordering::SeqCst) < number {
+            while matches!(*life, Life::Running) && !self.is_answered(number) {
                 life = self.changed.wait(life).unwrap_or_else(PoisonError::into_inner);
             }
         }
@@ -376,6 +377,17 @@ impl Shared {
             (status.stopped, status.role, status.leader) = (true, Role::Follower, None);
         }
         Some(status)
+    }
+
+    /// Asks for a status; the number that it has once it is published.
+    pub(crate) fn ask_status(&self) -> u64 {
+        let number = self.status_asked.fetch_add(1, Ordering::SeqCst) + 1;
+        self.ring();
+        number
+    }
+
+    pub(crate) fn is_answered(&self, number: u64) -> bool {
+        self.status_answered.load(Ordering::SeqCst) >= number
     }
 
     /// Whether somebody waits for a status; the number to publish it under, taken before it is computed.

@@ -62,6 +62,33 @@ impl Wake for Counts {
     }
 }
 
+/// However many await the events, each is woken by one, and by nothing else.
+#[test]
+fn a_crowd_that_awaits() {
+    let mut cluster = Cluster::start(1, |_| {});
+    cluster.commit(b"x");
+    let crowd: Vec<(Events, Arc<Counts>)> = (0..40).map(|_| (cluster.node(0).events(), Arc::default())).collect();
+    let mut crowd: Vec<_> = crowd.into_iter().map(|(events, counts)| (events, Waker::from(Arc::clone(&counts)), counts)).collect();
+    for (events, waker, _) in &mut crowd {
+        assert_eq!(events.poll_next(&mut Context::from_waker(waker)), Poll::Pending);
+    }
+    // A place that is given up goes to the next.
+    let gone = crowd.swap_remove(7);
+    drop(gone);
+    let mut late = cluster.node(0).events();
+    let counts = Arc::<Counts>::default();
+    let waker = Waker::from(Arc::clone(&counts));
+    assert_eq!(late.poll_next(&mut Context::from_waker(&waker)), Poll::Pending);
+    crowd.push((late, waker, counts));
+    let woken = |crowd: &[(Events, Waker, Arc<Counts>)]| crowd.iter().map(|one| one.2.0.load(Ordering::SeqCst)).collect::<Vec<_>>();
+    assert_eq!(woken(&crowd), [0; 40]);
+    cluster.stop(0);
+    assert_eq!(woken(&crowd), [1; 40]);
+    for (events, waker, _) in &mut crowd {
+        assert_eq!(events.poll_next(&mut Context::from_waker(waker)), Poll::Ready(None));
+    }
+}
+
 /// Awaited, and at the end: what was told before is given, then nothing more.
 #[test]
 fn awaited_until_the_end() {

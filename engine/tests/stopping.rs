@@ -66,6 +66,18 @@ fn beside_a_peer_that_does_not_read() {
     stop_beside(addr);
 }
 
+/// Whoever turns a reactor that has ended is told so, however long it would wait.
+#[test]
+fn turned_after_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut reactor = Node::builder(stopped(dir.path())).driven(Recorder::default()).unwrap();
+    reactor.stop();
+    while reactor.turn(Duration::from_secs(1)).unwrap() != State::Ended {}
+    let (said, hears) = std::sync::mpsc::channel();
+    std::thread::spawn(move || said.send(reactor.turn(Duration::MAX).ok()));
+    assert_eq!(hears.recv_timeout(support::LONG), Ok(Some(State::Ended)));
+}
+
 /// A node by itself that wrote something and was stopped.
 fn stopped(dir: &Path) -> Config {
     let members = [Member::new(1, free_addrs(1)[0].into())];

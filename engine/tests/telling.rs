@@ -125,12 +125,20 @@ fn a_subscriber_that_panics() {
         }
     }));
     tracing::subscriber::set_global_default(Wild).unwrap();
-    for way in [REGISTERING, ASKED, TOLD, READING, SLOW] {
-        WAY.store(way, Ordering::SeqCst);
-        let before = TIMES.load(Ordering::SeqCst);
-        driven();
-        live();
-        WAY.store(CALM, Ordering::SeqCst);
-        assert!(TIMES.load(Ordering::SeqCst) > before, "way {way}: it was called, or this shows nothing");
-    }
+    // In a thread, so that one that hangs is seen to.
+    let (done, hears) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        [REGISTERING, ASKED, TOLD, READING, SLOW].into_iter().for_each(in_a_way);
+        done.send(()).unwrap();
+    });
+    hears.recv_timeout(3 * support::LONG).expect("nodes go on");
+}
+
+fn in_a_way(way: usize) {
+    WAY.store(way, Ordering::SeqCst);
+    let before = TIMES.load(Ordering::SeqCst);
+    driven();
+    live();
+    WAY.store(CALM, Ordering::SeqCst);
+    assert!(TIMES.load(Ordering::SeqCst) > before, "way {way}: it was called, or this shows nothing");
 }

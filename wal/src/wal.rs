@@ -206,7 +206,7 @@ impl Wal {
 
     /// Whether a frame of `bytes` finds no place, and none will be made for it before there is space again or log is released.
     pub fn out_of_space(&self, bytes: usize) -> bool {
-        self.space() == Space::Full && !self.has_place_here(bytes)
+        matches!(self.space(), Space::Full | Space::Short(_)) && !self.has_place_here(bytes)
     }
 
     /// Whether the log has as many segments as it can keep track of, whatever space the disk has: releasing log helps, and nothing else.

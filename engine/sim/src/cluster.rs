@@ -389,7 +389,7 @@ impl Cluster {
                 self.guess = self.workload.any_of(count);
                 None
             }
-            Err(ProposeError::Busy | ProposeError::DiskFull | ProposeError::LogFull) => {
+            Err(ProposeError::Busy | ProposeError::DiskFull | ProposeError::LogFull | ProposeError::Shortage) => {
                 self.sim.meet(marks::BUSY);
                 None
             }

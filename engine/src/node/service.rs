@@ -65,6 +65,10 @@ fn refusal(error: &ProposeError) -> Response<'static> {
         ProposeError::LogFull => {
             Response::Error { code: 6, text: "the log of this node is full: its state machine makes nothing durable that it may forget" }
         }
+        ProposeError::Shortage => Response::Error {
+            code: 7,
+            text: "the system of this node lacks file descriptors or memory: it takes no writes until there are enough",
+        },
         ProposeError::TooLarge { .. } => Response::Error { code: 2, text: "the entry is over this cluster's limit (max_entry_bytes)" },
         ProposeError::Stopped => Response::NotLeader { leader: None, address: None },
     }

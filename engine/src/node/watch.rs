@@ -130,7 +130,11 @@ impl Replica {
     /// are in no log, and would wait for as long as that takes.
     pub(super) fn watch_room(&mut self) {
         let none = self.wal.out_of_space(self.config.max_frame_bytes);
-        let why = if self.wal.is_full() { NoRoom::Log } else { NoRoom::Disk };
+        let why = match self.wal.space() {
+            Space::Short(_) => NoRoom::Shortage,
+            _ if self.wal.is_full() => NoRoom::Log,
+            _ => NoRoom::Disk,
+        };
         self.shared.set_no_room(none.then_some(why));
         if none && self.role == Role::Leader {
             self.shared.batch.close();
@@ -144,6 +148,14 @@ impl Replica {
         if recovering != self.recovering {
             self.recovering = recovering;
             self.shared.events.tell(if recovering { Event::Recovering } else { Event::Recovered });
+        }
+    }
+
+    /// Answers whoever waits for a status.
+    pub(crate) fn tell_status(&mut self, io: &dyn Io) {
+        if let Some(number) = self.shared.status_wanted() {
+            let status = self.status(io);
+            self.shared.publish(number, status);
         }
     }
 

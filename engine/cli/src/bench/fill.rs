@@ -33,7 +33,7 @@ pub(super) fn fill(
         while left > 0 && tickets.len() < IN_FLIGHT {
             match proposer.propose(&payload) {
                 Ok(ticket) => tickets.push_back(ticket),
-                Err(ProposeError::Busy | ProposeError::DiskFull | ProposeError::LogFull) => break,
+                Err(ProposeError::Busy | ProposeError::DiskFull | ProposeError::LogFull | ProposeError::Shortage) => break,
                 Err(error) => return Err(error.to_string()),
             }
             left -= 1;

@@ -70,7 +70,7 @@ impl Window {
             let run = self.payloads.get(..self.since.len()).unwrap_or(&[]);
             match propose(&self.proposer, run, &mut self.tickets) {
                 Ok(()) => {}
-                Err(ProposeError::Busy | ProposeError::DiskFull | ProposeError::LogFull) => {
+                Err(ProposeError::Busy | ProposeError::DiskFull | ProposeError::LogFull | ProposeError::Shortage) => {
                     self.recorder.busy();
                     return Ok(now);
                 }

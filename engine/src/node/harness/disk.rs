@@ -8,8 +8,8 @@ use kontiki_io::{IoErrorKind, Name};
 pub(super) struct Disk {
     files: Vec<Vec<u8>>,
     names: BTreeMap<Name, usize>,
-    /// Nothing more can be allocated.
-    pub(super) full: bool,
+    /// Nothing more can be allocated, for this reason.
+    pub(super) lacks: Option<IoErrorKind>,
 }
 
 impl Disk {
@@ -32,8 +32,8 @@ impl Disk {
     }
 
     pub(super) fn allocate(&mut self, file: usize, len: u64) -> Result<(), IoErrorKind> {
-        if self.full && len > self.files[file].len() as u64 {
-            return Err(IoErrorKind::Full);
+        if let Some(kind) = self.lacks.filter(|_| len > self.files[file].len() as u64) {
+            return Err(kind);
         }
         self.files[file].resize(len as usize, 0);
         Ok(())

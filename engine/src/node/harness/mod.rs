@@ -61,6 +61,8 @@ struct Running {
     meanwhile: Meanwhile,
     seen: Option<Seen>,
     events: Events,
+    /// The status that was asked for last.
+    asked: u64,
     turns: u64,
 }
 
@@ -127,7 +129,7 @@ impl Bench {
         let stage = if self.threaded { reactor.take_stage() } else { None };
         let proposer = reactor.proposer();
         let events = proposer.events();
-        self.running = Some(Running { reactor, stage, proposer, rung, meanwhile, seen: None, events, turns: 0 });
+        self.running = Some(Running { reactor, stage, proposer, rung, meanwhile, seen: None, events, asked: 0, turns: 0 });
     }
 
     fn kill(&mut self, late: bool) {

@@ -14,7 +14,7 @@
 //! | `hold log` / `unhold log` | operations of this kind wait, from now on / no more: `log`, `hard` (state), `read`, `prep` (segments), `>n2` (sends to n2), `n2>` (receives from it), `apply` |
 //! | `ok log` / `ok log 2` | all that wait are done, in one turn / the second oldest is; `ok hard log` both kinds in that order; `ok apply 1` one frame |
 //! | `fail log device` | the oldest that waits fails, else the next one does; also `full`, `shortage` |
-//! | `disk full` / `disk free` | nothing more can be allocated / it can again |
+//! | `disk full` / `disk shortage` / `disk free` | nothing more can be allocated, for lack of space / of something else / it can again |
 //! | `msg n2 vote t=5 last=9@3` | n2 says so, in the session that it has |
 //! | `frame n2 t=5 commit=0 prev=4@3 a@5 b@5` | n2 sends a frame, its entries after `prev`; `range=6..6`: only that counts; `noop@5` alone is a no-op |
 //! | `ladder n2 3..9` | n2 leads in term 9 and sends frames of one entry, of term 3 at 3 and so on |
@@ -31,6 +31,7 @@
 //! | `stop` | n1 is asked to stop |
 //! | `ms 20` | time passes |
 //! | `status` | prints what its operator is told, but for what depends on sizes and times |
+//! | `ask` / `answered` | somebody waits for a status / prints whether it was answered |
 //! | `events` | prints what the product was told since it was asked last |
 //! | `quiet` + any command | the same, and nothing is printed |
 //! | `state` / `held log` / `turns` | prints n1's state / how many of the kind wait / turns since it was asked last |
@@ -202,7 +203,7 @@ fn command(bench: &mut Bench, line: &str) -> Result<String, String> {
                 None => world.failing.push((class, kind)),
             }
         }
-        "disk" => bench.world.borrow_mut().disk.full = word(1)? == "full",
+        "disk" => bench.world.borrow_mut().disk.lacks = Some(word(1)?).filter(|what| *what != "free").map(failure).transpose()?,
         "msg" => {
             let message = message(&words[2..])?;
             return Ok(bench.peer(node(word(1)?)?)?.say(&message).err().unwrap_or_default());
@@ -259,6 +260,14 @@ fn command(bench: &mut Bench, line: &str) -> Result<String, String> {
         }
         "state" => return Ok(state(bench)),
         "status" => return Ok(status(bench)),
+        "ask" => {
+            let running = bench.running.as_mut().ok_or("it is down")?;
+            running.asked = running.reactor.shared().ask_status();
+        }
+        "answered" => {
+            let running = bench.running.as_ref().ok_or("it is down")?;
+            return Ok(running.reactor.shared().is_answered(running.asked).to_string());
+        }
         "events" => {
             let running = bench.running.as_mut().ok_or("it is down")?;
             let told = std::iter::from_fn(|| running.events.poll()).map(|event| compact(&event));
