@@ -3,38 +3,26 @@
 //! One operation at a time, but for recovery's reads. Nothing is written before it is known what to make of the log, but the
 //! repair of a hard-state copy; and the first thing written then is the hard state with the new boot number and, if so it is, the *recovering* mark.
 
-use kontiki_core::{Incarnation, LogIndex, Restored};
+mod opened;
+mod scan;
+mod verdict;
+
+pub use opened::Opened;
+
 use kontiki_frame::BLOCK_BYTES;
 use kontiki_io::{Completion, Handle, Io, IoBuf, IoError, IoErrorKind, Name, Op, Output, tell};
 use kontiki_mem::{Pool, PoolBuf};
 
 use crate::hard_state::{Copy, MAX_NUMBER, Record, SegmentSpan, judge};
-use crate::layout::whole_blocks;
-use crate::limits::{HARD_STATE_BLOCKS, HARD_STATE_FILE_BYTES, MARGIN_BYTES, MAX_SEGMENTS, READ_ATTEMPTS};
+use crate::limits::{HARD_STATE_BLOCKS, HARD_STATE_FILE_BYTES, MAX_SEGMENTS, READ_ATTEMPTS};
 use crate::prepare::{Outcome, Preparer};
-use crate::recovery::{Flow, Recovered, Recovery, SegmentFile};
-use crate::saver::{self, Saver};
+use crate::recovery::{Recovered, Recovery, SegmentFile};
+use crate::saver::{self};
 use crate::segment_header::{Found, Identity, SegmentHeader};
-use crate::segments::{Segment, Segments};
-use crate::stream::{Next, Stream};
+use crate::segments::Segment;
+use crate::stream::Stream;
 use crate::token::Purpose;
-use crate::wal::Parts;
-use crate::{Cause, Damage, HardState, Medium, Options, RecoveryReport, Wal, WalError, names};
-
-/// An opened log, and what the node needs to know to take part.
-#[derive(Debug)]
-pub struct Opened {
-    /// The log.
-    pub wal: Wal,
-    /// Term, vote and the *recovering* mark, as they are durable now.
-    pub hard_state: HardState,
-    /// This start's boot number: durable, and greater than every earlier one.
-    pub incarnation: Incarnation,
-    /// The same and the log's bounds and terms, for the core. `applied` is zero: the state machine knows.
-    pub restored: Restored,
-    /// What recovery found.
-    pub report: RecoveryReport,
-}
+use crate::{Options, RecoveryReport, WalError, names};
 
 /// The operation under way.
 #[derive(Debug)]
@@ -447,241 +435,6 @@ impl Opening {
         self.report.hard_state_repaired = true;
         tell!(warn, ?copy, "one copy of the hard state was damaged or one update behind: rewritten from the other");
         Ok(self.write_record(Step::RepairHardState, copy))
-    }
-
-    fn open_segment(&mut self, at: usize) -> Result<Then, WalError> {
-        if let Some(&number) = self.listed.get(at) {
-            return Ok(Then::Op(Step::OpenSegment(at), Op::Open { dir: self.dir, name: names::segment(number), create: false }));
-        }
-        let files = std::mem::take(&mut self.files);
-        let recovery = Recovery::new(self.identity, self.options.segment_bytes, files, &self.record);
-        let mut scan = Box::new((recovery, Stream::new()));
-        self.seek(&mut scan);
-        self.scan = Some(scan);
-        Ok(Then::Recover)
-    }
-
-    /// Points the reads at what recovery wants next.
-    fn seek(&self, scan: &mut (Recovery, Stream)) {
-        let (recovery, stream) = scan;
-        let Some(want) = recovery.want() else { return };
-        let (Some(file), Some(&handle)) = (recovery.files().get(want.file), self.segment_handles.get(want.file)) else { return };
-        stream.seek(handle, want.offset, whole_blocks(file.bytes.min(self.options.segment_bytes)));
-    }
-
-    /// Feeds recovery with what was read, and reads on.
-    fn recover(&mut self, io: &mut dyn Io) -> Result<Then, WalError> {
-        let Some(mut scan) = self.scan.take() else { panic!("recovery is under way") };
-        while scan.0.want().is_some() && !self.stopping && self.unread.is_none() {
-            let next = scan.1.next();
-            scan.1.pump(io);
-            let flow = match next {
-                Next::Bytes(buf, bytes) => scan.0.feed(buf.bytes().get(..bytes).unwrap_or_default(), &mut |_| ()),
-                Next::Unreadable => scan.0.feed(&[0xff; BLOCK_BYTES], &mut |_| ()),
-                Next::Short(source) => {
-                    let file = scan.0.want().and_then(|want| scan.0.files().get(want.file));
-                    self.unread = Some(WalError::of("read", names::segment(file.map_or(0, |file| file.number)), source));
-                    break;
-                }
-                Next::End => scan.0.end_of_file(),
-                Next::Wait => break,
-            };
-            if flow == Flow::Moved {
-                self.seek(&mut scan);
-            }
-        }
-        // Reads that nobody waits for any more have to come back all the same.
-        if scan.1.outstanding() > 0 || self.unread.is_none() && (self.stopping || scan.0.want().is_some()) {
-            self.scan = Some(scan);
-            return Ok(Then::Recover);
-        }
-        if let Some(error) = self.unread.take() {
-            return Err(error);
-        }
-        self.judge_log(scan.0.finish(&self.record, self.options.applied))
-    }
-
-    /// What to make of what was found: stop, or go on with a boot number more and perhaps *recovering*.
-    fn judge_log(&mut self, recovered: Recovered) -> Result<Then, WalError> {
-        if recovered.newest_boot > self.record.incarnation {
-            return Err(WalError::HardStateOld { found: recovered.newest_boot, known: self.record.incarnation });
-        }
-        if recovered.newest_written > self.record.span.newest && self.record.initialised {
-            return Err(WalError::HardStateBehind { found: recovered.newest_written, known: self.record.span.newest });
-        }
-        let lossy = self.options.medium == Medium::Lossy;
-        // A log that was closed in order and ends where it ended then is whole, whatever lies behind.
-        let clean = self.record.clean_end == recovered.end;
-        // Nor is anything of it lost if a process was killed and the power stayed on: all that was written is there, on the medium or in
-        // a cache that is flushed below, and nothing of the dead process is still on its way once its lock is free.
-        let killed = self.record.place.is_same(&self.place);
-        let uncertain = recovered.damage.is_none() && lossy && !clean && !killed && !recovered.marked;
-        self.report =
-            RecoveryReport { uncertain, same_boot: killed, hard_state_repaired: self.report.hard_state_repaired, ..recovered.report() };
-        if let Some(damage) = recovered.damage {
-            tell!(error, %damage, cause = %recovered.cause, "acknowledged log is damaged");
-            if self.options.sole_voter {
-                return Err(WalError::Damaged(damage));
-            }
-        }
-        // A sole voter has nobody to recover from; every voter there is has answered.
-        let recovering = recovered.damage.is_some() || uncertain && !self.options.sole_voter;
-        self.record.sequence += 1;
-        self.record.incarnation.0 += 1;
-        self.record.state.recovering |= recovering;
-        self.record.initialised = true;
-        self.record.place = self.place;
-        self.record.clean_end = 0;
-        self.record.watermark = recovered.end;
-        self.record.began = recovered.end;
-        self.record.span = self.span(&recovered);
-        self.recovered = Some(Box::new(recovered));
-        self.preparer = Some(Preparer::new(self.dir, self.options.segment_bytes, lossy));
-        Ok(self.sync_segment(0))
-    }
-
-    /// The segments that there are, to be named by this start. A segment that is missing stays named until there is a newer one.
-    fn span(&self, recovered: &Recovered) -> SegmentSpan {
-        let SegmentSpan { oldest, newest, generation, source } = self.record.span;
-        let oldest = recovered.log.oldest_segment().unwrap_or(oldest);
-        let file = recovered.files.last().filter(|file| file.number >= oldest);
-        let missing = matches!(recovered.damage, Some(Damage { cause: Cause::SegmentMissing { .. }, .. }));
-        match file {
-            Some(file) if file.number >= newest || !missing => {
-                let (generation, source) = match file.found {
-                    Found::Own(header) => (header.generation, 0),
-                    Found::Unused { generation, former } => (generation, former),
-                    Found::Damaged => (generation, 0),
-                };
-                SegmentSpan { oldest, newest: file.number, generation, source }
-            }
-            _ => SegmentSpan { oldest, newest, generation, source },
-        }
-    }
-
-    /// The file that the log ends in, if it goes on there: its place in the list.
-    fn tail(&self) -> Option<usize> {
-        let recovered = self.recovered.as_ref()?;
-        let tail = recovered.files.iter().rposition(|file| file.linked)?;
-        let goes_on = recovered.damage.is_none() && !recovered.evidence && !self.report.uncertain;
-        (goes_on && recovered.files.get(tail)?.bytes == self.options.segment_bytes).then_some(tail)
-    }
-
-    /// A log that was closed in order may end where no zeros follow. They are written before the note of its end goes: from then on they tell it.
-    fn mark_end(&mut self) -> Option<Then> {
-        let tail = self.tail()?;
-        let (recovered, preparer) = (self.recovered.as_mut()?, self.preparer.as_ref()?);
-        let (file, &handle) = (recovered.files.get(tail)?, self.segment_handles.get(tail)?);
-        let limit = (file.number + 1) * self.options.segment_bytes;
-        if self.options.medium == Medium::Safe || recovered.blank_to > recovered.end || recovered.end >= limit {
-            return None;
-        }
-        recovered.blank_to = limit.min(recovered.end + MARGIN_BYTES as u64);
-        let offset = recovered.end - file.number * self.options.segment_bytes;
-        let data = preparer.zeros((recovered.blank_to - recovered.end) as usize);
-        Some(Then::Op(Step::MarkEnd, Op::Write { file: handle, offset, data, durable: true }))
-    }
-
-    /// Flushes every segment that may hold frames past the watermark: what was read may have come from the drive's cache, and counts as durable from now on.
-    fn sync_segment(&mut self, from: usize) -> Then {
-        if let Some(recovered) = &self.recovered {
-            for (at, file) in recovered.files.iter().enumerate().skip(from) {
-                let reaches = (file.number + 1) * self.options.segment_bytes > recovered.watermark;
-                // What is put aside counts too: the hard state is to name these very files, by what their headers say.
-                if (file.linked && reaches || file.evidence)
-                    && let Some(&file) = self.segment_handles.get(at)
-                {
-                    return Then::Op(Step::SyncSegment(at), Op::Sync { file });
-                }
-            }
-        }
-        self.mark_end().unwrap_or_else(|| self.sync_dir())
-    }
-
-    fn sync_dir(&self) -> Then {
-        Then::Op(Step::SyncDir, Op::SyncDir { dir: self.dir })
-    }
-
-    /// A first start is finished only once there is a segment to write to.
-    fn prepare_or_save(&mut self) -> Then {
-        if self.record.incarnation == Incarnation(1)
-            && self.listed.is_empty()
-            && let Some(preparer) = &mut self.preparer
-        {
-            return Then::Op(Step::Prepare, preparer.create(1));
-        }
-        self.write_record(Step::Save(Copy::First), Copy::First)
-    }
-
-    fn opened(&mut self) -> Opened {
-        let (Some(recovered), Some(preparer)) = (self.recovered.take(), self.preparer.take()) else { panic!("everything was found") };
-        let Recovered { log, files, end, blank_to, damage, evidence, .. } = *recovered;
-        let mut segments = Segments::none();
-        let whole = |file: &SegmentFile| file.bytes == self.options.segment_bytes;
-        // A spare lies above everything that was ever written to: numbers grow along the log. Behind damage nobody knows what was written to.
-        let written = files.iter().filter(|file| file.linked || file.evidence).map(|file| file.number).max().unwrap_or(0);
-        let mut tail_whole = true;
-        for (file, &handle) in files.iter().zip(&self.segment_handles) {
-            let (generation, own) = match file.found {
-                Found::Own(header) => (header.generation, true),
-                Found::Unused { generation, .. } => (generation, false),
-                Found::Damaged => (0, false),
-            };
-            // A file that was never used holds zeros, or there would be evidence. Of a recycled one that is not known.
-            let zeros = if matches!(file.found, Found::Unused { generation: 0, .. }) { self.options.segment_bytes } else { 0 };
-            let mut segment = Segment { number: file.number, file: handle, generation, whole: whole(file), readers: 0, blank_to: zeros };
-            segments.next_number = file.number + 1;
-            if file.number < self.record.span.oldest {
-                // Released, and not recycled or removed before the last run ended.
-                segment.whole &= own;
-                segments.retired.push_back(segment);
-            } else if file.linked {
-                tail_whole = segment.whole;
-                segments.linked.push_back(segment);
-            } else if damage.is_none() && !own && !file.evidence && segment.whole && file.number > written {
-                segments.prepared.push_back(segment);
-            } else {
-                // Only a file whose old header tells its generation can be used again.
-                segment.whole &= own;
-                segments.aside.push(segment);
-            }
-        }
-        if let Some(first) = self.first_segment.take() {
-            segments.next_number = first.number + 1;
-            segments.prepared.push_back(first);
-        }
-        segments.next_number = segments.next_number.max(self.record.span.newest + 1);
-        self.report.spares = segments.prepared.len();
-        let fresh = damage.is_some() || evidence || self.report.uncertain || !tail_whole || segments.linked.is_empty();
-        let state = self.record.state;
-        let restored = Restored {
-            term: state.term,
-            vote: state.vote,
-            recovering: state.recovering,
-            first: log.first(),
-            prev_term: log.prev_term(),
-            runs: log.runs().to_vec(),
-            last: log.last(),
-            applied: LogIndex(0),
-        };
-        let handles = std::mem::take(&mut self.handles);
-        let Some(&lock) = handles.first() else { panic!("the directory is locked") };
-        let wal = Wal::new(Parts {
-            options: self.options.clone(),
-            identity: self.identity,
-            dir: self.dir,
-            lock,
-            saver: Saver::new(self.hard_state, self.identity, self.record, self.blocks.clone()),
-            log,
-            segments,
-            preparer,
-            boot: self.record.incarnation,
-            end,
-            fresh,
-            blank_to,
-        });
-        tell!(info, boot = self.record.incarnation.0, report = %self.report, "log open");
-        Opened { wal, hard_state: state, incarnation: self.record.incarnation, restored, report: self.report.clone() }
     }
 }
 
