@@ -44,6 +44,8 @@ pub struct Counters {
     pub dials_failed: u64,
     /// Connections accepted.
     pub accepted: u64,
+    /// Connections that waited at the port and could not be accepted, for lack of descriptors or memory.
+    pub accepts_failed: u64,
     /// Accepted connections closed at once, or pushed out by newer ones, for want of room.
     pub crowded_out: u64,
     /// Clients welcomed.

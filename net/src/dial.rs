@@ -131,7 +131,11 @@ impl Net {
             Ok(welcome) => welcome,
             Err(refusal) => {
                 self.report(Some(p), slot, refusal, now);
-                let why = if let Refusal::ByPeer(refusal) = refusal { Unreached::ByPeer(refusal) } else { Unreached::Refused };
+                let why = match refusal {
+                    Refusal::ByPeer(refusal) => Unreached::ByPeer(refusal),
+                    Refusal::Handshake(refusal) => Unreached::Refused(refusal),
+                    _ => Unreached::Stranger,
+                };
                 return self.half_failed(p, why, now, io);
             }
         };

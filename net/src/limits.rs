@@ -95,6 +95,9 @@ pub const SPARE_CLIENTS: usize = 4 + STATUS_PLACES;
 /// Size of the receive buffer of a place for the status, in bytes.
 pub const STATUS_REQUEST_BYTES: usize = 512;
 
+/// Kinds of refusals told apart for whoever asks who refuses whom. (A line of the log is another matter: see the log gate.)
+pub const MAX_REFUSED: usize = 16;
+
 /// Clients at once, at most, whatever the options say.
 pub const MAX_CLIENTS: usize = 4096;
 

@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 
 use kontiki_core::{ClusterId, NodeId, SessionId, Time};
-use kontiki_io::{Handle, Io, IoError, IoErrorKind, Op, Output};
+use kontiki_io::{Handle, Io, IoError, IoErrorKind, Op, Output, tell};
 
 use crate::conns::{Purpose, Slot};
 use crate::event::{NetError, NetEvent};
 use crate::hello::{Channel, HandshakeRefusal, Hello, HelloError, HelloKind};
 use crate::limits::{ACCEPT_RETRY_NS, MAX_GREETINGS};
+use crate::log_gate::Topic;
 use crate::net::Net;
 use crate::peer::{Half, Process};
 use crate::refusal::Refusal;
@@ -95,9 +96,10 @@ impl Net {
                 self.listener.accepting = false;
                 self.accepted(handle, remote, now, io);
             }
-            (Action::Accept, _) => {
+            (Action::Accept, result) => {
                 self.listener.accepting = false;
                 self.listener.retry_at = Some(now.plus_ns(ACCEPT_RETRY_NS));
+                self.not_accepted(result.err(), now);
             }
             (Action::StopListening, _) => self.listener.shutting = false,
             (Action::CloseListener, _) => self.listener = Listener { stray: self.listener.stray, ..Listener::default() },
@@ -111,6 +113,15 @@ impl Net {
             }
         } else {
             self.accept(now, io);
+        }
+    }
+
+    /// A connection waits at the port, and this node cannot take it: for lack of descriptors, mostly.
+    fn not_accepted(&mut self, error: Option<IoError>, now: Time) {
+        let Some(error) = error.filter(|_| !self.stopping) else { return };
+        self.counters.accepts_failed += 1;
+        if self.log.admits(Topic { peer: None, what: "connections cannot be accepted" }, None, now) {
+            tell!(warn, %error, "connections cannot be accepted: tried again all the time");
         }
     }
 

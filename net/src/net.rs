@@ -26,6 +26,7 @@ use crate::peer::Peer;
 use crate::random::Random;
 use crate::reach::{Reach, Unreached};
 use crate::refusal::Refusal;
+use crate::refused::RefusedTable;
 use crate::serve::Client;
 use crate::token::{Action, parse};
 
@@ -60,6 +61,7 @@ pub struct Net {
     pub(crate) events: Events,
     pub(crate) counters: Counters,
     pub(crate) log: LogGate,
+    pub(crate) refused: RefusedTable,
     pub(crate) pools: Pools,
     pub(crate) listener: Listener,
     /// The peer whose frames are taken.
@@ -124,6 +126,7 @@ impl Net {
             ready: Vec::with_capacity(places),
             counters: Counters::default(),
             log: LogGate::default(),
+            refused: RefusedTable::default(),
             pools,
             listener: Listener::default(),
             granted: None,
@@ -328,7 +331,10 @@ impl Net {
         self.counters.refuse(&reason);
         let peer = peer.and_then(|p| self.peers.get(p)).map(|peer| peer.id);
         let Some(remote) = self.conns.get(slot).map(|conn| conn.remote) else { return };
-        if self.log.admits(Topic { peer, what: reason.topic() }, Some(remote), now) {
+        self.refused.note(peer, remote, reason, now);
+        // Who only looks whether the port is open is counted, and has said nothing that is worth a line.
+        let worth_a_line = reason != Refusal::Gone { bytes: 0 };
+        if worth_a_line && self.log.admits(Topic { peer, what: reason.topic() }, Some(remote), now) {
             tell!(warn, peer = peer.map_or(0, |peer| peer.0), %remote, %reason, "refused");
         }
         if self.events.takes_reports() {
@@ -340,15 +346,22 @@ impl Net {
         let Some(conn) = self.conns.get_mut(slot) else { return };
         let (bytes, buf) = match (result, buf) {
             (Ok(Output::Bytes(bytes)), Some(buf)) if bytes > 0 => (bytes, buf),
-            (Err(error), _) => return self.lost(slot, DownReason::Io(error), now, io),
-            _ => return self.lost(slot, DownReason::Closed, now, io),
+            (result, _) => {
+                if conn.purpose == Purpose::Greeting {
+                    let bytes = conn.small_len;
+                    self.report(None, slot, Refusal::Gone { bytes }, now);
+                }
+                let reason = result.err().map_or(DownReason::Closed, DownReason::Io);
+                return self.lost(slot, reason, now, io);
+            }
         };
         self.counters.bytes_in += bytes as u64;
         match (conn.purpose, buf) {
             (Purpose::Greeting | Purpose::DialControl(_) | Purpose::DialBulk(_), IoBuf::Pool(small)) => {
-                conn.small = Some(small);
                 conn.small_len += bytes;
-                if conn.small_len < HELLO_BYTES {
+                let like_one = Hello::may_begin(small.bytes().get(..conn.small_len).unwrap_or_default());
+                conn.small = Some(small);
+                if like_one && conn.small_len < HELLO_BYTES {
                     self.await_greeting(slot, now, io);
                 } else {
                     self.greeting_complete(slot, now, io);
@@ -418,7 +431,10 @@ impl Net {
         let Some(conn) = self.conns.get(slot) else { return };
         match conn.purpose {
             Purpose::Greeting | Purpose::Refusing => {}
-            Purpose::HalfControl(p) if !self.dials_peer(p) => self.greeted_lost(p, slot),
+            Purpose::HalfControl(p) if !self.dials_peer(p) => {
+                self.not_reached(p, Unreached::Closed);
+                self.greeted_lost(p, slot);
+            }
             Purpose::DialControl(p) | Purpose::DialBulk(p) | Purpose::HalfControl(p) => {
                 let why = match reason {
                     DownReason::Silent => Unreached::Silent,
@@ -450,6 +466,9 @@ impl Net {
     pub(crate) fn refuse_greeting(&mut self, slot: Slot, hello: Option<&Hello>, refusal: HandshakeRefusal, now: Time, io: &mut dyn Io) {
         let peer = hello.filter(|hello| hello.channel != Channel::Client).and_then(|hello| self.peer_index(hello.from));
         self.report(peer, slot, Refusal::Handshake(refusal), now);
+        if let Some(p) = peer.filter(|&p| !self.dials_peer(p)) {
+            self.not_reached(p, Unreached::Refused(refusal));
+        }
         let (channel, to, session) =
             hello.map_or((Channel::Control, NodeId(0), SessionId(0)), |hello| (hello.channel, hello.from, hello.session));
         let (code, detail) = refusal.to_wire();

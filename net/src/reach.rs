@@ -5,6 +5,7 @@ use kontiki_io::{IoError, tell};
 
 use crate::event::NetEvent;
 use crate::hello::HandshakeRefusal;
+use crate::log_gate::Topic;
 use crate::net::Net;
 
 /// Why there is no session with a peer.
@@ -28,9 +29,12 @@ pub enum Unreached {
     /// It refused our greeting.
     #[error("it refused: {0}")]
     ByPeer(HandshakeRefusal),
-    /// We refused its answer.
-    #[error("its answer was refused")]
-    Refused,
+    /// This node refused its greeting, or its answer to ours.
+    #[error("this node refuses it: {0}")]
+    Refused(HandshakeRefusal),
+    /// What answers at its address is no node of this protocol, or does not answer what it was greeted with.
+    #[error("what answers at its address is not this node")]
+    Stranger,
     /// It is the one that dials, and has not.
     #[error("it has not connected (the node with the lower id dials)")]
     NotHeard,
@@ -43,8 +47,10 @@ pub(crate) struct Reach {
     away_since: Time,
     /// Why the last attempt failed.
     why: Option<Unreached>,
-    /// The operator was told.
+    /// It is worth a word.
     told: bool,
+    /// There was a line in the log, and there is to be one when it is back.
+    logged: bool,
 }
 
 impl Reach {
@@ -97,7 +103,11 @@ impl Net {
         peer.reach.why = Some(why);
         peer.reach.told = true;
         let (id, addr) = (peer.id, peer.addr);
-        tell!(warn, peer = id.0, %addr, %why, "peer cannot be reached");
+        // One that comes and goes is said once a minute.
+        peer.reach.logged = self.log.admits(Topic { peer: Some(id), what: "peer cannot be reached" }, None, now);
+        if peer.reach.logged {
+            tell!(warn, peer = id.0, %addr, %why, "peer cannot be reached");
+        }
         if self.events.takes_reports() {
             self.events.push(NetEvent::Unreached { peer: id, why });
         }
@@ -107,7 +117,8 @@ impl Net {
     pub(crate) fn reached(&mut self, p: usize, now: Time) {
         let Some(peer) = self.peers.get_mut(p) else { return };
         let reach = std::mem::take(&mut peer.reach);
-        if reach.told {
+        self.refused.reached(peer.id);
+        if reach.logged {
             tell!(info, peer = peer.id.0, away_s = now.since(reach.away_since) / 1_000_000_000, "peer is back");
         }
     }

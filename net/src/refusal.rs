@@ -6,6 +6,7 @@ use kontiki_frame::FrameError;
 use crate::client_wire::ClientWireError;
 use crate::control::ControlError;
 use crate::hello::{HandshakeRefusal, HelloError};
+use crate::limits::HELLO_BYTES;
 
 /// Why something was turned down. The connection is closed; nothing of it reached the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +26,12 @@ pub enum Refusal {
     /// The greeting did not come in time.
     #[error("no complete greeting in time")]
     Slow,
+    /// The connection was closed before a greeting was there: a look whether the port is open, as those who scan ports or watch services do.
+    #[error("closed after {bytes} of a greeting's {HELLO_BYTES} bytes")]
+    Gone {
+        /// How much of a greeting had come, in bytes. Of one that said nothing, the log says nothing either.
+        bytes: usize,
+    },
     /// A bad control message.
     #[error("bad control message: {0}")]
     Control(ControlError),
@@ -76,7 +83,7 @@ pub enum Refusal {
 }
 
 /// Reasons told apart by the counters.
-pub(crate) const REFUSAL_KINDS: usize = 14;
+pub(crate) const REFUSAL_KINDS: usize = 15;
 
 impl Refusal {
     /// Names for the counters, by [`Refusal::kind`].
@@ -95,10 +102,19 @@ impl Refusal {
         "frame_length",
         "frame_range",
         "request",
+        "gone",
     ];
 
-    /// What the log counts it by.
-    pub(crate) fn topic(&self) -> &'static str {
+    /// Whether it keeps a session from being opened, rather than ends one.
+    pub(crate) fn is_of_a_handshake(&self) -> bool {
+        matches!(
+            self,
+            Refusal::Greeting(_) | Refusal::Handshake(_) | Refusal::ByPeer(_) | Refusal::Answer | Refusal::Slow | Refusal::Gone { .. }
+        )
+    }
+
+    /// Its reason without the details: what the log counts it by.
+    pub fn topic(&self) -> &'static str {
         match self {
             Refusal::Handshake(refusal) | Refusal::ByPeer(refusal) => refusal.name(),
             other => Self::NAMES.get(other.kind()).copied().unwrap_or("other"),
@@ -121,6 +137,7 @@ impl Refusal {
             Refusal::FrameLength { .. } => 11,
             Refusal::FrameRange => 12,
             Refusal::Request(_) => 13,
+            Refusal::Gone { .. } => 14,
         }
     }
 }

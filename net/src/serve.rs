@@ -12,6 +12,7 @@ use kontiki_io::{Io, IoBuf};
 use kontiki_mem::{Pool, PoolBuf};
 
 use crate::client_wire::{ClientWireError, Request, Response, decode_request, encode_response, message_bytes};
+use crate::codes;
 use crate::conns::{Purpose, Slot};
 use crate::event::{ClientEvent, ClientId, NetEvent, Payload};
 use crate::hello::{Channel, HandshakeRefusal, Hello, HelloKind};
@@ -22,15 +23,6 @@ use crate::net::{Net, Pools};
 use crate::options::Options;
 use crate::outbox::Outbox;
 use crate::refusal::Refusal;
-
-/// The code of [`Response::Error`] for a response that was longer than `max_reply_bytes`.
-pub const ERROR_REPLY_TOO_LONG: u64 = 1;
-
-/// The code of [`Response::Error`] for a request that is longer than `max_request_bytes`.
-pub const ERROR_REQUEST_TOO_LONG: u64 = 2;
-
-/// The code of [`Response::Error`] for a request to a node that serves no clients (`max_clients` is 0).
-pub const ERROR_NO_CLIENTS: u64 = 4;
 
 /// The `detail` of a [`HelloKind::Welcome`] to a client that got a place for the status alone.
 pub const STATUS_ALONE: u64 = 1;
@@ -94,7 +86,7 @@ impl Net {
         let room = &mut room[..limit];
         let written = encode_response(request, &response, room).or_else(|| {
             self.counters.responses_too_long += 1;
-            let response = Response::Error { code: ERROR_REPLY_TOO_LONG, text: "the reply is longer than this node may send" };
+            let response = Response::Error { code: codes::REPLY_TOO_LONG, text: "the reply is longer than this node may send" };
             encode_response(request, &response, room)
         });
         match written {
@@ -322,7 +314,7 @@ impl Net {
         let line = format_args!("a request of {bytes} bytes: this node takes at most {limit} (its max_entry_bytes); nothing was done");
         // Two numbers fit.
         let _ = core::fmt::Write::write_fmt(&mut text, line);
-        self.answer(c, request, Response::Error { code: ERROR_REQUEST_TOO_LONG, text: &text });
+        self.answer(c, request, Response::Error { code: codes::REQUEST_TOO_LONG, text: &text });
     }
 
     /// Whoever has a place for the status asked for something else.
@@ -331,7 +323,7 @@ impl Net {
         let Some(client) = self.clients.get_mut(c).and_then(Option::as_mut) else { return };
         client.turned_away = true;
         let text = "this node serves no clients (max_clients = 0): it answers status alone";
-        let off = Response::Error { code: ERROR_NO_CLIENTS, text };
+        let off = Response::Error { code: codes::NO_CLIENTS, text };
         self.answer(c, request, if self.options.max_clients == 0 { off } else { Response::Busy });
     }
 

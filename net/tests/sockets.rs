@@ -209,8 +209,8 @@ fn talk(at: std::net::SocketAddr) {
         answered += 1;
     }
     // Too long for a reply, then too long for a request: the connection goes on.
-    assert!(matches!(client.query(&[1; 5000]), Err(ClientError::Remote { code: kontiki_net::ERROR_REPLY_TOO_LONG, .. })));
-    assert!(matches!(client.query(&[1; 70_000]), Err(ClientError::Remote { code: kontiki_net::ERROR_REQUEST_TOO_LONG, .. })));
+    assert!(matches!(client.query(&[1; 5000]), Err(ClientError::Remote { code: kontiki_net::codes::REPLY_TOO_LONG, .. })));
+    assert!(matches!(client.query(&[1; 70_000]), Err(ClientError::Remote { code: kontiki_net::codes::REQUEST_TOO_LONG, .. })));
     assert_eq!(client.query(b"next").unwrap(), &b"next"[..]);
     let wrong = ClientOptions { cluster: Some(ClusterId(1)), ..options.clone() };
     assert!(matches!(Client::connect(at, wrong), Err(ClientError::Refused(HandshakeRefusal::Cluster))));

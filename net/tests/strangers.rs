@@ -191,6 +191,7 @@ fn a_flood_of_strangers_is_one_line_a_reason_and_minute_with_a_count() {
     };
     flood(&mut cluster, 200, &|_| true);
     assert_eq!(lines.take(), [""; 0], "connect and close: nothing was said, nothing is to be said");
+    assert_eq!(cluster.hosts[1].net.counters().refused(), 200, "but it is counted");
     flood(&mut cluster, 500, &|raw| raw.write(&[b'z'; 200]));
     let mut bytes = [0; HELLO_BYTES];
     hello(Channel::Control, 0, 1, 0).encode(&mut bytes);
@@ -204,7 +205,88 @@ fn a_flood_of_strangers_is_one_line_a_reason_and_minute_with_a_count() {
     assert!(told.iter().all(|line| line.contains("count=499")), "{told:#?}");
     cluster.turns(120_000);
     assert_eq!(lines.take(), [""; 0]);
-    assert_eq!(cluster.hosts[1].net.counters().refused(), 1000, "all are counted");
+    assert_eq!(cluster.hosts[1].net.counters().refused(), 1200, "all are counted");
+}
+
+/// Whatever knocks: what it is taken for, at once where its first bytes tell, and one line of it and one entry in what the operator asks for.
+#[test]
+fn every_kind_of_probe_is_one_line_and_one_entry_with_a_count() {
+    let lines = Lines::default();
+    let _guard = tracing::subscriber::set_default(lines.clone());
+    let mut good = [0; HELLO_BYTES];
+    hello(Channel::Control, 0, 1, 0).encode(&mut good);
+    let mut damaged = good;
+    damaged[100] ^= 1;
+    let mut foreign = [0; HELLO_BYTES];
+    Hello { cluster: kontiki_core::ClusterId(99), ..hello(Channel::Control, 1, 1, 0) }.encode(&mut foreign);
+    let mut old = [0; HELLO_BYTES];
+    hello(Channel::Control, 1, 1, 0).encode_as(1, &mut old);
+    // What it says; whether it then goes or stays; what is made of it.
+    let probes: [(&[u8], bool, &str); 11] = [
+        (b"GET / HTTP/1.0\r\n\r\n", false, "greeting"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", false, "greeting"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", true, "greeting"),
+        (b"\n", false, "greeting"),
+        (&[0; 4000], false, "greeting"),
+        (&damaged, false, "greeting"),
+        (&good[..100], true, "gone"),
+        (b"KONT", true, "gone"),
+        (&good[..127], false, "slow"),
+        (&foreign, false, "handshake: cluster"),
+        (&old, false, "handshake: version"),
+    ];
+    for (bytes, goes, kind) in probes {
+        let mut cluster = Cluster::up(2);
+        lines.take();
+        let raws: Vec<Raw> = (0..10)
+            .map(|_| {
+                let raw = Raw::connect(&cluster.world, addr(7002));
+                raw.write(bytes);
+                cluster.turns(3);
+                if goes {
+                    raw.close();
+                }
+                cluster.turns(3);
+                raw
+            })
+            .collect();
+        if kind == "greeting" {
+            assert!(goes || raws.iter().all(Raw::closed), "{bytes:?}: it is not waited for what follows");
+        }
+        cluster.turns(3_000);
+        let told = lines.take();
+        assert_eq!(told.len(), 1, "{kind}: {told:#?}");
+        let refused: Vec<_> = cluster.hosts[1].net.refused().iter().map(|met| (met.reason.topic(), met.count, met.by_peer())).collect();
+        assert_eq!(refused, [(kind, 10, false)]);
+        cluster.turns(61_000);
+        let told = lines.take();
+        assert!(told.len() == 1 && told[0].contains("count=9"), "{kind}: {told:#?}");
+    }
+}
+
+/// Nodes that cannot come together: each says which side refuses, whom and why; and that is gone once they have come together.
+#[test]
+fn both_sides_of_a_refusal_say_who_refuses_whom_and_why() {
+    let world = World::new();
+    let foreign = |incarnation| kontiki_net::Options { cluster: kontiki_core::ClusterId(99), ..options(2, 2, incarnation) };
+    let mut cluster = Cluster { world: world.clone(), hosts: vec![Host::new(&world, options(1, 2, 1)), Host::new(&world, foreign(1))] };
+    cluster.turns(20_000);
+    for (host, by_peer) in [(0, true), (1, false)] {
+        let other = NodeId(2 - host as u64);
+        let net = &cluster.hosts[host].net;
+        let [met] = net.refused() else { panic!("one kind: {:?}", net.refused()) };
+        assert_eq!((met.peer, met.by_peer(), met.reason.topic()), (Some(other), by_peer, "handshake: cluster"));
+        assert!(met.count > 3, "{met:?}");
+        let why = net.unreached(other).map(|(why, _)| why);
+        let expected = if by_peer { Unreached::ByPeer(HandshakeRefusal::Cluster) } else { Unreached::Refused(HandshakeRefusal::Cluster) };
+        assert_eq!(why, Some(expected));
+    }
+    cluster.hosts[1].stop();
+    cluster.turns(600);
+    cluster.hosts[1] = Host::new(&world, options(2, 2, 2));
+    cluster.turns(5_000);
+    assert!(cluster.hosts[0].session(2).is_some());
+    assert_eq!(cluster.hosts[0].net.refused(), []);
 }
 
 /// A peer that is away is said once, with why, however long it is away, by either side; and again when it is back.
