@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use kontiki_core::{LogIndex, NodeId};
+use kontiki_io::IoError;
 use kontiki_net::Address;
 
 use crate::tag::Tag;
@@ -45,8 +46,8 @@ pub enum ProposeError {
         "the log is full: it holds all that the state machine has not made durable itself, and may not grow. Make the state durable, or raise segment_bytes for a new cluster"
     )]
     LogFull,
-    /// The system lacks something else that the log's next segment takes, file descriptors or memory: the log says what. The node goes on by itself
-    /// once it is there again.
+    /// The system lacks something else that the log's next segment takes, file descriptors or memory: status and log say what. The node goes on
+    /// by itself once it is there again.
     #[error("the system lacks file descriptors or memory: nothing is written until there are enough for the log's next segment")]
     Shortage,
     /// The payload is over the configured limit.

@@ -18,6 +18,7 @@ mod error;
 mod events;
 mod foreign;
 mod handle;
+mod lack;
 mod launch;
 pub mod limits;
 mod node;
@@ -36,15 +37,16 @@ pub use error::{Failure, LeaderHint, Lost, ProposeError, StartError};
 pub use events::{Event, Events};
 pub use handle::{Node, Proposer};
 pub use kontiki_core::{ClusterId, Incarnation, LogIndex, NodeId, Role, Term};
+pub use kontiki_io::{IoError, IoErrorKind};
 pub use kontiki_net::{Address, AddressError, Unreached};
 pub use launch::{AnyIo, Builder};
 pub use reactor::{Reactor, State, TurnError};
 pub use state_machine::{ApplyError, Entries, Entry, Replies, StateMachine};
-pub use status::{Counters, Latency, PeerStatus, Status};
+pub use status::{Counters, Latency, PeerStatus, Refused, Status};
 pub use tag::{Tag, TagError};
 pub use ticket::{Applied, Ticket};
 
-pub use kontiki_net::client;
+pub use kontiki_net::{client, codes};
 
 /// The README's example, compiled.
 #[cfg(doctest)]

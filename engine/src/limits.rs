@@ -28,6 +28,8 @@ pub const MAX_RING_BLOCKS: usize = 2 * MAX_CACHED_FRAMES;
 pub const MAX_PENDING_BATCHES: usize = 126;
 /// Side tables of tickets: the pending batches, those that are open or just sealed, and those being applied.
 pub const SIDE_TABLES: usize = MAX_PENDING_BATCHES + kontiki_mem::limits::OPEN_BATCHES + MAX_APPLY_QUEUE;
+/// Kinds of refusals that a status tells of.
+pub const MAX_REFUSED: usize = net::MAX_REFUSED;
 /// Room for a status in a response to a client, in bytes.
 pub const STATUS_BYTES: usize = 8 << 10;
 /// Control messages that wait for a write to become durable: a few per peer.
@@ -80,6 +82,17 @@ pub(crate) const fn io_handles(members: usize, clients: usize) -> usize {
     let open = wal::MAX_SEGMENTS + 8 + connections(members, clients);
     if open > io::DEFAULT_HANDLES { open } else { io::DEFAULT_HANDLES }
 }
+/// Of the last segment that a log without room for another has, in bytes: kept for the first entries of new terms, of a block each.
+pub(crate) fn reserve_bytes(segment_bytes: u64) -> usize {
+    usize::try_from(segment_bytes / RESERVE_SHARE).unwrap_or(usize::MAX).clamp(MIN_RESERVE_BYTES, MAX_RESERVE_BYTES)
+}
+
+/// The share of a segment that is kept, between the two bounds.
+pub const RESERVE_SHARE: u64 = 8;
+/// Kept at least, in bytes: four terms.
+pub const MIN_RESERVE_BYTES: usize = 4 * BLOCK_BYTES;
+/// Kept at most, in bytes: 256 terms.
+pub const MAX_RESERVE_BYTES: usize = 256 * BLOCK_BYTES;
 /// How long an orderly stop waits for the log's own writes, in ns: many flushes of a slow card, and a stall of seconds.
 pub const CLOSE_LOG_NS: u64 = 20_000_000_000;
 /// How long it waits for peers and clients to take leave, in ns. The log is closed meanwhile.

@@ -10,6 +10,7 @@ mod handover;
 mod harness;
 mod neighbours;
 mod replication;
+mod reserve;
 mod room;
 mod sealing;
 mod service;
@@ -35,6 +36,7 @@ use crate::clients::Clients;
 use crate::config::Config;
 use crate::error::{Failure, LeaderHint};
 use crate::events::Event as ProductEvent;
+use crate::lack::Lack;
 use crate::limits::{self, MAX_DEFERRED_SENDS, MAX_FRAME_ENTRIES};
 use crate::pending::Pending;
 use crate::saves::Saves;
@@ -125,7 +127,7 @@ pub(crate) struct Replica {
     gather: Gather,
     neighbours: Neighbours,
     /// What the next segment of the log lacks.
-    lacking: Option<watch::Lacking>,
+    lacking: Option<Lack>,
     /// When the state machine is to be asked what is durable though nothing was applied.
     ask_durable_at: Time,
     recovering: bool,
@@ -365,7 +367,7 @@ impl Replica {
     /// sender is slowed down by its own window.
     fn retry_stalled(&mut self, now: Time, io: &mut dyn Io) {
         while let Some(front) = self.stalled.front() {
-            if !self.wal.can_append(front.hand.block.len()) || !self.raft.can_append() {
+            if !self.has_room_for(front) || !self.raft.can_append() {
                 if self.raft.commit_here() < self.raft.commit() {
                     // It cannot be written, and nothing can be released for it before it has shown what the log holds.
                     let (from, session, append) = (front.from, front.session, front.append);
@@ -423,7 +425,11 @@ impl Replica {
             Effect::LookupTerm { index } => self.lookup_term(index, now, io),
             Effect::FollowerBehind { peer, needs, first } => {
                 self.falls_behind(peer);
-                tell!(error, %peer, %needs, %first, "a follower needs entries that are no longer in this log: raise retention_bytes, or rebuild it");
+                tell!(
+                    error, %peer, %needs, %first,
+                    "a follower needs entries that are no longer in this log: it cannot catch up (there are no snapshots yet), and the others go on \
+                     without it. A larger retention_bytes on all members keeps more for one that is away"
+                );
             }
         }
     }

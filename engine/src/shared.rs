@@ -11,6 +11,7 @@ use kontiki_mem::{Hold, OpenBatch, Outcome, Records, Slot};
 use crate::error::{Failure, LeaderHint, Lost, ProposeError};
 use crate::events::Board;
 use crate::foreign::{self, Place};
+use crate::lack::Lack;
 use crate::limits::{AMPLE_ENTRIES, OPEN_SPINS};
 use crate::status::Status;
 use crate::ticket::{Applied, Ticket};
@@ -23,14 +24,6 @@ pub(crate) enum Life {
     Stopped,
     /// Stopped by itself.
     Failed(Failure),
-}
-
-/// Why nothing more can be written just now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NoRoom {
-    Disk = 1,
-    Log = 2,
-    Shortage = 3,
 }
 
 /// One per node.
@@ -51,7 +44,7 @@ pub(crate) struct Shared {
     pub(crate) events: Board,
     /// The apply stage.
     stage: AtomicUsize,
-    /// A [`NoRoom`], or zero.
+    /// Why nothing more can be written just now: [`Lack::word`], or zero.
     no_room: AtomicU8,
     stop: AtomicBool,
     /// How many statuses were asked for, and how many of the asking the newest one answers.
@@ -227,8 +220,8 @@ impl Shared {
     }
 
     /// The reactor says whether there is room for more, and if not, why.
-    pub(crate) fn set_no_room(&self, why: Option<NoRoom>) {
-        self.no_room.store(why.map_or(0, |why| why as u8), Ordering::Relaxed);
+    pub(crate) fn set_no_room(&self, why: Option<Lack>) {
+        self.no_room.store(why.map_or(0, Lack::word), Ordering::Relaxed);
     }
 
     /// The reactor says whether it would seal a first entry at once, and looks into the batch afterwards.

@@ -1,8 +1,10 @@
 //! What a replica says of itself: status, counters, latencies.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
+use std::net::SocketAddr;
 
 use kontiki_core::{Incarnation, LogIndex, NodeId, Role, Term};
+use kontiki_io::IoError;
 
 use kontiki_net::Unreached;
 
@@ -27,8 +29,29 @@ pub struct PeerStatus {
     pub takes_frame_bytes: u64,
     /// The frame that it needs next and does not take, in bytes; zero if there is none. It gets no further until it takes more.
     pub needs_frame_bytes: u64,
+    /// What it needs next is behind this leader's log: it is not held there any more.
+    pub behind: bool,
     /// Why it cannot be reached, once the operator was told so.
     pub unreached: Option<Unreached>,
+}
+
+/// One kind of refusal, by this replica or by another: what keeps two nodes apart, or who else knocks at the port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Whether it is the other side that refuses this replica.
+    pub by_peer: bool,
+    /// The peer that it is about, if it is one, or says so.
+    pub peer: Option<NodeId>,
+    /// Where the newest of them came from, or went to.
+    pub remote: SocketAddr,
+    /// The kind, for programs.
+    pub kind: &'static str,
+    /// Why, for people: of the newest.
+    pub reason: String,
+    /// How many there were since this kind was first met.
+    pub count: u64,
+    /// How long ago the newest was, in nanoseconds.
+    pub ago_ns: u64,
 }
 
 /// Counts since start.
@@ -142,8 +165,8 @@ pub struct Status {
     pub disk_full: bool,
     /// Whether its log has as many segments as it can keep track of, and may forget none: likewise.
     pub log_full: bool,
-    /// Whether the system is short of something else that the next segment takes, file descriptors or memory: likewise.
-    pub shortage: bool,
+    /// What else the log's next segment lacks, of the system's resources: writes are refused until there is enough of it again.
+    pub shortage: Option<IoError>,
     /// Shortest and longest election timeout in effect, in milliseconds: as configured, or longer where this replica's flushes are slow.
     pub election_ms: (u64, u64),
     /// What a flush takes here, smoothed, in nanoseconds: what the election timeouts adapt to. Zero before the first.
@@ -152,6 +175,9 @@ pub struct Status {
     pub disk_slow: bool,
     /// Peers.
     pub peers: Vec<PeerStatus>,
+    /// Who refuses whom and why, as far as this replica takes part in it: the newest of each kind, at most
+    /// [`MAX_REFUSED`](crate::limits::MAX_REFUSED), the newest first.
+    pub refused: Vec<Refused>,
     /// Counts since start.
     pub counters: Counters,
     /// From a write's submission to its durability.
@@ -184,9 +210,12 @@ impl fmt::Display for Status {
         )?;
         writeln!(
             f,
-            "recovering = {}\ndisk_full = {}\nlog_full = {}\nshortage = {}\ndisk_slow = {}",
-            self.recovering, self.disk_full, self.log_full, self.shortage, self.disk_slow
+            "recovering = {}\ndisk_full = {}\nlog_full = {}\ndisk_slow = {}",
+            self.recovering, self.disk_full, self.log_full, self.disk_slow
         )?;
+        if let Some(error) = self.shortage {
+            writeln!(f, "shortage = {:?}", error.to_string())?;
+        }
         let (min, max) = self.election_ms;
         writeln!(f, "election_min_ms = {min}\nelection_max_ms = {max}\nflush_us = {}", self.flush_ns / 1000)?;
         writeln!(f, "backend = {:?}\nrecovery = {:?}", self.backend, self.recovery)?;
@@ -215,12 +244,43 @@ impl fmt::Display for Status {
                 "\n[[peers]]\nid = {}\nconnected = {}\nmatched = {}\nnext = {}\ninflight_bytes = {}\nprobing = {}",
                 p.id, p.connected, p.matched, p.next, p.inflight_bytes, p.probing
             )?;
-            writeln!(f, "takes_frame_bytes = {}\nneeds_frame_bytes = {}", p.takes_frame_bytes, p.needs_frame_bytes)?;
+            writeln!(f, "behind = {}\ntakes_frame_bytes = {}\nneeds_frame_bytes = {}", p.behind, p.takes_frame_bytes, p.needs_frame_bytes)?;
             if let Some(why) = p.unreached {
                 writeln!(f, "unreached = {:?}", why.to_string())?;
             }
         }
+        for r in &self.refused {
+            writeln!(f, "\n[[refused]]\nby_peer = {}", r.by_peer)?;
+            if let Some(peer) = r.peer {
+                writeln!(f, "peer = {peer}")?;
+            }
+            writeln!(f, "remote = \"{}\"\nkind = {:?}\nreason = {:?}", r.remote, r.kind, r.reason)?;
+            writeln!(f, "count = {}\nago_ms = {}", r.count, r.ago_ns / 1_000_000)?;
+        }
         Ok(())
+    }
+}
+
+impl Status {
+    /// The same as [`Display`](fmt::Display) writes, in so many bytes at most: what is said of refusals gives way first, oldest first, then what is free text.
+    pub(crate) fn within(mut self, bytes: usize) -> String {
+        let mut text = String::with_capacity(bytes);
+        loop {
+            text.clear();
+            // Writing into a string does not fail.
+            let _ = write!(text, "{self}");
+            if text.len() <= bytes {
+                return text;
+            }
+            if self.refused.pop().is_none() {
+                let longest = if self.recovery.len() > self.backend.len() { &mut self.recovery } else { &mut self.backend };
+                if longest.is_empty() {
+                    return text;
+                }
+                let half = (0..=longest.len() / 2).rev().find(|&at| longest.is_char_boundary(at));
+                longest.truncate(half.unwrap_or(0));
+            }
+        }
     }
 }
 
@@ -239,5 +299,78 @@ mod tests {
         assert_eq!(l.count(), 5);
         assert!(l.quantile_ns(0.5) >= 100 && l.quantile_ns(0.5) <= 200);
         assert_eq!(l.max_ns, u64::MAX);
+    }
+
+    /// The largest status there can be, and what is left of it where there is less room: peers and numbers always.
+    #[test]
+    fn a_status_is_bounded() {
+        let most = crate::limits::MAX_VOTERS as u64 - 1;
+        let peer = |id| PeerStatus {
+            id: NodeId(u64::MAX - id),
+            connected: false,
+            matched: LogIndex(u64::MAX),
+            next: LogIndex(u64::MAX),
+            inflight_bytes: u64::MAX,
+            probing: false,
+            takes_frame_bytes: u64::MAX,
+            needs_frame_bytes: u64::MAX,
+            behind: false,
+            unreached: Some(Unreached::Refused(kontiki_net::HandshakeRefusal::OwnId { id: NodeId(u64::MAX) })),
+        };
+        let refused = |n: u64| Refused {
+            by_peer: false,
+            peer: Some(NodeId(u64::MAX)),
+            remote: "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535".parse().unwrap(),
+            kind: "handshake: unknown peer",
+            reason: "a reason \"in quotes\" ".repeat(12),
+            count: u64::MAX,
+            ago_ns: n,
+        };
+        let max = u64::MAX;
+        let counters =
+            Counters { entries_proposed: max, frames_received: max, disk_bytes_written: max, refusals: max, ..Counters::default() };
+        let status = Status {
+            id: NodeId(max),
+            version: "1000.1000.1000-alpha",
+            stopped: false,
+            incarnation: Incarnation(max),
+            role: Role::PreCandidate,
+            term: Term(max),
+            leader: Some(LeaderHint {
+                id: NodeId(max),
+                addr: format!("{}.example:65535", "n".repeat(48)).parse().unwrap(),
+                tag: "t".repeat(64).parse().unwrap(),
+            }),
+            commit: LogIndex(max),
+            applied: LogIndex(max),
+            first: LogIndex(max),
+            last: LogIndex(max),
+            durable: LogIndex(max),
+            recovering: false,
+            disk_full: false,
+            log_full: false,
+            shortage: Some(IoError { kind: kontiki_io::IoErrorKind::Shortage, errno: 11 }),
+            election_ms: (max, max),
+            flush_ns: max,
+            disk_slow: false,
+            peers: (0..most).map(peer).collect(),
+            refused: (0..crate::limits::MAX_REFUSED as u64).map(refused).collect(),
+            counters,
+            flush_latency: Latency::default(),
+            commit_latency: Latency::default(),
+            backend: "backend ".repeat(40),
+            recovery: "recovery ".repeat(400),
+        };
+        assert!(status.to_string().len() > crate::limits::STATUS_BYTES);
+        for bytes in [crate::limits::STATUS_BYTES, crate::limits::STATUS_BYTES - 1000] {
+            let text = status.clone().within(bytes);
+            assert!(text.len() <= bytes, "{}", text.len());
+            assert_eq!(text.matches("[[peers]]").count() as u64, most);
+            assert!(text.ends_with('\n') && text.contains("takes_frame_bytes"));
+        }
+        let mut less = status;
+        (less.recovery, less.peers) = ("short".into(), Vec::new());
+        let text = less.within(crate::limits::STATUS_BYTES);
+        assert!(text.contains("recovery = \"short\"") && text.matches("[[refused]]").count() > 8, "the newest stay: {text}");
     }
 }

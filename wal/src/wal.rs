@@ -204,7 +204,8 @@ impl Wal {
             && matches!((self.log.end(), self.log.limit()), (Some(end), Some(limit)) if limit - end >= bytes as u64)
     }
 
-    /// Whether a frame of `bytes` finds no place, and none will be made for it before there is space again or log is released.
+    /// Whether a frame of `bytes` finds no place, and none will be made for it before there is space (or whatever else was short) again, or log
+    /// is released.
     pub fn out_of_space(&self, bytes: usize) -> bool {
         matches!(self.space(), Space::Full | Space::Short(_)) && !self.has_place_here(bytes)
     }

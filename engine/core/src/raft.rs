@@ -43,6 +43,8 @@ pub struct PeerProgress {
     pub inflight_bytes: u64,
     /// Whether frames are not sent ahead to it: where the logs agree is being looked for, or it is behind this log.
     pub probing: bool,
+    /// Whether what it needs next is behind this leader's log.
+    pub behind: bool,
     /// Time of its last sign of life.
     pub heard: Time,
     /// When its acknowledged position last rose, or what it is to acknowledge was first sent.
@@ -420,6 +422,7 @@ impl Raft {
             next: peer.progress.next(),
             inflight_bytes: peer.progress.inflight.bytes(),
             probing: peer.progress.mode != Mode::Replicate,
+            behind: matches!(peer.progress.mode, Mode::Behind { .. }),
             heard: peer.heard,
             advanced: peer.progress.advanced,
         })

@@ -60,7 +60,14 @@ impl fmt::Display for IoError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.lacking() {
             Some(what) => write!(f, "no more {what} (errno {})", self.errno),
-            None => write!(f, "{:?} (errno {})", self.kind, self.errno),
+            // A simulated world, or the class itself is all that is known.
+            None if self.errno <= 0 => write!(f, "{:?} (errno {})", self.kind, self.errno),
+            None => {
+                // The system's own words: an operator knows them, and can look for them.
+                let words = std::io::Error::from_raw_os_error(self.errno).to_string();
+                let words = words.split(" (os error").next().unwrap_or_default();
+                write!(f, "{words} (errno {})", self.errno)
+            }
         }
     }
 }
@@ -76,5 +83,14 @@ mod tests {
         let text = IoError { kind: IoErrorKind::Shortage, errno: libc::EMFILE }.to_string();
         assert_eq!(text, "no more file descriptors of this process (RLIMIT_NOFILE) (errno 24)");
         assert_eq!(IoError { kind: IoErrorKind::Device, errno: libc::EIO }.lacking(), None);
+    }
+
+    #[test]
+    fn an_error_speaks_the_systems_words() {
+        let text = |kind, errno| IoError { kind, errno }.to_string();
+        assert_eq!(text(IoErrorKind::Device, libc::EIO), "Input/output error (errno 5)");
+        assert_eq!(text(IoErrorKind::Device, libc::ENOTDIR), "Not a directory (errno 20)");
+        assert_eq!(text(IoErrorKind::Refused, libc::ECONNREFUSED), "Connection refused (errno 111)");
+        assert_eq!(text(IoErrorKind::Canceled, 0), "Canceled (errno 0)");
     }
 }

@@ -90,7 +90,7 @@ impl Replica {
 
     /// Opens the next batch at the tail of the ring, and as many behind it as callers lately filled, where memory allows.
     pub(super) fn open_batches(&mut self) {
-        if self.wal.out_of_space(self.config.max_frame_bytes) {
+        if self.is_out_of_space() {
             return;
         }
         while !self.shared.batch.is_open() || self.shared.batch.spares() < self.gather.ahead {

@@ -2,10 +2,11 @@
 
 use kontiki_io::{Io, tell};
 use kontiki_mem::Outcome;
-use kontiki_net::{ClientEvent, Response};
+use kontiki_net::{ClientEvent, Response, codes};
 
 use super::Replica;
 use crate::error::ProposeError;
+use crate::limits;
 use crate::shared::Shared;
 
 impl Replica {
@@ -14,7 +15,7 @@ impl Replica {
             // To take it and not to keep it would promise what nobody keeps.
             ClientEvent::Propose { client, request, session: Some(_), .. } => {
                 let text = "this node keeps no client sessions: propose without one";
-                self.net.respond(client, request, Response::Error { code: 3, text });
+                self.net.respond(client, request, Response::Error { code: codes::NO_SESSIONS, text });
             }
             ClientEvent::Propose { client, request, session: None, payload } => {
                 let Some(bytes) = self.net.payload(&payload) else { return };
@@ -27,12 +28,12 @@ impl Replica {
                 }
             }
             ClientEvent::Status { client, request } => {
-                let text = self.status(io).to_string();
+                let text = self.status(io).within(self.config.reply_bytes.max(limits::STATUS_BYTES));
                 self.net.respond(client, request, Response::Status(text.as_bytes()));
             }
             ClientEvent::Query { client, request, .. } => {
                 let text = "this node answers no queries: propose a read through the log";
-                self.net.respond(client, request, Response::Error { code: 1, text });
+                self.net.respond(client, request, Response::Error { code: codes::NO_QUERIES, text });
             }
             ClientEvent::Connected { client, remote } => tell!(debug, ?client, %remote, "client connected"),
             ClientEvent::Disconnected { client } => tell!(debug, ?client, "client gone"),
@@ -43,9 +44,10 @@ impl Replica {
         while let Some((client, request, outcome, ticket)) = self.clients.pop_ready() {
             let response = match outcome {
                 Outcome::Applied { index } => Response::Applied { index, reply: ticket.reply() },
-                Outcome::Unanswered { .. } => {
-                    Response::Error { code: 4, text: "applied, but the state machine's reply is too long to be kept (reply_bytes)" }
-                }
+                Outcome::Unanswered { .. } => Response::Error {
+                    code: codes::REPLY_NOT_KEPT,
+                    text: "applied, but the state machine's reply is too long to be kept (reply_bytes)",
+                },
                 Outcome::NotApplied { .. } => Response::NotApplied,
                 Outcome::Unknown => Response::Unknown,
             };
@@ -56,20 +58,24 @@ impl Replica {
 
 /// What a client is told of a proposal that was not taken.
 fn refusal(error: &ProposeError) -> Response<'static> {
-    match error {
-        ProposeError::NotLeader { leader } => Response::NotLeader { leader: leader.map(|l| l.id), address: leader.map(|l| l.addr) },
-        ProposeError::Busy => Response::Busy,
-        ProposeError::DiskFull => {
-            Response::Error { code: 5, text: "the disk of this node is full: it takes no writes until there is space again" }
+    let (code, text) = match error {
+        ProposeError::NotLeader { leader } => {
+            return Response::NotLeader { leader: leader.map(|l| l.id), address: leader.map(|l| l.addr) };
         }
-        ProposeError::LogFull => {
-            Response::Error { code: 6, text: "the log of this node is full: its state machine makes nothing durable that it may forget" }
+        ProposeError::Stopped => return Response::NotLeader { leader: None, address: None },
+        ProposeError::Busy => return Response::Busy,
+        ProposeError::DiskFull => (codes::DISK_FULL, "the disk of this node is full: it takes no writes until there is space again"),
+        ProposeError::LogFull => (
+            codes::LOG_FULL,
+            "the log of this node is full, whatever space its disk has: its state machine makes nothing durable that the log may forget",
+        ),
+        ProposeError::Shortage => (
+            codes::SHORTAGE,
+            "this node lacks something that its log's next segment takes, as descriptors or memory (its status says what): it takes no writes until it has it",
+        ),
+        ProposeError::TooLarge { .. } => {
+            (codes::REQUEST_TOO_LONG, "the entry is over this cluster's limit (max_entry_bytes); nothing was done")
         }
-        ProposeError::Shortage => Response::Error {
-            code: 7,
-            text: "the system of this node lacks file descriptors or memory: it takes no writes until there are enough",
-        },
-        ProposeError::TooLarge { .. } => Response::Error { code: 2, text: "the entry is over this cluster's limit (max_entry_bytes)" },
-        ProposeError::Stopped => Response::NotLeader { leader: None, address: None },
-    }
+    };
+    Response::Error { code, text }
 }

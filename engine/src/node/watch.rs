@@ -4,81 +4,44 @@ use std::sync::atomic::Ordering;
 
 use kontiki_core::{LogIndex, NodeId, Role, Time};
 use kontiki_io::{Io, tell};
-use kontiki_wal::Space;
 
 use super::Replica;
 use crate::events::Event;
+use crate::lack::Lack;
 use crate::limits;
-use crate::shared::NoRoom;
-use crate::status::{PeerStatus, Status};
+use crate::status::{PeerStatus, Refused, Status};
 
 const MS: u64 = 1_000_000;
-
-/// What there is too little of for the log's next segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lacking {
-    /// Space on the disk.
-    Disk,
-    /// Places for segments.
-    Log,
-    /// Descriptors, memory.
-    Other,
-}
-
-impl Lacking {
-    fn begun(self) -> Event {
-        match self {
-            Lacking::Disk => Event::DiskFull,
-            Lacking::Log => Event::LogFull,
-            Lacking::Other => Event::Shortage,
-        }
-    }
-
-    fn over(self) -> Event {
-        match self {
-            Lacking::Disk => Event::DiskBack,
-            Lacking::Log => Event::LogBack,
-            Lacking::Other => Event::ShortageOver,
-        }
-    }
-}
 
 impl Replica {
     /// Tells operator and product when there is no next segment for the log, and why; and when that is over.
     pub(super) fn watch_space(&mut self) {
-        let space = self.wal.space();
-        let lacking = match space {
-            Space::Ready | Space::Preparing => None,
-            Space::Full if self.wal.is_full() => Some(Lacking::Log),
-            Space::Full => Some(Lacking::Disk),
-            Space::Short(_) => Some(Lacking::Other),
-        };
-        if lacking == self.lacking {
+        let lacking = Lack::of(&self.wal);
+        let before = std::mem::replace(&mut self.lacking, lacking);
+        let same = |lacking: Lack| before.is_some_and(|before| before.is_like(lacking));
+        if lacking == before || lacking.is_some_and(same) {
             return;
         }
-        let before = std::mem::replace(&mut self.lacking, lacking);
         if let Some(before) = before {
             self.shared.events.tell(before.over());
         }
         if let Some(lacking) = lacking {
             self.shared.events.tell(lacking.begun());
         }
-        match space {
-            Space::Short(error) => {
+        match (lacking, before) {
+            (Some(Lack::Resources(error)), _) => {
                 tell!(warn, %error, "no next segment for now: once the one in use is full, writes are refused until there is");
             }
-            Space::Full if lacking == Some(Lacking::Log) => tell!(
+            (Some(Lack::Segments), _) => tell!(
                 warn,
                 "log full: it has as many segments as it can keep track of, and the state machine has made nothing durable that it may forget"
             ),
-            Space::Full => {
+            (Some(Lack::Space), _) => {
                 tell!(warn, "disk full: once the segment in use is full, writes are refused until there is space for the next");
             }
-            Space::Ready | Space::Preparing => match before {
-                Some(Lacking::Log) => tell!(info, "the log may grow again"),
-                Some(Lacking::Other) => tell!(info, "what the next segment lacked is there again"),
-                Some(Lacking::Disk) | None => tell!(info, "disk space is back"),
-            },
+            (None, Some(Lack::Segments)) => tell!(info, "the log may grow again"),
+            (None, Some(Lack::Resources(_))) => tell!(info, "what the next segment lacked is there again"),
+            (None, Some(Lack::Space) | None) => tell!(info, "disk space is back"),
         }
     }
 
@@ -129,13 +92,8 @@ impl Replica {
     /// Where nothing more can be written until there is space again, callers are told so, and so are those whose proposals were taken: they
     /// are in no log, and would wait for as long as that takes.
     pub(super) fn watch_room(&mut self) {
-        let none = self.wal.out_of_space(self.config.max_frame_bytes);
-        let why = match self.wal.space() {
-            Space::Short(_) => NoRoom::Shortage,
-            _ if self.wal.is_full() => NoRoom::Log,
-            _ => NoRoom::Disk,
-        };
-        self.shared.set_no_room(none.then_some(why));
+        let none = self.is_out_of_space();
+        self.shared.set_no_room(if none { Lack::of(&self.wal) } else { None });
         if none && self.role == Role::Leader {
             self.shared.batch.close();
             self.discard_unsealed();
@@ -191,10 +149,14 @@ impl Replica {
                     probing: p.is_some_and(|p| p.probing),
                     takes_frame_bytes: self.neighbours.frames(id).0 as u64,
                     needs_frame_bytes: self.neighbours.frames(id).1 as u64,
+                    behind: p.is_some_and(|p| p.behind),
                     unreached: self.net.unreached(id).map(|(why, _)| why),
                 }
             })
             .collect();
+        let now = io.now();
+        let mut refused: Vec<Refused> = self.net.refused().iter().map(|met| refused(met, now)).collect();
+        refused.sort_by_key(|met| met.ago_ns);
         Status {
             version: env!("CARGO_PKG_VERSION"),
             stopped: false,
@@ -209,13 +171,14 @@ impl Replica {
             last: self.raft.last_index(),
             durable: self.raft.durable(),
             recovering: self.raft.recovering(),
-            disk_full: self.lacking == Some(Lacking::Disk),
-            log_full: self.lacking == Some(Lacking::Log),
-            shortage: self.lacking == Some(Lacking::Other),
+            disk_full: self.lacking == Some(Lack::Space),
+            log_full: self.lacking == Some(Lack::Segments),
+            shortage: if let Some(Lack::Resources(error)) = self.lacking { Some(error) } else { None },
             election_ms: (self.raft.election_timeouts_ns().0 / MS, self.raft.election_timeouts_ns().1 / MS),
             flush_ns: self.raft.flush_ns(),
             disk_slow: self.raft.is_disk_slow(),
             peers,
+            refused,
             counters,
             flush_latency: self.flush_latency.clone(),
             commit_latency: self.commit_latency.clone(),
@@ -252,4 +215,13 @@ impl Replica {
     pub(crate) fn patience_ns(&self) -> u64 {
         if self.wal.closed() { limits::CLOSE_NET_NS } else { limits::CLOSE_LOG_NS }
     }
+}
+
+fn refused(met: &kontiki_net::Refused, now: Time) -> Refused {
+    let kontiki_net::Refused { peer, remote, reason, count, last } = *met;
+    let why = match reason {
+        kontiki_net::Refusal::Handshake(why) | kontiki_net::Refusal::ByPeer(why) => why.to_string(),
+        other => other.to_string(),
+    };
+    Refused { by_peer: met.by_peer(), peer, remote, kind: reason.topic(), reason: why, count, ago_ns: now.since(last) }
 }

@@ -142,11 +142,16 @@ impl Wal {
     }
 
     fn prepare_later(&mut self, error: IoError, io: &dyn Io) {
+        // Said once, and again only if it is something else: it may last for days.
+        let news = self.lacking.error() != Some(error);
         let pause = self.lacking.lacked(error, io.now());
-        tell!(
-            warn, %error,
-            retry_ms = pause / 1_000_000,
-            "no space to prepare a log segment, or too little of something else: appends stop when the current one is full"
-        );
+        if news {
+            tell!(
+                warn, %error,
+                "no space to prepare a log segment, or too little of something else: appends stop when the current one is full"
+            );
+        } else {
+            tell!(debug, %error, retry_ms = pause / 1_000_000, "still nothing to prepare a log segment with");
+        }
     }
 }

@@ -375,7 +375,7 @@ fn status(bench: &Bench) -> String {
         match (status.disk_full, status.log_full, status.shortage) {
             (true, ..) => " disk full",
             (_, true, _) => " log full",
-            (.., true) => " shortage",
+            (.., Some(_)) => " shortage",
             _ => "",
         },
         if status.disk_slow {
