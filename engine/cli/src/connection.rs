@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use kontiki::client::{Client, ClientError, ClientOptions};
-use kontiki_net::{Address, Request, Response};
+use kontiki_net::{Address, Request, Response, codes};
 
 use crate::target::Target;
 
@@ -30,9 +30,13 @@ pub(crate) enum Answer {
     NotLeader(Option<SocketAddr>),
     /// Not taken: a bound is reached.
     Busy,
+    /// Not taken for want of room, which another replica may have, or this one later: what it lacks, in its words.
+    NoRoom(String),
+    /// Not taken, since this replica serves no clients; another one may.
+    NoClients(String),
     /// Not taken, and would not be the next time: why, in the replica's words.
     Refused(String),
-    /// Something that is no answer to a proposal, in words.
+    /// Something that is no answer to a proposal, or does not say what came of it, in words.
     Other(String),
 }
 
@@ -111,6 +115,9 @@ fn answer(response: &Response<'_>) -> Answer {
         Response::Unknown => Answer::Unknown,
         Response::NotLeader { address, .. } => Answer::NotLeader(address.and_then(located)),
         Response::Busy => Answer::Busy,
+        Response::Error { code: codes::DISK_FULL | codes::LOG_FULL | codes::SHORTAGE, text } => Answer::NoRoom(text.into()),
+        Response::Error { code: codes::REPLY_TOO_LONG | codes::REPLY_NOT_KEPT, text } => Answer::Other(text.into()),
+        Response::Error { code: codes::NO_CLIENTS, text } => Answer::NoClients(text.into()),
         Response::Error { code, text } => Answer::Refused(format!("{text} (code {code})")),
         Response::Status(_) | Response::Reply(_) => Answer::Other("an answer that fits no proposal".into()),
     }

@@ -17,7 +17,7 @@ use crate::load::{Done, Load, Plan, Pulse};
 use crate::node_file::Settings;
 use crate::output::say;
 use crate::payload::{NAME_BYTES, Name, Payloads};
-use crate::plot::{Gap, Mark, Notes, Target};
+use crate::plot::{self, Gap, Mark, Notes, Target};
 use crate::scratch::Scratch;
 use crate::signals::StopFlag;
 use crate::stalls::{self, Pressure};
@@ -131,7 +131,7 @@ pub(crate) struct Fall {
 pub(crate) fn run(command: &Demo) -> Result<(), Error> {
     let stop = StopFlag::install()?;
     // Better now than after the run.
-    let plot = Target::check(&command.plot)?;
+    let target = Target::check(&command.plot)?;
     let mut settings = Settings::default();
     settings.fit(command.entry_bytes as usize, command.in_flight as usize);
     settings.set("max_clients", command.clients + 16);
@@ -139,8 +139,10 @@ pub(crate) fn run(command: &Demo) -> Result<(), Error> {
     settings.set_all(&command.set)?;
 
     let scratch = Scratch::new(command.dir.as_deref(), "kontiki-demo-")?;
-    let outcome = Run::new(command, &settings, scratch.path(), &stop).and_then(|run| run.play(&plot));
-    scratch.end(command.keep || matches!(&outcome, Err(e) if !matches!(e, Error::Interrupted | Error::Config(_))));
+    let outcome = Run::new(command, &settings, scratch.path(), &stop).and_then(|run| run.play(&target));
+    // Kept for whoever looks for what went wrong: not where that is known, and not theirs to show.
+    let known = |error: &Error| matches!(error, Error::Interrupted | Error::Config(_) | Error::File { what: plot::CANNOT_WRITE, .. });
+    scratch.end(command.keep || matches!(&outcome, Err(error) if !known(error)));
     outcome
 }
 
@@ -227,13 +229,16 @@ impl<'a> Run<'a> {
         self.run_until(length)?;
         self.bar.finish_and_clear();
         let Run { command, stop, mut cluster, load, mut notes, pressure, falls, gone, .. } = self;
+        let start = load.pulse().start_wall();
         let done = load.finish()?;
         let counters = even_out(&mut cluster, gone, stop)?;
         let replicas = cluster.replicas.len();
         let ledgers: Vec<(u64, PathBuf)> = cluster.replicas.iter().map(|r| (r.id, ledger(&r.dir))).collect();
         let dirs: Vec<PathBuf> = cluster.replicas.iter().map(|r| r.data()).collect();
         cluster.stop()?;
-        notes.gaps.extend(stalls::find(&done.timeline, length, &notes.gaps, &pressure));
+        let mut said = stalls::Said::default();
+        cluster.replicas.iter().for_each(|replica| said.read(replica.id, &replica.log(), start));
+        notes.gaps.extend(stalls::find(&done.silences, length, &notes.gaps, &pressure, &said));
         let written = Written { counters, segments: segments_bytes(&dirs) };
         let tally = demo_report::measured(&done, &falls, &notes, written, replicas, command.entry_bytes);
         let verdict = verify::verify(&ledgers, &done.outcomes, command.entry_bytes as usize)?;

@@ -5,14 +5,15 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::connection::{Answer, Connection};
 use crate::error::Error;
 use crate::outcomes::Outcomes;
+use crate::stalls;
 use crate::target::{Rota, Target};
 use crate::timeline::Timeline;
 
@@ -24,6 +25,8 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(3);
 /// How long to wait for an answer before looking whether to stop.
 const LOOK: Duration = Duration::from_millis(50);
+/// Most silences that are kept of a run.
+const MAX_SILENCES: usize = 10_000;
 /// "Not yet", as a time in nanoseconds.
 const NEVER: u64 = u64::MAX;
 
@@ -54,18 +57,28 @@ pub(crate) struct Plan {
 #[derive(Debug)]
 pub(crate) struct Pulse {
     start: Instant,
+    start_wall: SystemTime,
     stop: AtomicBool,
     acknowledged: AtomicU64,
     /// Acknowledgements of what was proposed from here on are watched for, in nanoseconds since the start.
     watch_from: AtomicU64,
     /// When the first such came.
     watched: AtomicU64,
+    /// When the newest acknowledgement of all came.
+    last: AtomicU64,
+    /// Stretches of [`stalls::LEAST`] and more between two acknowledgements, in nanoseconds since the start.
+    silences: Mutex<Vec<(u64, u64)>>,
 }
 
 impl Pulse {
     /// When the load began.
     pub(crate) fn start(&self) -> Instant {
         self.start
+    }
+
+    /// The same, as messages are dated.
+    pub(crate) fn start_wall(&self) -> SystemTime {
+        self.start_wall
     }
 
     /// Acknowledged so far.
@@ -89,8 +102,26 @@ impl Pulse {
         u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(NEVER)
     }
 
+    fn silence(&self, from_ns: u64, to_ns: u64) {
+        if u128::from(to_ns.saturating_sub(from_ns)) >= stalls::LEAST.as_nanos() {
+            let mut silences = self.silences.lock().unwrap_or_else(PoisonError::into_inner);
+            if silences.len() < MAX_SILENCES {
+                silences.push((from_ns, to_ns));
+            }
+        }
+    }
+
+    /// All silences, up to now.
+    fn silences(&self) -> Vec<(Duration, Duration)> {
+        self.silence(self.last.load(Ordering::Relaxed), self.now_ns());
+        let silences = self.silences.lock().unwrap_or_else(PoisonError::into_inner);
+        silences.iter().map(|&(from, to)| (Duration::from_nanos(from), Duration::from_nanos(to))).collect()
+    }
+
     fn acknowledge(&self, sent_ns: u64, now_ns: u64) {
         self.acknowledged.fetch_add(1, Ordering::Relaxed);
+        let last = self.last.fetch_max(now_ns, Ordering::Relaxed);
+        self.silence(last, now_ns);
         if sent_ns >= self.watch_from.load(Ordering::Relaxed) {
             self.watched.fetch_min(now_ns, Ordering::Relaxed);
         }
@@ -113,6 +144,8 @@ pub(crate) struct Done {
     pub(crate) timeline: Timeline,
     /// From the start to the last answer.
     pub(crate) length: Duration,
+    /// Stretches between two acknowledgements that were long enough to be told.
+    pub(crate) silences: Vec<(Duration, Duration)>,
     /// The last thing that a client was told that is no ordinary refusal.
     pub(crate) complaint: Option<String>,
 }
@@ -125,10 +158,13 @@ impl Load {
     pub(crate) fn start(plan: &Plan, maker: &Maker) -> Result<Load, Error> {
         let pulse = Arc::new(Pulse {
             start: Instant::now(),
+            start_wall: SystemTime::now(),
             stop: AtomicBool::new(false),
             acknowledged: AtomicU64::new(0),
             watch_from: AtomicU64::new(NEVER),
             watched: AtomicU64::new(NEVER),
+            last: AtomicU64::new(0),
+            silences: Mutex::new(Vec::new()),
         });
         let count = plan.clients.clamp(1, u32::try_from(plan.in_flight.max(1)).unwrap_or(u32::MAX));
         let mut load = Load { pulse: Arc::clone(&pulse), clients: Vec::new() };
@@ -172,6 +208,7 @@ impl Load {
                 outcomes: BTreeMap::new(),
                 timeline: client.timeline.clone_empty(),
                 length: Duration::ZERO,
+                silences: self.pulse.silences(),
                 complaint: None,
             });
             done.timeline.add(&client.timeline);
@@ -344,6 +381,11 @@ impl Client {
                 self.outcomes.refuse(p.number);
                 self.pause = true;
                 None
+            }
+            Answer::NoRoom(text) | Answer::NoClients(text) => {
+                self.outcomes.refuse(p.number);
+                self.complaint = Some(text);
+                Some(Next::Anywhere)
             }
             Answer::Unknown => Some(Next::Anywhere),
             Answer::Refused(text) | Answer::Other(text) => {

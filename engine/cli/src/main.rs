@@ -105,7 +105,10 @@ fn run(command: Command) -> Result<(), Error> {
 /// Prints what the argument parser has to say: help and version to standard output, which may be full, or what was wrong.
 fn tell(told: &clap::Error) -> ExitCode {
     match told.print() {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::from(error::EXIT_FAILED),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            output::last_word(&format!("kontiki: cannot write: {error}"));
+            ExitCode::from(error::EXIT_FAILED)
+        }
         _ if matches!(told.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => ExitCode::SUCCESS,
         _ => ExitCode::from(error::EXIT_USAGE),
     }

@@ -48,6 +48,9 @@ const SERIES: [(&str, RGBColor, u32, usize); 3] =
 const OUTAGE: RGBColor = RGBColor(214, 39, 40);
 const STALL: RGBColor = RGBColor(120, 120, 120);
 
+/// What is said where a plot cannot be written: it only tells, and nothing else of a run depends on it.
+pub(crate) const CANNOT_WRITE: &str = "cannot write the plot";
+
 /// Where a plot is to go, known to be writable. Nothing is written there before [`Target::write`]: what stood there survives a
 /// run that ends early.
 #[derive(Debug)]
@@ -59,7 +62,7 @@ impl Target {
     /// # Errors
     /// It cannot.
     pub(crate) fn check(path: &Path) -> Result<Target, Error> {
-        let told = || Error::file("cannot write the plot", path);
+        let told = || Error::file(CANNOT_WRITE, path);
         // A link is followed: the file behind it is replaced, and not the link.
         let real = if path.exists() { path.canonicalize().map_err(told())? } else { path.to_owned() };
         if real.exists() {
@@ -79,7 +82,7 @@ impl Target {
         let mut svg = String::new();
         // Drawing into memory fails only by a mistake of ours, or of the drawing library; the plot is then lost, not the run.
         draw(&mut svg, title, timeline, notes).map_err(|e| Error::Finding(format!("cannot draw the plot: {e}")))?;
-        self.put(svg.as_bytes()).map_err(Error::file("cannot write the plot", &self.0))
+        self.put(svg.as_bytes()).map_err(Error::file(CANNOT_WRITE, &self.0))
     }
 
     fn put(&self, bytes: &[u8]) -> std::io::Result<()> {

@@ -9,7 +9,7 @@ use clap::Args;
 use crate::connection::{Answer, Connection};
 use crate::error::Error;
 use crate::kv::{Command, Reply};
-use crate::output::say;
+use crate::output::{say, say_bytes};
 use crate::status;
 use crate::target::{Rota, Target};
 
@@ -24,7 +24,8 @@ pub(crate) struct To {
     /// Replicas to ask, as HOST:PORT; any one is enough, the leader is found from there. All addresses of a name are tried
     #[arg(long = "to", value_name = "ADDR", value_delimiter = ',', required = true)]
     pub(crate) targets: Vec<Target>,
-    /// How long to try, in milliseconds
+    /// How long to try, in milliseconds. Whoever is busy, has a full disk or a full log, or knows no leader is asked again until
+    /// then, in turn with the others: another may come to lead, and a disk may have space again
     #[arg(long, value_name = "MS", default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     timeout_ms: u64,
 }
@@ -89,7 +90,11 @@ pub(crate) fn get(command: &Get) -> Result<(), Error> {
     let (addr, reply) = request(&command.to, &bytes, true)?;
     match reply {
         Reply::Found(value) if command.hex => say(to_hex(&value)),
-        Reply::Found(value) => say(String::from_utf8_lossy(&value)),
+        // As they are, whatever they are: nothing is put in the place of bytes that are no text.
+        Reply::Found(mut value) => {
+            value.push(b'\n');
+            say_bytes(&value);
+        }
         Reply::Absent => return Err(Error::NoSuchKey(command.key.clone())),
         other => return Err(unexpected(addr, &other)),
     }
@@ -107,6 +112,9 @@ fn request(to: &To, command: &[u8], again: bool) -> Result<(SocketAddr, Reply), 
     let mut reason = String::from("nobody was asked");
     let mut rota = Rota::new(to.targets.clone(), 0);
     let mut hint = None;
+    let mut refused = Refused::default();
+    // Why the last that was asked and answered did not take it, where that is all there is to say.
+    let mut no_room = None;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -144,7 +152,20 @@ fn request(to: &To, command: &[u8], again: bool) -> Result<(SocketAddr, Reply), 
             }
             Asked::Answer(Answer::Unknown) if !again => return Err(unknown(to, format!("{addr} lost its leadership"))),
             Asked::Answer(Answer::Unknown) => reason = format!("{addr} lost its leadership"),
+            // Its disk may have room again, or another replica may lead that has it.
+            Asked::Answer(Answer::NoRoom(text)) => {
+                no_room = Some(format!("{addr}: {text}"));
+                thread::sleep(PAUSE);
+            }
             Asked::Answer(Answer::Refused(text)) => return Err(Error::Refused { addr, reason: text }),
+            // Another replica may be configured otherwise.
+            Asked::Answer(Answer::NoClients(text)) => {
+                refused.note(addr, Error::Refused { addr, reason: text });
+                if refused.by_all(&to.targets) {
+                    break;
+                }
+                thread::sleep(PAUSE);
+            }
             Asked::Answer(Answer::Other(text)) => return Err(Error::Reply { addr, reason: text }),
             Asked::NotSent(error) => {
                 reason = format!("{addr}: {error}");
@@ -157,6 +178,12 @@ fn request(to: &To, command: &[u8], again: bool) -> Result<(SocketAddr, Reply), 
                 rota.failed(addr);
             }
         }
+    }
+    if let Some(error) = refused.last {
+        return Err(error);
+    }
+    if let Some(reason) = no_room {
+        return Err(Error::NoLeader { limit, reason });
     }
     let standing = standing(to).unwrap_or_else(|| "; is a majority of the cluster up, and does --to name it?".into());
     Err(Error::NoLeader { limit, reason: format!("{reason}{standing}") })
@@ -171,6 +198,26 @@ fn standing(to: &To) -> Option<String> {
     let addrs = to.targets.iter().filter_map(|target| target.addresses().ok()?.into_iter().next());
     let told: Vec<String> = addrs.filter_map(|addr| status::trouble(&status::fetch(addr, LEAST_SHARE).ok()?)).collect();
     (!told.is_empty()).then(|| format!("; {}", told.join("; ")))
+}
+
+/// Who would not take the request, now or later.
+#[derive(Default)]
+struct Refused {
+    by: Vec<SocketAddr>,
+    last: Option<Error>,
+}
+
+impl Refused {
+    fn note(&mut self, addr: SocketAddr, error: Error) {
+        self.by.push(addr);
+        self.last = Some(error);
+    }
+
+    /// Whether nobody is left to ask.
+    fn by_all(&self, targets: &[Target]) -> bool {
+        let all = |addrs: Vec<SocketAddr>| addrs.iter().all(|addr| self.by.contains(addr));
+        targets.iter().all(|target| target.addresses().is_ok_and(all))
+    }
 }
 
 /// How asking one replica ended.

@@ -52,8 +52,11 @@ impl Scratch {
         let told = helper.stdout.take().map(|mut out| out.read_to_end(&mut path));
         told.transpose().map_err(Error::system("cannot read from a process"))?;
         if path.is_empty() {
-            // It has said why on standard error.
-            return Err(Error::Finding(format!("cannot make a directory in {}", parent.display())));
+            let mut why = String::new();
+            // What it said is all there is to say; if it cannot be read, then where it was to be.
+            let _ = helper.stderr.take().map(|mut err| err.read_to_string(&mut why));
+            let why = why.trim().strip_prefix("kontiki: ").map(str::to_owned);
+            return Err(Error::Finding(why.unwrap_or_else(|| format!("cannot make a directory in {}", parent.display()))));
         }
         Ok(Scratch { path: PathBuf::from(OsString::from_vec(path)), helper })
     }
@@ -85,6 +88,7 @@ fn helper(parent: &Path, prefix: &str) -> std::io::Result<Child> {
         .args(["clear-away".as_ref(), parent.as_os_str(), prefix.as_ref()])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .process_group(0)
         .spawn()
 }

@@ -1,5 +1,6 @@
 //! `kontiki serve`: one replica of the built-in key-value machine.
 
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,9 @@ use crate::log::Messages;
 use crate::node_file::CLIENTS;
 use crate::output::say;
 use crate::signals::Attendant;
+
+/// Longest configuration file that is read, in bytes: what is longer is another file, or a device.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// What a stranger starts from.
 const EXAMPLE: &str = include_str!("node.example.toml");
@@ -111,7 +115,13 @@ fn example(id: u8) -> String {
 /// # Errors
 /// It cannot be read, or says something that cannot be.
 pub(crate) fn read_config(path: &Path) -> Result<Config, Error> {
-    let text = std::fs::read_to_string(path).map_err(|e| ConfigError::File { path: path.to_owned(), reason: e.to_string() })?;
+    let bad = |reason: String| ConfigError::File { path: path.to_owned(), reason };
+    let mut text = String::new();
+    let file = File::open(path).map_err(|e| bad(e.to_string()))?;
+    file.take(MAX_CONFIG_BYTES + 1).read_to_string(&mut text).map_err(|e| bad(e.to_string()))?;
+    if text.len() as u64 > MAX_CONFIG_BYTES {
+        return Err(bad(format!("longer than {MAX_CONFIG_BYTES} bytes: this is no configuration")).into());
+    }
     let mut config = Config::from_toml(&text)?;
     if !text.parse::<toml::Table>().is_ok_and(|table| table.contains_key("max_clients")) {
         // The library serves no clients unless it is told to; this program is there for them.

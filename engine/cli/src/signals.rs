@@ -161,6 +161,8 @@ fn tell_status(proposer: Proposer) {
                 durable = status.durable.0,
                 recovering = status.recovering,
                 disk_full = status.disk_full,
+                log_full = status.log_full,
+                shortage = status.shortage.map(tracing::field::display),
                 "status"
             );
         }

@@ -1,17 +1,21 @@
-//! Stalls of a run: stretches in which nothing was acknowledged, and what the machine was short of meanwhile.
+//! Stalls of a run: stretches in which nothing was acknowledged, what the machine was short of meanwhile, and what its replicas said.
 
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::plot::Gap;
 use crate::table;
-use crate::timeline::Timeline;
 
 /// A stretch without an acknowledgement is told from here on.
-const LEAST: Duration = Duration::from_millis(100);
+pub(crate) const LEAST: Duration = Duration::from_millis(100);
 /// How often the machine is looked at.
 const EVERY: Duration = Duration::from_millis(10);
 /// From this part of a stall on, what the machine was short of is named as its cause.
 const BLAMED: f64 = 0.4;
+/// Longest message of a replica that is repeated, in characters, and how many are in one stall.
+const MOST_CHARS: usize = 120;
+/// See [`MOST_CHARS`].
+const MOST_MESSAGES: usize = 3;
 
 /// For how long the machine's tasks have waited so far, in microseconds: for the processor, and for input and output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,27 +62,65 @@ impl Pressure {
     }
 }
 
-/// The stalls of a run, besides those in `known`.
-pub(crate) fn find(timeline: &Timeline, until: Duration, known: &[Gap], pressure: &Pressure) -> Vec<Gap> {
-    let points: Vec<_> = timeline.points().take_while(|p| p.at < until).collect();
-    let Some(half) = points.first().map(|p| p.at) else { return Vec::new() };
-    let silent =
-        points.chunk_by(|a, b| a.latency_us.is_some() == b.latency_us.is_some()).filter(|run| run.iter().all(|p| p.latency_us.is_none()));
-    let mut stalls = Vec::new();
-    for run in silent {
-        let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
-        let (from, to) = (first.at.saturating_sub(half), last.at + half);
-        if to - from < LEAST || known.iter().any(|gap| gap.from < to && from < gap.to) {
-            continue;
-        }
-        let label = format!("{} of nothing: waited for {}", table::duration(to - from), pressure.blame(from, to));
-        stalls.push(Gap { from, to, label, expected: false });
+/// What replicas said during a run that may be why it stood still: roles that changed, and warnings.
+#[derive(Debug, Default)]
+pub(crate) struct Said(Vec<(Duration, String)>);
+
+impl Said {
+    /// Adds what a replica wrote into its log since `start`.
+    pub(crate) fn read(&mut self, id: u64, log: &Path, start: SystemTime) {
+        let text = std::fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+        self.0.extend(text.lines().filter_map(|line| {
+            let (time, rest) = line.split_once(' ')?;
+            let at = wall_time(time)?.duration_since(start).ok()?;
+            let (level, rest) = rest.trim_start().split_once(' ')?;
+            let (_, message) = rest.split_once(": ")?;
+            let counts = matches!(level, "WARN" | "ERROR") || message.starts_with("role ");
+            counts.then(|| (at, format!("node {id}: {}", message.chars().take(MOST_CHARS).collect::<String>())))
+        }));
+        self.0.sort();
     }
-    stalls
+
+    /// What was said then, shortly before, or at its end.
+    fn between(&self, from: Duration, to: Duration) -> String {
+        let then: Vec<&str> =
+            self.0.iter().filter(|(at, _)| *at + EVERY >= from && *at <= to).map(|(_, text)| text.as_str()).take(MOST_MESSAGES).collect();
+        if then.is_empty() { String::new() } else { format!("; {}", then.join("; ")) }
+    }
+}
+
+/// A time as messages begin with: 2026-11-26T20:57:40.801435Z.
+fn wall_time(text: &str) -> Option<SystemTime> {
+    let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
+    let mut date = date.split('-').map(|part| part.parse::<u64>().ok());
+    let (year, month, day) = (date.next()??, date.next()??, date.next()??);
+    let mut time = time.splitn(3, ':');
+    let (hour, minute) = (time.next()?.parse::<u64>().ok()?, time.next()?.parse::<u64>().ok()?);
+    let second = time.next()?.parse::<f64>().ok().filter(|second| (0.0..61.0).contains(second))?;
+    if !(1970..10_000).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 {
+        return None;
+    }
+    // Years that begin in March have their leap day at the end.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1 - 719_468;
+    Some(UNIX_EPOCH + Duration::from_secs(86_400 * days + 3_600 * hour + 60 * minute) + Duration::from_secs_f64(second))
+}
+
+/// The stalls of a run, besides those in `known`: of the silences that it met, those within its first `until`.
+pub(crate) fn find(silences: &[(Duration, Duration)], until: Duration, known: &[Gap], pressure: &Pressure, said: &Said) -> Vec<Gap> {
+    let within = silences.iter().map(|&(from, to)| (from, to.min(until))).filter(|(from, to)| to.saturating_sub(*from) >= LEAST);
+    let unknown = within.filter(|&(from, to)| !known.iter().any(|gap| gap.from < to && from < gap.to));
+    unknown
+        .map(|(from, to)| {
+            let (length, why, said) = (table::duration(to - from), pressure.blame(from, to), said.between(from, to));
+            Gap { from, to, label: format!("{length} of nothing: waited for {why}{said}"), expected: false }
+        })
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     const fn ms(n: u64) -> Duration {
@@ -87,18 +129,57 @@ mod tests {
 
     #[test]
     fn a_stall_is_found_and_its_cause_named() {
-        let mut timeline = Timeline::new(ms(1000), 100);
-        for n in (0..200).chain(350..600).chain(900..1000) {
-            timeline.record(ms(n), Duration::from_micros(100));
-        }
+        let silences = [(ms(200), ms(350)), (ms(400), ms(499)), (ms(600), ms(900)), (ms(950), ms(5000))];
         let outage = Gap { from: ms(590), to: ms(905), label: String::new(), expected: true };
         let waited = |cpu_us, io_us| Waited { cpu_us, io_us };
         let pressure = Pressure(vec![(ms(190), waited(0, 0)), (ms(400), waited(1_000, 140_000))]);
-        let stalls = find(&timeline, ms(1000), &[outage], &pressure);
+        let stalls = find(&silences, ms(1000), &[outage], &pressure, &Said::default());
         assert_eq!(stalls.len(), 1, "{stalls:?}");
         assert_eq!((stalls[0].from, stalls[0].to), (ms(200), ms(350)));
         assert!(stalls[0].label.contains("the disk"), "{stalls:?}");
-        let nobody = find(&timeline, ms(1000), &[], &Pressure::default());
-        assert!(nobody.len() == 2 && nobody.iter().all(|stall| stall.label.contains("unknown")), "{nobody:?}");
+        let nobody = find(&silences, ms(1060), &[], &Pressure::default(), &Said::default());
+        assert!(nobody.len() == 3 && nobody.iter().all(|stall| stall.label.contains("unknown")), "{nobody:?}");
+    }
+
+    #[test]
+    fn what_replicas_said_meanwhile_is_repeated() {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, start) = (dir.path().join("node.log"), wall_time("2026-11-26T20:57:40.000000Z").unwrap());
+        let text = "no time at all\n\
+                    2026-11-26T20:57:39.9Z  WARN a::b: before the run\n\
+                    2026-11-26T20:57:40.801435Z  INFO a::b: nothing of note\n\
+                    2026-11-26T20:57:40.900000Z  INFO kontiki::node: role role=Leader term=7\n\
+                    2026-11-26T20:57:41.900000Z  WARN a::b: the disk is slow\n";
+        std::fs::write(&log, text).unwrap();
+        let mut said = Said::default();
+        said.read(2, &log, start);
+        let stalls = find(&[(ms(800), ms(950)), (ms(1000), ms(1200))], ms(8000), &[], &Pressure::default(), &said);
+        assert!(stalls[0].label.ends_with("; node 2: role role=Leader term=7"), "{stalls:?}");
+        assert!(stalls[1].label.ends_with("waited for unknown"), "{stalls:?}");
+    }
+
+    #[test]
+    fn times_are_read_as_they_are_written() {
+        let seconds = |text| wall_time(text).map(|at| at.duration_since(UNIX_EPOCH).unwrap().as_secs());
+        for (text, expected) in [
+            ("1970-01-01T00:00:00Z", 0),
+            ("2000-02-29T12:00:00.5Z", 951_825_600),
+            ("2026-11-26T20:57:40.801435Z", 1_795_726_660),
+            ("2100-03-01T00:00:00Z", 4_107_542_400),
+        ] {
+            assert_eq!(seconds(text), Some(expected), "{text}");
+        }
+        for bad in [
+            "",
+            "Z",
+            "TZ",
+            "2026-13-01T00:00:00Z",
+            "2026-01-01T25:00:00Z",
+            "2026-01-01T00:00:NaNZ",
+            "2026-01-01 00:00:00",
+            "99999999999999999999-1-1T0:0:0Z",
+        ] {
+            assert_eq!(seconds(bad), None, "{bad}");
+        }
     }
 }

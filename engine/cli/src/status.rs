@@ -13,7 +13,7 @@ use crate::put_get::To;
 use crate::table;
 use crate::target::Target;
 
-/// Show what replicas say of themselves: role, term, progress.
+/// Show what replicas say of themselves: role, term, progress; below that, who cannot be reached, who refuses whom, and why.
 #[derive(Args, Debug)]
 pub(crate) struct Status {
     #[command(flatten)]
@@ -21,6 +21,9 @@ pub(crate) struct Status {
     /// Print everything, as TOML
     #[arg(long)]
     full: bool,
+    /// Print everything, as JSON: a list with an object for each of --to, with its `status`, or the `error` that kept it from telling
+    #[arg(long, conflicts_with = "full")]
+    json: bool,
 }
 
 /// What this program uses of a replica's status. More may be there.
@@ -52,12 +55,12 @@ pub(crate) struct View {
     /// Whether it refuses writes for lack of space.
     #[serde(default)]
     pub(crate) disk_full: bool,
-    /// Whether its log is full, whatever space there is.
+    /// Whether it refuses writes since its log is full.
     #[serde(default)]
     pub(crate) log_full: bool,
-    /// Whether its system is short of descriptors or memory.
+    /// What else it lacks for the next segment of its log.
     #[serde(default)]
-    pub(crate) shortage: bool,
+    pub(crate) shortage: Option<String>,
     /// Whether elections wait longer than configured, as its disk is slow.
     #[serde(default)]
     pub(crate) disk_slow: bool,
@@ -73,6 +76,9 @@ pub(crate) struct View {
     /// Its peers.
     #[serde(default)]
     pub(crate) peers: Vec<Peer>,
+    /// Who refuses whom, as far as it takes part in it.
+    #[serde(default)]
+    pub(crate) refused: Vec<Refused>,
 }
 
 /// Counts since a replica's start.
@@ -92,10 +98,28 @@ pub(crate) struct Counters {
 }
 
 /// A peer of a replica.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Peer {
+    /// Its id.
+    pub(crate) id: u64,
     /// Whether a session is open.
     pub(crate) connected: bool,
+    /// Whether it needs what the leader's log does not hold any more.
+    #[serde(default)]
+    pub(crate) behind: bool,
+    /// Why it cannot be reached.
+    pub(crate) unreached: Option<String>,
+}
+
+/// One kind of refusal.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Refused {
+    by_peer: bool,
+    peer: Option<u64>,
+    remote: String,
+    reason: String,
+    count: u64,
+    ago_ms: u64,
 }
 
 impl View {
@@ -142,9 +166,9 @@ pub(crate) fn trouble(view: &View) -> Option<String> {
     let what = if view.disk_full {
         "its disk is full"
     } else if view.log_full {
-        "its log is full: its state machine makes nothing durable that it may forget"
-    } else if view.shortage {
-        "its system is short of file descriptors or memory"
+        "its log is full: its state machine lets it forget nothing"
+    } else if let Some(shortage) = &view.shortage {
+        return Some(format!("node {} says that its log cannot grow: {shortage}", view.id));
     } else if view.recovering {
         "it is recovering what its disk lost"
     } else if view.leader.is_none() && view.peers.iter().all(|peer| !peer.connected) && !view.peers.is_empty() {
@@ -168,34 +192,92 @@ pub(crate) fn run(command: &Status) -> Result<(), Error> {
     let mut silent = Vec::new();
     let mut rows = table::table(["node", "address", "role", "term", "leader", "first", "durable", "commit", "applied", "peers", "notes"]);
     let mut answers = 0;
+    let mut remarks = Vec::new();
+    let mut objects = Vec::new();
     for target in &command.to.targets {
         let (addr, text) = match fetch_text_of(target, command.to.limit()) {
             Ok(answer) => answer,
             Err(error) => {
+                objects.push(serde_json::json!({ "target": target.to_string(), "error": error }));
                 silent.push(format!("{target}: {error}"));
                 continue;
             }
         };
         answers += 1;
+        if command.json {
+            objects.push(object(target, addr, &text));
+            continue;
+        }
         if command.full {
             say(format_args!("# {addr}\n{}", text.trim_end()));
             continue;
         }
         match View::parse(&text) {
-            Ok(view) => drop(rows.add_row(row(addr, &view))),
+            Ok(view) => {
+                rows.add_row(row(addr, &view));
+                remarks.extend(remarks_of(&view));
+            }
             Err(error) => silent.push(format!("{target}: {error}")),
         }
+    }
+    if command.json {
+        say(serde_json::Value::Array(objects));
     }
     if answers == 0 {
         return Err(Error::Unreachable(silent.join("; ")));
     }
-    if !command.full {
+    if !command.full && !command.json {
         say(rows);
+        remarks.iter().for_each(say);
     }
     for line in silent {
         complain(line);
     }
     Ok(())
+}
+
+/// What a program reads of one replica.
+fn object(target: &Target, addr: SocketAddr, text: &str) -> serde_json::Value {
+    let status = toml::from_str::<toml::Table>(text).map_err(|e| e.message().to_owned());
+    match status.and_then(|status| serde_json::to_value(status).map_err(|e| e.to_string())) {
+        Ok(status) => serde_json::json!({ "target": target.to_string(), "address": addr.to_string(), "status": status }),
+        Err(error) => serde_json::json!({ "target": target.to_string(), "address": addr.to_string(), "error": error }),
+    }
+}
+
+/// For how long a refusal that was met no more is still told, where it keeps nobody away now.
+const RECENT_MS: u64 = 60_000;
+
+/// What one replica says of those around it that is not as it should be.
+fn remarks_of(view: &View) -> Vec<String> {
+    let mut lines = Vec::new();
+    let me = format!("node {}", view.id);
+    if let Some(shortage) = &view.shortage {
+        lines.push(format!("{me}: its log's next segment cannot be made: {shortage}"));
+    }
+    for peer in &view.peers {
+        match &peer.unreached {
+            Some(why) => lines.push(format!("{me} cannot reach node {}: {why}", peer.id)),
+            None if !peer.connected => lines.push(format!("{me} has no session with node {} yet", peer.id)),
+            None => {}
+        }
+        if peer.behind {
+            lines.push(format!("node {} needs entries that the log of {me}, which leads, no longer holds", peer.id));
+        }
+    }
+    let away = |id: u64| view.peers.iter().any(|peer| peer.id == id && !peer.connected);
+    for refused in view.refused.iter().filter(|refused| refused.ago_ms <= RECENT_MS || refused.peer.is_some_and(away)) {
+        let Refused { remote, reason, count, ago_ms, .. } = refused;
+        let who = match (refused.by_peer, refused.peer) {
+            (true, Some(peer)) => format!("node {peer} ({remote}) refuses {me}"),
+            (true, None) => format!("{remote} refuses {me}"),
+            (false, Some(peer)) => format!("{me} refuses node {peer} ({remote})"),
+            (false, None) => format!("{me} refuses {remote}"),
+        };
+        let times = if *count == 1 { "once".into() } else { format!("{} times, the last", table::count(*count)) };
+        lines.push(format!("{who}: {reason} ({times} {} ago)", table::duration(Duration::from_millis(*ago_ms))));
+    }
+    lines
 }
 
 fn row(addr: SocketAddr, view: &View) -> [String; 11] {
@@ -204,7 +286,7 @@ fn row(addr: SocketAddr, view: &View) -> [String; 11] {
         (view.recovering, "recovering"),
         (view.disk_full, "disk full"),
         (view.log_full, "log full"),
-        (view.shortage, "short of descriptors or memory"),
+        (view.shortage.is_some(), "shortage"),
         (view.disk_slow, "disk slow"),
     ];
     let notes: Vec<&str> = notes.iter().filter(|n| n.0).map(|n| n.1).collect();
@@ -231,10 +313,12 @@ mod tests {
     #[test]
     fn a_status_with_more_than_is_known_is_read() {
         let text = "id = 1\nincarnation = 2\nrole = \"Leader\"\nterm = 3\nleader = 1\nleader_addr = \"127.0.0.1:1\"\ncommit = 4\napplied = 4\n\
-                    first = 1\nlast = 5\ndurable = 5\nnew = 7\n[counters]\nflushes = 9\nnewer = 1\n[[peers]]\nid = 2\nconnected = true\nmatched = 4\n";
+                    first = 1\nlast = 5\ndurable = 5\nnew = 7\n[counters]\nflushes = 9\nnewer = 1\n[[peers]]\nid = 2\nconnected = true\nmatched = 4\n\
+                    [[refused]]\nby_peer = false\nremote = \"10.0.0.9:1\"\nkind = \"slow\"\nreason = \"r\"\ncount = 3\nago_ms = 1500\n";
         let view = View::parse(text).unwrap();
         assert!(view.leads());
         assert_eq!((view.term, view.leader, view.counters.flushes, view.peers.len()), (3, Some(1), 9, 1));
+        assert_eq!(remarks_of(&view), ["node 1 refuses 10.0.0.9:1: r (3 times, the last 1.50 s ago)"]);
         assert!(View::parse("role = 1").unwrap_err().contains("not understood"));
     }
 }

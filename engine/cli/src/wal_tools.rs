@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use kontiki_io::Name;
 use kontiki_io::limits::{LOCK_PATIENCE_MS, LOCK_RETRY_MS};
 use kontiki_wal::names;
 use kontiki_wal::offline::{self, CopyInfo, FrameInfo, Part, SegmentInfo, Verdict};
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 
 use crate::error::Error;
@@ -103,7 +103,7 @@ fn judge(dir: &Path, verdict: &Verdict) -> Result<(), Error> {
 fn lock(dir: &Path) -> Result<Vec<File>, Error> {
     let mut held = Vec::new();
     for path in [dir.to_path_buf(), dir.join(names::LOCK)] {
-        let file = match File::open(&path) {
+        let file = match open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && !held.is_empty() => continue,
             Err(error) => return Err(Error::file("cannot open", &path)(error)),
@@ -132,23 +132,31 @@ fn wait_shared(file: &File) -> Result<(), Errno> {
     }
 }
 
-/// The files of a directory, with their lengths.
+/// Opens what should be a file or a directory: a pipe in its place would make an ordinary open wait for somebody at its other end.
+fn open(path: &Path) -> std::io::Result<File> {
+    File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)
+}
+
+/// The files of a directory, with their lengths. What is no file is none of the log's, for a replica too.
 fn list(dir: &Path) -> Result<Vec<(Name, u64)>, Error> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir).map_err(Error::file("cannot read the directory", dir))? {
         let entry = entry.map_err(Error::file("cannot read the directory", dir))?;
         // What has no plain name is not one of the log's files.
         if let Some(name) = entry.file_name().to_str().and_then(Name::new) {
-            files.push((name, entry.metadata().map_err(Error::file("cannot read", &entry.path()))?.len()));
+            let about = entry.metadata().map_err(Error::file("cannot read", &entry.path()))?;
+            if about.is_file() {
+                files.push((name, about.len()));
+            }
         }
     }
     Ok(files)
 }
 
-fn read_at(dir: &Path, open: &mut HashMap<String, File>, name: &Name, offset: u64, mut buffer: &mut [u8]) -> std::io::Result<usize> {
-    let file = match open.get(name.as_str()) {
+fn read_at(dir: &Path, opened: &mut HashMap<String, File>, name: &Name, offset: u64, mut buffer: &mut [u8]) -> std::io::Result<usize> {
+    let file = match opened.get(name.as_str()) {
         Some(file) => file,
-        None => open.entry(name.as_str().to_owned()).or_insert(File::open(dir.join(name.as_str()))?),
+        None => opened.entry(name.as_str().to_owned()).or_insert(open(&dir.join(name.as_str()))?),
     };
     let wanted = buffer.len();
     let mut at = offset;

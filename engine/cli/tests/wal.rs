@@ -83,3 +83,16 @@ fn what_is_no_log_and_what_is_in_use_is_refused() {
     let servers = Servers::start(1);
     assert!(bad(&wal("verify", &servers.data(1)), 1).contains("in use"));
 }
+
+/// What has a segment's name and is no file is none of the log's: a replica passes it over, and so does who reads the log for it.
+#[test]
+fn what_is_no_file_is_passed_over() {
+    let (_servers, data) = log();
+    rustix::fs::mknodat(rustix::fs::CWD, data.join("log-0000000000000007.seg"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
+        .unwrap();
+    std::fs::create_dir(data.join("log-0000000000000008.seg")).unwrap();
+    std::os::unix::fs::symlink("/etc/hostname", data.join("log-0000000000000009.seg")).unwrap();
+    std::fs::remove_file(data.join("kontiki.lock")).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, data.join("kontiki.lock"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+    assert!(good(&wal("verify", &data)).ends_with("intact\n"));
+}
