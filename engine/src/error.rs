@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 
 use kontiki_core::{LogIndex, NodeId};
-use kontiki_io::IoError;
 use kontiki_net::Address;
 
 use crate::tag::Tag;
