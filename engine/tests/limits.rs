@@ -84,6 +84,17 @@ impl Mixed {
     }
 }
 
+/// Entries and frames of up to a megabyte, but for node 3, which has little memory and never leads: it is the others' frames that matter.
+fn the_third_is_small(id: u64, config: &mut Config) {
+    if id == 3 {
+        (config.max_entry_bytes, config.max_frame_bytes, config.ring_bytes) = (8 << 10, 16 << 10, 256 << 10);
+        config.window_bytes = 64 << 10;
+        (config.election_min_ms, config.election_max_ms) = (20_000, 30_000);
+    } else {
+        (config.max_entry_bytes, config.max_frame_bytes) = (512 << 10, 1 << 20);
+    }
+}
+
 /// A leader whose frames are longer than what a member seals itself (one member's file says otherwise, or a rolling change of it).
 #[test]
 fn members_that_disagree_about_the_longest_frame() {
@@ -104,15 +115,7 @@ fn members_that_disagree_about_the_longest_frame() {
 /// A member with so little memory that it cannot take an entry of the others' size: that is said, for that one, and nothing breaks.
 #[test]
 fn a_member_that_cannot_take_a_frame_is_named_and_keeps_its_session() {
-    let mixed = Mixed::start(3, |id, config| {
-        if id == 3 {
-            (config.max_entry_bytes, config.max_frame_bytes, config.ring_bytes) = (8 << 10, 16 << 10, 256 << 10);
-            config.window_bytes = 64 << 10;
-            (config.election_min_ms, config.election_max_ms) = (20_000, 30_000);
-        } else {
-            (config.max_entry_bytes, config.max_frame_bytes) = (512 << 10, 1 << 20);
-        }
-    });
+    let mixed = Mixed::start(3, the_third_is_small);
     let first = mixed.commit_at(&[1, 2], &[vec![1; 100]]);
     mixed.all_applied(first);
     let last = mixed.commit_at(&[1, 2], &[vec![2; 400 << 10]]);
@@ -132,15 +135,7 @@ fn a_member_that_cannot_take_a_frame_is_named_and_keeps_its_session() {
 /// While a member is connected that takes shorter frames, batches are kept that short: it follows though entries come by the megabyte.
 #[test]
 fn batches_are_as_short_as_every_connected_member_takes() {
-    let mixed = Mixed::start(3, |id, config| {
-        if id == 3 {
-            (config.max_entry_bytes, config.max_frame_bytes, config.ring_bytes) = (8 << 10, 16 << 10, 256 << 10);
-            config.window_bytes = 64 << 10;
-            (config.election_min_ms, config.election_max_ms) = (20_000, 30_000);
-        } else {
-            (config.max_entry_bytes, config.max_frame_bytes) = (512 << 10, 1 << 20);
-        }
-    });
+    let mixed = Mixed::start(3, the_third_is_small);
     let first = mixed.commit_at(&[1, 2], &[vec![1; 100]]);
     mixed.all_applied(first);
     let last = mixed.commit_at(&[1, 2], &vec![vec![2; 4000]; 1000]);

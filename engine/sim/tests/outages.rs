@@ -4,26 +4,11 @@
 #[path = "common/directed.rs"]
 mod directed;
 
-use directed::{TIMEOUT, leader, run, three_of, write};
+use directed::{TIMEOUT, leader, leads, recycled, run, three_of, write};
 use kontiki::Medium;
 use kontiki_sim::{Cluster, MILLISECOND, Random, SECOND};
 
 const MEDIA: [(&str, Medium); 2] = [("safe", Medium::Safe), ("lossy", Medium::Lossy)];
-
-/// Segments are recycled after a short while, as they are after a long one in a product.
-fn recycled(seed: u64, medium: Medium) -> (Cluster, usize) {
-    let (mut cluster, first) = three_of(seed, |setup| {
-        setup.config.medium = medium;
-        setup.config.retention_bytes = 0;
-        setup.config.segment_bytes = 4096 + (64 << 10);
-    });
-    write(&mut cluster, 2000);
-    (cluster, first)
-}
-
-fn leads(cluster: &mut Cluster) -> bool {
-    cluster.run_until_holds(100 * TIMEOUT, |cluster| leader(cluster).is_some())
-}
 
 /// Cuts the power of all three under load, or kills them, and starts all but one of them again. Whether something was in flight on one of
 /// those: then a lossy medium may have lost what was acknowledged, and that one must not vote before it knows.

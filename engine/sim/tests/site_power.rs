@@ -5,25 +5,14 @@
 #[path = "common/directed.rs"]
 mod directed;
 
-use directed::{TIMEOUT, leader, run, three_of, write};
+use directed::{TIMEOUT, leads, recycled, run, write};
 use kontiki::Medium;
 use kontiki_sim::{Cluster, MILLISECOND};
-
-fn recycled(seed: u64, medium: Medium) -> (Cluster, usize) {
-    let (mut cluster, first) = three_of(seed, |setup| {
-        setup.config.medium = medium;
-        // Segments are recycled after a short while, as they are after a long one in a product.
-        setup.config.retention_bytes = 0;
-        setup.config.segment_bytes = 4096 + (64 << 10);
-    });
-    write(&mut cluster, 2000);
-    (cluster, first)
-}
 
 fn cut_and_two_come_back(cluster: &mut Cluster, dead: usize) -> bool {
     (0..3).for_each(|n| cluster.power_cut(n));
     (0..3).filter(|&n| n != dead).for_each(|n| cluster.start(n));
-    cluster.run_until_holds(100 * TIMEOUT, |cluster| leader(cluster).is_some())
+    leads(cluster)
 }
 
 #[test]

@@ -2,7 +2,7 @@
 // Each test file uses some of these.
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
 
-use kontiki::Config;
+use kontiki::{Config, Medium};
 use kontiki_io::IoErrorKind;
 use kontiki_sim::{Cluster, Conditions, Host, Injection, MILLISECOND, OpClass, Random, SECOND, Setup, Sim, Workload};
 
@@ -43,6 +43,22 @@ pub fn three_of(seed: u64, change: impl FnOnce(&mut Setup)) -> (Cluster, usize) 
     write(&mut cluster, 20);
     let (first, _) = leader(&cluster).unwrap();
     (cluster, first)
+}
+
+/// Three nodes whose segments are recycled, as they are after a while in a product: what stands behind a log's end is never zeros of the file's.
+pub fn recycled(seed: u64, medium: Medium) -> (Cluster, usize) {
+    let (mut cluster, first) = three_of(seed, |setup| {
+        setup.config.medium = medium;
+        setup.config.retention_bytes = 0;
+        setup.config.segment_bytes = 4096 + (64 << 10);
+    });
+    write(&mut cluster, 2000);
+    (cluster, first)
+}
+
+/// Goes on until somebody leads; false if nobody does within a hundred timeouts.
+pub fn leads(cluster: &mut Cluster) -> bool {
+    cluster.run_until_holds(100 * TIMEOUT, |cluster| leader(cluster).is_some())
 }
 
 /// Who leads in the highest term, and that term.
