@@ -61,7 +61,7 @@ pub enum Fault {
     Stop,
     /// One node is away most of the time.
     Away,
-    /// A host has no descriptors to give, for a while.
+    /// A host has no descriptors to give, and little memory for its network, for a while.
     Shortage,
     /// Nothing strikes for a while and at least a majority is up: then there must be a leader. No fault, but what makes their absence count.
     Lull,
@@ -157,7 +157,7 @@ impl Faults {
     pub const ALL: Faults = Faults((1 << Fault::ALL.len()) - 1);
 
     /// What a run injects unless it is told otherwise.
-    pub const USUAL: Faults = Faults::ALL.without(Fault::Doubt);
+    pub const USUAL: Faults = Faults::ALL;
 
     /// These and one kind more.
     #[must_use]

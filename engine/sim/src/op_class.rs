@@ -86,6 +86,11 @@ impl OpClass {
         matches!(self, OpClass::OpenDir | OpClass::Lock | OpClass::Open | OpClass::Listen | OpClass::Accept | OpClass::Connect)
     }
 
+    /// Whether the kernel needs memory of its own for it, which it may not have: of those that the network has.
+    pub const fn needs_memory(self) -> bool {
+        matches!(self, OpClass::Resolve | OpClass::Recv | OpClass::Send)
+    }
+
     /// Whether it concerns the disk (the rest concern the network, or a handle of either kind).
     pub const fn is_storage(self) -> bool {
         !matches!(

@@ -189,6 +189,7 @@ impl Sim {
         assert!(!world.hosts[host.0].running, "the disk of host {} is in use", host.0);
         world.hosts[host.0].late_writes.clear();
         world.hosts[host.0].late_locks.clear();
+        world.hosts[host.0].unnoticed = None;
         disk.replaces(&world.hosts[host.0].disk);
         world.hosts[host.0].disk = disk;
     }
@@ -216,7 +217,8 @@ impl Sim {
         self.0.borrow_mut().tamper(host.0);
     }
 
-    /// From now on a host has no descriptors to give: whatever would open one fails. Or it has them again.
+    /// From now on a host has no descriptors to give: whatever would open one fails, and some of what needs memory for the network. Or it has
+    /// them again.
     pub fn set_short(&self, host: Host, short: bool) {
         let mut world = self.0.borrow_mut();
         world.hosts[host.0].short = short;
@@ -261,6 +263,11 @@ impl Sim {
     /// How often a host's node began to recover though nothing can have been lost of its log.
     pub(crate) fn needless_recoveries(&self, host: Host) -> u64 {
         self.0.borrow().hosts[host.0].needless
+    }
+
+    /// What had been done to segment files of a host's node that it started without noticing; says so once.
+    pub(crate) fn take_overlooked(&self, host: Host) -> Option<&'static str> {
+        self.0.borrow_mut().hosts[host.0].overlooked.take()
     }
 
     /// Whether the hard state on a host's disk says that its node is recovering.
@@ -498,6 +505,10 @@ impl World {
             losses += u64::from(!keep);
             keep
         });
+        if choices > 0 {
+            // What becomes of names and contents now may undo what was done to them.
+            state.unnoticed = None;
+        }
         // With nothing unflushed and nothing under way, a power cut takes nothing.
         state.doubtful |= choices > 0;
         let mut garbled = 0;

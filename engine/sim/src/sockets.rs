@@ -204,9 +204,17 @@ impl World {
         let Some(connection) = listener.matched.remove(&operation) else {
             return Err(injected.unwrap_or(IoErrorKind::Canceled));
         };
-        if let Some(kind) = injected {
-            self.close_side(connection, 1, true);
-            return Err(kind);
+        match injected {
+            // Without a descriptor the kernel does not take it out of the queue.
+            Some(IoErrorKind::Shortage) => {
+                listener.backlog.push_front(connection);
+                return Err(IoErrorKind::Shortage);
+            }
+            Some(kind) => {
+                self.close_side(connection, 1, true);
+                return Err(kind);
+            }
+            None => {}
         }
         let peer = self.network.connections.get(&connection).map(|found| found.sides[0].address);
         let peer = peer.unwrap_or(SocketAddr::new(host_ip(host), 0));

@@ -13,7 +13,7 @@ use crate::host::{Clock, Host, HostState, Pending, Process, Resource};
 use crate::limits;
 use crate::network::Network;
 use crate::op_class::OpClass;
-use crate::random::Random;
+use crate::random::{Odds, Random};
 use crate::trace::{Counts, Occurrence, Trace, hash_bytes};
 
 /// Something that will happen.
@@ -35,6 +35,8 @@ pub(crate) enum Happening {
 
 /// How much of what a read yields goes into the trace, in bytes.
 const READ_SAMPLE_BYTES: usize = 256;
+/// How often what needs memory of the kernel does not get it, while a host is short.
+const LACKS_MEMORY: Odds = Odds::one_in(20);
 
 pub(crate) struct World {
     pub(crate) seed: u64,
@@ -107,6 +109,8 @@ impl World {
             short: false,
             refused_in_shortage: 0,
             needless: 0,
+            unnoticed: None,
+            overlooked: None,
             process: Process::default(),
         });
         self.network.add_host();
@@ -299,14 +303,17 @@ impl World {
         error
     }
 
-    /// Whether an operation would open something, and nothing can be opened.
+    /// Whether an operation would open something, and nothing can be opened; or needs memory of the kernel's, which has little then.
     fn shortage(&mut self, host: usize, class: OpClass) -> Option<IoErrorKind> {
         let state = &mut self.hosts[host];
-        if !state.short || !class.opens() {
-            return None;
-        }
+        let what = match class {
+            _ if !state.short => return None,
+            class if class.opens() => "refused for want of descriptors",
+            class if class.needs_memory() && self.random.happens(LACKS_MEMORY) => "refused for want of memory",
+            _ => return None,
+        };
         state.refused_in_shortage += 1;
-        self.counts.add("refused for want of descriptors");
+        self.counts.add(what);
         Some(IoErrorKind::Shortage)
     }
 
