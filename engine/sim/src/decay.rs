@@ -62,7 +62,7 @@ pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |field| u64::from_le_bytes(*field))
 }
 
-fn contents(disk: &Disk, file: FileId, offset: u64, length: usize) -> Option<Vec<u8>> {
+pub(crate) fn contents(disk: &Disk, file: FileId, offset: u64, length: usize) -> Option<Vec<u8>> {
     let mut bytes = vec![0; length];
     (disk.read(file, offset, &mut bytes) == Ok(length)).then_some(bytes)
 }
@@ -130,6 +130,33 @@ impl Decay {
     fn exposed(&self, disk: &Disk, file: FileId) -> u64 {
         let base = self.segments.get(&file).copied().unwrap_or(u64::MAX);
         self.proven.saturating_sub(base).min(disk.length(file))
+    }
+
+    /// Position of the last frame that is durable.
+    pub(crate) fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// The copies of the hard state that are there.
+    fn hard_states<'a>(&self, disk: &'a Disk) -> impl Iterator<Item = Vec<u8>> + 'a {
+        let copies = self.hard_state.into_iter().flat_map(|file| [0, SECOND_COPY].map(|offset| (file, offset)));
+        let read = |(file, offset)| contents(disk, file, offset, BLOCK_BYTES);
+        copies.filter_map(read).filter(|copy| copy.starts_with(b"KtkH"))
+    }
+
+    /// Number of the segment that the log begins in, by the hard state.
+    pub(crate) fn oldest_segment(&self, disk: &Disk) -> u64 {
+        self.hard_states(disk).map(|copy| u64_at(&copy, 96)).max().unwrap_or(u64::MAX)
+    }
+
+    /// Boot number of the newest hard state there is.
+    pub(crate) fn last_boot(&self, disk: &Disk) -> u64 {
+        self.hard_states(disk).map(|copy| u64_at(&copy, 24)).max().unwrap_or(u64::MAX)
+    }
+
+    /// Position up to which both copies of the hard state say that the log was durable.
+    pub(crate) fn noted(&self, disk: &Disk) -> u64 {
+        self.hard_states(disk).map(|copy| u64_at(&copy, 120)).min().unwrap_or(0)
     }
 
     /// Where a segment file begins, if frames stand in it.

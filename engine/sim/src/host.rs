@@ -175,6 +175,10 @@ pub(crate) struct HostState {
     pub(crate) refused_in_shortage: u64,
     /// How often the node began to recover though nothing can have been lost.
     pub(crate) needless: u64,
+    /// What was done to segment files: the next start has to notice, which is known by a greater boot number than the hard state had.
+    pub(crate) unnoticed: Option<(u64, &'static str)>,
+    /// The same, once it did not.
+    pub(crate) overlooked: Option<&'static str>,
     pub(crate) process: Process,
 }
 

@@ -125,6 +125,18 @@ pub enum Violation {
         /// The node.
         node: u64,
     },
+    /// Segment files of a node were gone, mixed up or overwritten when it started, which shows on its disk, and it went on as if its log were whole.
+    Overlooked {
+        /// The node.
+        node: u64,
+        /// What had been done.
+        what: &'static str,
+    },
+    /// The only voter led, and stepped down: nobody else could do better.
+    SteppedDownAlone {
+        /// The node.
+        node: u64,
+    },
     /// A node stopped, or refused to start, though nothing had happened that would justify it.
     StoppedForNothing {
         /// The node.
@@ -169,6 +181,10 @@ impl fmt::Display for Violation {
                 write!(f, "availability: node {node} takes its log for one that may have lost something, and nothing can have been lost")
             }
             Violation::StopNotNoted { node } => write!(f, "availability: node {node} stopped in order, and its log is not noted as closed"),
+            Violation::Overlooked { node, what } => {
+                write!(f, "recovery: node {node} takes its log for whole after this had been done to it: {what}")
+            }
+            Violation::SteppedDownAlone { node } => write!(f, "availability: node {node} is the only voter, led, and stepped down"),
             Violation::StoppedForNothing { node, reason } => write!(f, "availability: node {node} stopped: {reason}"),
         }
     }

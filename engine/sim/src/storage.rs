@@ -149,6 +149,11 @@ impl World {
             self.marks.add(marks::RECOVERED);
             state.decay.made_good();
         }
+        if recovering {
+            state.unnoticed = None;
+        } else if let Some((_, what)) = state.unnoticed.take_if(|(before, _)| *before < boot) {
+            state.overlooked = Some(what);
+        }
         if started || before {
             // What a start finds out about the log stands in the hard state that it saves with its boot number.
             state.doubtful &= recovering || state.decay.is_struck();

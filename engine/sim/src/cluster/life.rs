@@ -155,6 +155,9 @@ impl Cluster {
         if std::mem::replace(&mut node.needless, needless) < needless && self.judges_doubt && !node.may_stop && self.beyond.is_none() {
             self.judge.found([Violation::DoubtsForNothing { node: node_id }]);
         }
+        if let Some(what) = self.sim.take_overlooked(node.host) {
+            self.judge.found([Violation::Overlooked { node: node_id, what }]);
+        }
         match turned {
             Ok(State::Ended) => match stopping {
                 Some(stopping) => self.ended(n, stopping),
@@ -172,6 +175,7 @@ impl Cluster {
 
     /// Tells the judge what a node did in its turn: first what it applied, then whom it answered.
     fn watch(&mut self, n: usize) {
+        let alone = self.nodes.len() == 1;
         let node = &mut self.nodes[n];
         let id = node.config.id;
         for applied in node.ledger.news() {
@@ -190,6 +194,10 @@ impl Cluster {
             && let Some(mark) = marks::of_roles(before, after)
         {
             self.sim.meet(mark);
+            let stays = alone && !node.may_stop && node.running.as_ref().is_some_and(|running| running.stopping.is_none());
+            if stays && (mark == marks::STEPPED_DOWN || mark == marks::DEPOSED) {
+                self.judge.found([Violation::SteppedDownAlone { node: id }]);
+            }
             if mark == marks::LEADER_ELECTED && self.sim.disk_conditions(node.host).flush.min_ns >= SLOW_FLUSH_NS {
                 self.sim.meet(marks::SLOW_ELECTION);
             }

@@ -15,6 +15,8 @@ use crate::random::{Odds, Random};
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Plan {
     Start(usize),
+    /// Its segment files are mixed up, if it is down.
+    Tamper(usize),
     Resume(usize),
     Heal,
     /// The disk has space again.
@@ -196,6 +198,7 @@ impl Chaos<'_> {
         for (_, plan) in due {
             match plan {
                 Plan::Start(n) => self.start(n),
+                Plan::Tamper(n) => self.cluster.sim().tamper(self.cluster.host(n)),
                 Plan::Resume(n) => self.cluster.sim().resume(self.cluster.host(n)),
                 Plan::Heal => self.cluster.sim().heal(),
                 Plan::Space(n) => self.make_space(n),

@@ -171,7 +171,8 @@ impl Chaos<'_> {
                     } else {
                         self.cluster.crash(n);
                     }
-                    sim.tamper(self.cluster.host(n));
+                    // Once the writes of the dead have landed, mostly.
+                    self.plan_after(away_ns, Plan::Tamper(n));
                     self.plan_after(away_ns, Plan::Start(n));
                 }
             }

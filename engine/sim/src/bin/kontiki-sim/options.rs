@@ -92,13 +92,14 @@ fn fault(name: &str) -> Result<Fault, String> {
 }
 
 impl Options {
-    /// The seeds to run; without end where hours or minutes are the bound.
+    /// The seeds to run; without end where hours or minutes, of time or of a processor, are the bound.
     pub(crate) fn seeds(&self) -> Range<u64> {
         if let Some(seed) = self.seed {
             return seed..seed.saturating_add(1);
         }
         let first = if self.fresh { fresh_seed() } else { self.seeds.start };
-        let count = if self.hours.is_some() || self.minutes.is_some() { u64::MAX } else { self.seeds.end - self.seeds.start };
+        let bounded_by_time = self.hours.is_some() || self.minutes.is_some() || self.cpu_minutes.is_some();
+        let count = if bounded_by_time { u64::MAX } else { self.seeds.end - self.seeds.start };
         first..first.saturating_add(count)
     }
 
