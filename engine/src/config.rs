@@ -265,7 +265,11 @@ impl Config {
     pub fn check(&self) -> Result<(), ConfigError> {
         let bad = |name, value: String, must: &str| Err(ConfigError::Value { name, value, must: must.to_owned() });
         if self.cluster == 0 {
-            return bad("cluster", "0".into(), "must be 32 hexadecimal digits, drawn once per cluster, the same on each member");
+            return bad(
+                "cluster",
+                "missing, or 0".into(),
+                "must be 32 hexadecimal digits, drawn once per cluster, the same on each member",
+            );
         }
         if self.members.is_empty() || self.members.len() > limits::MAX_VOTERS {
             return bad("members", format!("{} members", self.members.len()), "must be 1 to 9 members");
@@ -289,7 +293,7 @@ impl Config {
             return bad("listen", format!("missing (own address {})", own.addr), must);
         }
         if self.dir.as_os_str().is_empty() {
-            return bad("dir", "empty".into(), "must name the data directory");
+            return bad("dir", "missing, or empty".into(), "must name the data directory");
         }
         let range = |name, value: u64, low: u64, high: u64| {
             if (low..=high).contains(&value) {
@@ -299,7 +303,11 @@ impl Config {
             }
         };
         range("heartbeat_ms", self.heartbeat_ms, 1, 60_000)?;
-        range("election_min_ms", self.election_min_ms, 3 * self.heartbeat_ms, 600_000)?;
+        let least = 3 * self.heartbeat_ms;
+        if !(least..=600_000).contains(&self.election_min_ms) {
+            let must = format!("must be {least} (three times heartbeat_ms) to 600000");
+            return Err(ConfigError::Value { name: "election_min_ms", value: self.election_min_ms.to_string(), must });
+        }
         range("election_max_ms", self.election_max_ms, self.election_min_ms + 1, 1_200_000)?;
         range("election_limit_ms", self.election_limit_ms, 1, 1_200_000)?;
         let block = kontiki_mem::BLOCK_BYTES;

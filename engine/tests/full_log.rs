@@ -46,10 +46,10 @@ fn node(dir: &std::path::Path, machine: &Late, apply_on: ApplyOn) -> (Node, std:
     (node, addr)
 }
 
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
+fn until(node: &Node, what: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !holds() {
-        assert!(begun.elapsed() < LONG, "{what}");
+        assert!(begun.elapsed() < LONG, "{what}: {}", node.status().unwrap());
         std::thread::yield_now();
     }
 }
@@ -112,18 +112,18 @@ fn a_full_log(apply_on: ApplyOn) {
     for _ in 0..2 {
         machine.applied.store(0, Ordering::SeqCst);
         let (node, _) = self::node(dir.path(), &machine, apply_on);
-        until("what was acknowledged is applied again", || node.status().unwrap().applied >= status.applied);
+        until(&node, "what was acknowledged is applied again", || node.status().unwrap().applied >= status.applied);
         node.shutdown().unwrap();
     }
     let (node, _) = self::node(dir.path(), &machine, apply_on);
     let mut events = node.events();
-    until("it says again that it is full", || matches!(node.propose(&[7; 14 << 10]), Err(ProposeError::LogFull)));
-    until("and all is applied", || node.status().unwrap().applied >= status.applied);
+    until(&node, "it says again that it is full", || matches!(node.propose(&[7; 14 << 10]), Err(ProposeError::LogFull)));
+    until(&node, "and all is applied", || node.status().unwrap().applied >= status.applied);
 
     // What is advised: the machine makes its state durable. Nothing is applied meanwhile that it would be asked after.
     machine.written.store(true, Ordering::SeqCst);
     let mut last = None;
-    until("it takes writes again", || {
+    until(&node, "it takes writes again", || {
         last = node.propose(b"more").ok();
         last.is_some()
     });

@@ -35,6 +35,7 @@ pub(crate) fn measured(done: &Done, falls: &[Fall], notes: &Notes, written: Writ
     rows.row("latency p99", quantile(0.99));
     rows.row("latency p99.9", quantile(0.999));
     rows.row("latency, longest", longest(done, notes));
+    rows.row("longest time with nothing acknowledged", milliseconds(done.longest_silence));
     rows.row(
         "flushes per 1000 entries and replica",
         format!("{:.2}", written.counters.flushes as f64 * 1000.0 / tally.acknowledged.max(1) as f64 / replicas as f64),

@@ -19,6 +19,14 @@ pub(crate) enum Error {
     /// The configuration file, or a `--set`, cannot be.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// A configuration file cannot be.
+    #[error("configuration file {path}: {}", .source.to_string().trim_start_matches("configuration: "))]
+    ConfigFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        source: ConfigError,
+    },
     /// An argument cannot be, in a way that the argument parser does not know of.
     #[error("{0}")]
     Usage(String),
@@ -106,7 +114,7 @@ impl Error {
     /// The exit code of the process.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Error::Config(_) | Error::Usage(_) | Error::Start(StartError::Config(_)) => EXIT_USAGE,
+            Error::Config(_) | Error::ConfigFile { .. } | Error::Usage(_) | Error::Start(StartError::Config(_)) => EXIT_USAGE,
             Error::Interrupted => EXIT_INTERRUPTED,
             _ => EXIT_FAILED,
         }

@@ -66,8 +66,10 @@ pub(crate) struct Pulse {
     watched: AtomicU64,
     /// When the newest acknowledgement of all came.
     last: AtomicU64,
-    /// Stretches of [`stalls::LEAST`] and more between two acknowledgements, in nanoseconds since the start.
+    /// Stretches of [`stalls::LEAST_NS`] and more between two acknowledgements, in nanoseconds since the start.
     silences: Mutex<Vec<(u64, u64)>>,
+    /// The longest stretch between two acknowledgements, in nanoseconds.
+    longest: AtomicU64,
 }
 
 impl Pulse {
@@ -103,7 +105,7 @@ impl Pulse {
     }
 
     fn silence(&self, from_ns: u64, to_ns: u64) {
-        if u128::from(to_ns.saturating_sub(from_ns)) >= stalls::LEAST.as_nanos() {
+        if to_ns.saturating_sub(from_ns) >= stalls::LEAST_NS {
             let mut silences = self.silences.lock().unwrap_or_else(PoisonError::into_inner);
             if silences.len() < MAX_SILENCES {
                 silences.push((from_ns, to_ns));
@@ -121,6 +123,10 @@ impl Pulse {
     fn acknowledge(&self, sent_ns: u64, now_ns: u64) {
         self.acknowledged.fetch_add(1, Ordering::Relaxed);
         let last = self.last.fetch_max(now_ns, Ordering::Relaxed);
+        let silence = now_ns.saturating_sub(last);
+        if silence > self.longest.load(Ordering::Relaxed) {
+            self.longest.fetch_max(silence, Ordering::Relaxed);
+        }
         self.silence(last, now_ns);
         if sent_ns >= self.watch_from.load(Ordering::Relaxed) {
             self.watched.fetch_min(now_ns, Ordering::Relaxed);
@@ -144,6 +150,8 @@ pub(crate) struct Done {
     pub(crate) timeline: Timeline,
     /// From the start to the last answer.
     pub(crate) length: Duration,
+    /// The longest stretch between two acknowledgements.
+    pub(crate) longest_silence: Duration,
     /// Stretches between two acknowledgements that were long enough to be told.
     pub(crate) silences: Vec<(Duration, Duration)>,
     /// The last thing that a client was told that is no ordinary refusal.
@@ -165,6 +173,7 @@ impl Load {
             watched: AtomicU64::new(NEVER),
             last: AtomicU64::new(0),
             silences: Mutex::new(Vec::new()),
+            longest: AtomicU64::new(0),
         });
         let count = plan.clients.clamp(1, u32::try_from(plan.in_flight.max(1)).unwrap_or(u32::MAX));
         let mut load = Load { pulse: Arc::clone(&pulse), clients: Vec::new() };
@@ -208,6 +217,7 @@ impl Load {
                 outcomes: BTreeMap::new(),
                 timeline: client.timeline.clone_empty(),
                 length: Duration::ZERO,
+                longest_silence: Duration::from_nanos(self.pulse.longest.load(Ordering::Relaxed)),
                 silences: self.pulse.silences(),
                 complaint: None,
             });

@@ -122,11 +122,12 @@ pub(crate) fn read_config(path: &Path) -> Result<Config, Error> {
     if text.len() as u64 > MAX_CONFIG_BYTES {
         return Err(bad(format!("longer than {MAX_CONFIG_BYTES} bytes: this is no configuration")).into());
     }
-    let mut config = Config::from_toml(&text)?;
+    let wrong = |source| Error::ConfigFile { path: path.to_owned(), source };
+    let mut config = Config::from_toml(&text).map_err(wrong)?;
     if !text.parse::<toml::Table>().is_ok_and(|table| table.contains_key("max_clients")) {
         // The library serves no clients unless it is told to; this program is there for them.
         config.max_clients = CLIENTS;
-        config.check()?;
+        config.check().map_err(wrong)?;
     }
     Ok(config)
 }

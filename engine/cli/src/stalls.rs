@@ -7,7 +7,9 @@ use crate::plot::Gap;
 use crate::table;
 
 /// A stretch without an acknowledgement is told from here on.
-pub(crate) const LEAST: Duration = Duration::from_millis(100);
+const LEAST: Duration = Duration::from_nanos(LEAST_NS);
+/// The same, in nanoseconds.
+pub(crate) const LEAST_NS: u64 = 100_000_000;
 /// How often the machine is looked at.
 const EVERY: Duration = Duration::from_millis(10);
 /// From this part of a stall on, what the machine was short of is named as its cause.

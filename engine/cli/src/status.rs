@@ -1,6 +1,7 @@
 //! `kontiki status`: what each replica says of itself.
 
 use std::net::SocketAddr;
+use std::thread;
 use std::time::Duration;
 
 use clap::Args;
@@ -184,6 +185,15 @@ fn fetch_text(addr: SocketAddr, limit: Duration) -> Result<String, String> {
     connection.status(limit).map_err(|e| e.to_string())
 }
 
+/// Asks all at once: one that does not answer holds up none of the others.
+fn ask_all(to: &To) -> Vec<Result<(SocketAddr, String), String>> {
+    thread::scope(|scope| {
+        let ask = |target| scope.spawn(move || fetch_text_of(target, to.limit()));
+        let asked: Vec<_> = to.targets.iter().map(ask).collect();
+        asked.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err("asking it failed".into()))).collect()
+    })
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -194,8 +204,8 @@ pub(crate) fn run(command: &Status) -> Result<(), Error> {
     let mut answers = 0;
     let mut remarks = Vec::new();
     let mut objects = Vec::new();
-    for target in &command.to.targets {
-        let (addr, text) = match fetch_text_of(target, command.to.limit()) {
+    for (target, answer) in command.to.targets.iter().zip(ask_all(&command.to)) {
+        let (addr, text) = match answer {
             Ok(answer) => answer,
             Err(error) => {
                 objects.push(serde_json::json!({ "target": target.to_string(), "error": error }));

@@ -85,3 +85,15 @@ fn the_example_configuration_is_accepted() {
     let line = bad(&run(&["serve", "--config", path.to_str().unwrap()]), 1);
     assert!(line.contains("file/data"), "{line}");
 }
+
+/// Help is output like any other: where it cannot be written, that is a failure, and said.
+#[test]
+fn help_that_cannot_be_written_is_a_failure() {
+    for arguments in
+        [&["--help"][..], &["--version"], &["put", "--help"], &["completions", "bash"], &["man"], &["serve", "--example-config"]]
+    {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = common::kontiki(arguments).stdout(full).output().unwrap();
+        assert!(bad(&output, 1).contains("cannot write"), "{arguments:?}");
+    }
+}

@@ -78,3 +78,21 @@ fn a_directory_that_is_a_file() {
     let line = refused(dir.path(), &config(CLUSTER, 1, &free_addrs(1), &data));
     assert!(line.contains("data"), "{line}");
 }
+
+/// A configuration that is another file, or a device without an end: named, and not read to an end that never comes.
+#[test]
+fn a_configuration_that_is_none() {
+    for (path, says) in [("/dev/zero", "longer than 1048576 bytes"), ("/tmp", "directory"), ("/dev/null", "`cluster` is missing")] {
+        let line = bad(&run(&["serve", "--config", path]), 2);
+        assert!(line.contains(path) && line.contains(says), "{line}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.toml");
+    let text = config(CLUSTER, 1, &free_addrs(1), &dir.path().join("data"));
+    for (more, says) in [("heartbeat_ms = 149\n", "three times heartbeat_ms"), ("medium = \"flash\"\n", "`safe` or `lossy`")] {
+        std::fs::write(&path, format!("{more}{text}")).unwrap();
+        let output = run(&["serve", "--config", path.to_str().unwrap()]);
+        bad(&output, 2);
+        assert!(common::stderr(&output).contains(says) && common::stderr(&output).contains("node.toml"), "{}", common::stderr(&output));
+    }
+}

@@ -80,7 +80,12 @@ impl Gather {
 impl Replica {
     /// Whether a sealed batch could go into the log now.
     pub(super) fn may_seal(&self) -> bool {
-        self.pending.has_room() && self.has_place() && self.wal.can_append(self.config.max_frame_bytes) && self.raft.next_frame(1).is_some()
+        // (Several batches may go in one turn: the last of the log's room is looked at before each.)
+        self.pending.has_room()
+            && self.has_place()
+            && self.wal.can_append(self.config.max_frame_bytes)
+            && !self.is_out_of_space()
+            && self.raft.next_frame(1).is_some()
     }
 
     /// Whether so much waits that the next batch may as well be begun.
