@@ -295,6 +295,9 @@ impl Config {
         if self.dir.as_os_str().is_empty() {
             return bad("dir", "missing, or empty".into(), "must name the data directory");
         }
+        if self.dir.as_os_str().as_encoded_bytes().contains(&0) {
+            return bad("dir", format!("{:?}", self.dir), "must hold no NUL byte");
+        }
         let range = |name, value: u64, low: u64, high: u64| {
             if (low..=high).contains(&value) {
                 Ok(())
@@ -487,6 +490,7 @@ mod tests {
             ("id = 1\n", "id = 9\n", "`id`"),
             ("id = 2, addr", "id = 1, addr", "members"),
             ("127.0.0.1:7002", "127.0.0.1:7001", "members"),
+            ("\"/tmp/x\"", "\"/tmp/\\u0000x\"", "`dir`"),
             ("00000000000000000000000000000a11", "a11", "cluster"),
             ("id = 2, addr", "id = 2, port = 3, addr", "port"),
         ] {

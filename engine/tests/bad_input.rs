@@ -65,7 +65,7 @@ fn a_directory_that_cannot_be_made() {
     std::fs::write(&file, b"in the way").unwrap();
     let addr = support::free_addrs(1)[0];
     let error = message(start(Config::new(1, 1, vec![Member::new(1, addr.into())], file.join("data"))));
-    assert!(error.contains("data"), "{error}");
+    assert!(error.contains("data") && error.contains("Not a directory"), "{error}");
 }
 
 #[test]
