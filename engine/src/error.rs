@@ -166,3 +166,13 @@ pub enum Failure {
     #[error("transport: {0}")]
     Net(String),
 }
+
+impl Failure {
+    /// Whether the log can still be relied on, and be closed in order.
+    pub(crate) fn leaves_the_log(&self) -> bool {
+        match self {
+            Failure::Apply(_) | Failure::ApplyPanic(_) | Failure::Net(_) => true,
+            Failure::Log(_) | Failure::Io(_) | Failure::Start(_) | Failure::Panic(_) => false,
+        }
+    }
+}

@@ -32,6 +32,8 @@ pub const SIDE_TABLES: usize = MAX_PENDING_BATCHES + kontiki_mem::limits::OPEN_B
 pub const MAX_REFUSED: usize = net::MAX_REFUSED;
 /// Room for a status in a response to a client, in bytes.
 pub const STATUS_BYTES: usize = 8 << 10;
+/// Changes of role that are told a minute; what exceeds them is counted. Peers can bring about as many as they like.
+pub const ROLE_LINES: u32 = 32;
 /// Control messages that wait for a write to become durable: a few per peer.
 pub const MAX_DEFERRED_SENDS: usize = 256;
 /// Members of a cluster.

@@ -37,7 +37,7 @@ use crate::config::Config;
 use crate::error::{Failure, LeaderHint};
 use crate::events::Event as ProductEvent;
 use crate::lack::Lack;
-use crate::limits::{self, MAX_DEFERRED_SENDS, MAX_FRAME_ENTRIES};
+use crate::limits::{self, MAX_DEFERRED_SENDS, MAX_FRAME_ENTRIES, ROLE_LINES};
 use crate::pending::Pending;
 use crate::saves::Saves;
 use crate::shared::Shared;
@@ -238,7 +238,6 @@ impl Replica {
             self.step(now, Event::Tick, io);
         }
         self.retry_stalled(now, io);
-        self.gather.answering = self.gather.lingers && self.pending.is_committed(self.commit);
         self.seal(now, io);
         let held_up = !self.may_seal();
         self.raft.flush(now, &mut self.fx);
@@ -342,7 +341,7 @@ impl Replica {
                 NetEvent::SessionUp { peer, session, parameters, .. } => {
                     self.counters.sessions += 1;
                     self.shared.events.tell(ProductEvent::PeerUp { peer });
-                    self.introduced(peer, parameters);
+                    self.introduced(peer, parameters, now);
                     self.step(now, Event::SessionUp { peer, session }, io);
                 }
                 NetEvent::SessionDown { peer, session, .. } => {
@@ -419,17 +418,21 @@ impl Replica {
             Effect::Committed { index } => self.commit = index,
             Effect::Role { role, term, leader } => self.role_changed(role, term, leader, now, io),
             Effect::Truncated { from } => {
-                tell!(info, %from, "entries superseded by a newer leader's");
+                if self.net.admits_lines(1, None, "entries superseded", now) {
+                    tell!(info, %from, "entries superseded by a newer leader's");
+                }
                 self.cache.truncate(from);
             }
             Effect::LookupTerm { index } => self.lookup_term(index, now, io),
             Effect::FollowerBehind { peer, needs, first } => {
                 self.falls_behind(peer);
-                tell!(
-                    error, %peer, %needs, %first,
-                    "a follower needs entries that are no longer in this log: it cannot catch up (there are no snapshots yet), and the others go on \
-                     without it. A larger retention_bytes on all members keeps more for one that is away"
-                );
+                if self.net.admits_lines(1, Some(peer), "a follower is behind the log", now) {
+                    tell!(
+                        error, %peer, %needs, %first,
+                        "a follower needs entries that are no longer in this log: it cannot catch up (there are no snapshots yet), and the others go on \
+                         without it. A larger retention_bytes on all members keeps more for one that is away"
+                    );
+                }
             }
         }
     }
@@ -484,7 +487,9 @@ impl Replica {
     }
 
     fn role_changed(&mut self, role: Role, term: Term, leader: Option<NodeId>, now: Time, io: &mut dyn Io) {
-        tell!(info, ?role, %term, leader = leader.map(|l| l.0), "role");
+        if self.net.admits_lines(ROLE_LINES, None, "role", now) {
+            tell!(info, ?role, %term, leader = leader.map(|l| l.0), "role");
+        }
         let led = self.role == Role::Leader;
         self.role = role;
         self.shared.set_leader(leader);

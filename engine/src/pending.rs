@@ -34,11 +34,6 @@ impl Pending {
         self.batches.push_back(PendingBatch { meta, sealed, tickets });
     }
 
-    /// Whether the oldest batch is committed: its callers are about to be answered.
-    pub(crate) fn is_committed(&self, commit: LogIndex) -> bool {
-        self.batches.front().is_some_and(|oldest| oldest.meta.last() <= commit)
-    }
-
     /// The oldest batch, if it begins in `range`; `None` if the frame's proposals were not taken here, or
     /// their callers have their answer.
     pub(crate) fn first_in(&self, range: IndexRange) -> Option<FrameMeta> {

@@ -26,7 +26,7 @@ pub enum State {
     Opening,
     /// The replica takes part in its cluster.
     Running,
-    /// Asked to stop: the last writes finish.
+    /// Asked to stop, or stopping by itself: the last writes finish, and the log is closed.
     Closing,
     /// Nothing is left to do; drop the reactor.
     Ended,
@@ -46,8 +46,8 @@ pub enum TurnError {
 enum Phase {
     Opening(Box<Opening>),
     Running(Box<Replica>),
-    /// Since when.
-    Closing(Box<Replica>, Time),
+    /// Since when; and why, if nobody asked for it.
+    Closing(Box<Replica>, Time, Option<Failure>),
     Ended,
 }
 
@@ -154,7 +154,7 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
     /// Role and term of the replica, once it takes part: what a simulation watches from turn to turn.
     pub fn standing(&self) -> Option<(Role, Term)> {
         match &self.phase {
-            Phase::Running(replica) | Phase::Closing(replica, _) => Some(replica.standing()),
+            Phase::Running(replica) | Phase::Closing(replica, ..) => Some(replica.standing()),
             Phase::Opening(_) | Phase::Ended => None,
         }
     }
@@ -162,7 +162,7 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
     /// What is durable on this replica, once it takes part.
     pub fn durable(&self) -> Option<LogIndex> {
         match &self.phase {
-            Phase::Running(replica) | Phase::Closing(replica, _) => Some(replica.durable()),
+            Phase::Running(replica) | Phase::Closing(replica, ..) => Some(replica.durable()),
             Phase::Opening(_) | Phase::Ended => None,
         }
     }
@@ -171,7 +171,7 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
     #[cfg(test)]
     pub(crate) fn replica(&self) -> Option<&Replica> {
         match &self.phase {
-            Phase::Running(replica) | Phase::Closing(replica, _) => Some(replica),
+            Phase::Running(replica) | Phase::Closing(replica, ..) => Some(replica),
             Phase::Opening(_) | Phase::Ended => None,
         }
     }
@@ -199,7 +199,7 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
             // Frames wait for inline apply.
             Phase::Running(_) if self.is_hungry() => Time(0),
             Phase::Running(replica) => replica.deadline(),
-            Phase::Closing(replica, began) => began.plus_ns(replica.patience_ns()).min(replica.close_deadline()),
+            Phase::Closing(replica, began, _) => began.plus_ns(replica.patience_ns()).min(replica.close_deadline()),
             Phase::Ended => Time(u64::MAX),
         }
     }
@@ -214,26 +214,51 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
     ///
     /// # Errors
     /// The node could not start, or stopped by itself; it acknowledges nothing more, and every turn from now on
-    /// says [`State::Ended`], at once.
+    /// says [`State::Ended`], at once. Where its log can still be relied on, that is closed first: [`Proposer::failure`] says at once why it stops,
+    /// and turns say [`State::Closing`] until it is done.
     pub fn turn(&mut self, wait: Duration) -> Result<State, TurnError> {
         foreign::at_work(self.shared.stage(), || self.turn_at_work(wait))
     }
 
     fn turn_at_work(&mut self, wait: Duration) -> Result<State, TurnError> {
-        let outcome = self.turn_inner(wait);
-        match outcome {
+        match self.turn_inner(wait) {
             Ok(State::Ended) => self.end(Life::Stopped),
             Ok(_) => {}
-            Err(TurnError::Start(ref error)) => self.end(Life::Failed(Failure::Start(error.to_string()))),
-            Err(TurnError::Failed(failure)) => return Err(self.failed(failure)),
+            Err(TurnError::Start(error)) => {
+                self.end(Life::Failed(Failure::Start(error.to_string())));
+                return Err(error.into());
+            }
+            Err(TurnError::Failed(failure)) => self.failed(failure)?,
         }
-        outcome
+        Ok(self.state())
     }
 
-    fn failed(&mut self, failure: Failure) -> TurnError {
-        tell!(error, %failure, "node stopped");
-        self.end(Life::Failed(failure.clone()));
-        failure.into()
+    /// The node stops by itself. Where the log is not what failed it is closed in order, so that the next start has nothing to doubt.
+    fn failed(&mut self, failure: Failure) -> Result<(), TurnError> {
+        match std::mem::replace(&mut self.phase, Phase::Ended) {
+            Phase::Running(mut replica) => {
+                tell!(error, %failure, "node stopped");
+                let now = self.io.now();
+                replica.publish(&self.io);
+                self.queue.close();
+                self.shared.end(Life::Failed(failure.clone()));
+                if !failure.leaves_the_log() {
+                    return Err(failure.into());
+                }
+                replica.begin_close(now, &mut self.io);
+                self.phase = Phase::Closing(replica, now, Some(failure));
+                self.queued = true;
+                Ok(())
+            }
+            // It was said why it stops; how the closing ends changes nothing about that.
+            Phase::Closing(_, _, Some(first)) => Err(first.into()),
+            phase => {
+                tell!(error, %failure, "node stopped");
+                self.phase = phase;
+                self.end(Life::Failed(failure.clone()));
+                Err(failure.into())
+            }
+        }
     }
 
     /// Waits, awake and not for long, for callers that the last turn answered: most propose again at once. For a reactor with a thread
@@ -249,7 +274,7 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
             // What they proposed goes to the kernel together with what the last turn left.
             let now = self.io.now();
             if let Err(failure) = replica.advance(now, &mut self.io) {
-                return Err(self.failed(failure));
+                return self.failed(failure);
             }
         }
         Ok(())
@@ -257,11 +282,11 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
 
     /// Whether inline apply has something to do.
     fn is_hungry(&self) -> bool {
-        self.stage.is_some() && !self.queue.is_empty()
+        self.stage.is_some() && matches!(self.phase, Phase::Running(_)) && !self.queue.is_empty()
     }
 
     fn end(&mut self, life: Life) {
-        if let Phase::Running(replica) | Phase::Closing(replica, _) = &mut self.phase {
+        if let Phase::Running(replica) | Phase::Closing(replica, ..) = &mut self.phase {
             replica.publish(&self.io);
         }
         self.phase = Phase::Ended;
@@ -321,16 +346,19 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
                 if self.shared.stopping() {
                     replica.begin_close(now, &mut self.io);
                     if let Phase::Running(replica) = std::mem::replace(&mut self.phase, Phase::Ended) {
-                        self.phase = Phase::Closing(replica, now);
+                        self.phase = Phase::Closing(replica, now, None);
                     }
                 }
             }
-            Phase::Closing(replica, began) => {
+            Phase::Closing(replica, began, why) => {
                 for completion in self.done.drain(..) {
                     replica.on_completion(completion, now, &mut self.io);
                 }
                 replica.tell_status(&self.io);
                 if replica.close(now, &mut self.io) || now.since(*began) >= replica.patience_ns() {
+                    if let Some(failure) = why {
+                        return Err(failure.clone().into());
+                    }
                     replica.publish(&self.io);
                     self.phase = Phase::Ended;
                 }

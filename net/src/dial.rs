@@ -20,14 +20,15 @@ impl Net {
     /// When a peer is to be dialled.
     pub(crate) fn dial_deadline(&self, p: usize) -> Option<Time> {
         let peer = self.peers.get(p)?;
-        (peer.we_dial && peer.session.is_none() && peer.half.is_none() && !peer.resolving).then_some(peer.dial_at)
+        let known = !peer.resolving || peer.last_found.is_some();
+        (peer.we_dial && peer.session.is_none() && peer.half.is_none() && known).then_some(peer.dial_at)
     }
 
     pub(crate) fn tick_dial(&mut self, p: usize, now: Time, io: &mut dyn Io) {
         if self.dial_deadline(p).is_none_or(|at| at > now) {
             return;
         }
-        let Some(addr) = self.next_address(p, io) else { return };
+        let Some(addr) = self.next_address(p, now, io) else { return };
         let session = SessionId(self.random.nonzero());
         // A kernel gives up on an address that never answers after minutes; we do sooner, and leave it to that.
         let open = self.conns.abandoned(p) < MAX_ABANDONED_DIALS;
@@ -41,15 +42,22 @@ impl Net {
         self.conns.connect(slot, io);
     }
 
-    /// Where to dial a peer next. A name's addresses are tried in turn, and then it is looked up again: `None` until that is done.
-    fn next_address(&mut self, p: usize, io: &mut dyn Io) -> Option<SocketAddr> {
+    /// Where to dial a peer next. A name's addresses are tried in turn, and then it is looked up again: `None` until that is done. A resolver
+    /// that takes long, or knows nothing, may be down itself: then the peer is looked for where it was last. (Whoever is there has to say that it
+    /// is that peer.)
+    fn next_address(&mut self, p: usize, now: Time, io: &mut dyn Io) -> Option<SocketAddr> {
+        let timeout_ns = self.options.handshake_timeout_ns;
         let peer = self.peers.get_mut(p)?;
         let Some(host) = peer.addr.host() else { return peer.addr.socket() };
+        if peer.resolving {
+            return peer.last_found;
+        }
         if let Some(found) = peer.found.get(peer.tried) {
             peer.tried += 1;
             return Some(*found);
         }
         peer.resolving = true;
+        peer.dial_at = now.plus_ns(timeout_ns);
         let port = peer.addr.port();
         if peer.reach.is_fresh() {
             self.not_reached(p, Unreached::Name);
@@ -63,6 +71,10 @@ impl Net {
     pub(crate) fn resolved(&mut self, p: usize, result: Result<Output, IoError>, now: Time) {
         let Some(peer) = self.peers.get_mut(p) else { return };
         peer.resolving = false;
+        if peer.session.is_some() {
+            // It was found without.
+            return;
+        }
         peer.tried = 0;
         peer.found.clear();
         match result {
@@ -73,8 +85,13 @@ impl Net {
             result => {
                 self.counters.dials_failed += 1;
                 let error = result.err().unwrap_or(IoError { kind: IoErrorKind::NotFound, errno: 0 });
+                peer.found.extend(peer.last_found);
+                peer.dial_at = now;
+                let nowhere = peer.found.is_empty();
                 self.not_reached(p, Unreached::NoAddress(error));
-                self.dial_later(p, now);
+                if nowhere {
+                    self.dial_later(p, now);
+                }
             }
         }
     }

@@ -11,7 +11,7 @@ use kontiki_core::{NodeId, Time};
 pub(crate) const LOG_PERIOD_NS: u64 = 60_000_000_000;
 
 /// Topics told apart at once; what finds no room shares the last.
-const TOPICS: usize = 64;
+const TOPICS: usize = 128;
 
 /// Reasons that found the table full.
 const OTHERS: Topic = Topic { peer: None, what: "other reasons" };
@@ -35,6 +35,8 @@ pub(crate) struct Hushed {
 #[derive(Debug)]
 struct Entry {
     until: Time,
+    /// Written in this period.
+    lines: u32,
     hushed: Hushed,
 }
 
@@ -49,12 +51,21 @@ pub(crate) struct LogGate {
 impl LogGate {
     /// Whether a line of this topic may be written now; if not, it is counted.
     pub(crate) fn admits(&mut self, topic: Topic, remote: Option<SocketAddr>, now: Time) -> bool {
+        self.admits_up_to(1, topic, remote, now)
+    }
+
+    /// The same of a topic with so many lines a period.
+    pub(crate) fn admits_up_to(&mut self, most: u32, topic: Topic, remote: Option<SocketAddr>, now: Time) -> bool {
         let place = self.entries.iter().position(|entry| entry.hushed.topic == topic);
         // The last place is kept for all that find no other.
         let full = place.is_none() && self.entries.len() >= TOPICS - 1;
         let topic = if full { OTHERS } else { topic };
         let place = place.or_else(|| self.entries.iter().position(|entry| entry.hushed.topic == topic));
         if let Some(entry) = place.and_then(|at| self.entries.get_mut(at)) {
+            if entry.lines < most && entry.until > now {
+                entry.lines += 1;
+                return true;
+            }
             entry.hushed.count += 1;
             entry.hushed.remote = remote;
             return false;
@@ -62,7 +73,7 @@ impl LogGate {
         let until = now.plus_ns(LOG_PERIOD_NS);
         let hushed = Hushed { topic, count: 0, remote };
         self.earliest = Some(self.earliest.map_or(until, |earliest| earliest.min(until)));
-        self.entries.push(Entry { until, hushed }).is_ok()
+        self.entries.push(Entry { until, lines: 1, hushed }).is_ok()
     }
 
     /// A topic whose period is over and that was kept out of the log since: its count is to be written now, and that line
@@ -74,7 +85,7 @@ impl LogGate {
         self.entries.retain(|entry| entry.until > now || entry.hushed.count > 0);
         let due = self.entries.iter_mut().find(|entry| entry.until <= now).map(|entry| {
             let hushed = entry.hushed;
-            entry.hushed.count = 0;
+            (entry.hushed.count, entry.lines) = (0, 1);
             entry.until = now.plus_ns(LOG_PERIOD_NS);
             hushed
         });
@@ -115,6 +126,16 @@ mod tests {
         assert_eq!(gate.due(after(121)), Some(Hushed { topic: SLOW, count: 1, remote: None }));
         assert_eq!(gate.due(after(181)), None);
         assert!(gate.admits(SLOW, None, after(182)), "after a quiet minute it is news again");
+    }
+
+    #[test]
+    fn a_topic_may_have_several_lines_a_minute() {
+        let mut gate = LogGate::default();
+        let lines = |gate: &mut LogGate, second| (0..100).filter(|_| gate.admits_up_to(5, SLOW, None, after(second))).count();
+        assert_eq!((lines(&mut gate, 1), lines(&mut gate, 59)), (5, 0));
+        assert_eq!(gate.due(after(61)).map(|hushed| hushed.count), Some(195));
+        // The count's line is the first of the next minute.
+        assert_eq!(lines(&mut gate, 62), 4);
     }
 
     #[test]

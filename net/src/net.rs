@@ -87,6 +87,7 @@ impl Net {
                 found: heapless::Vec::new(),
                 tried: 0,
                 resolving: false,
+                last_found: None,
                 we_dial: options.node < id,
                 seen: None,
                 half: None,
@@ -270,6 +271,12 @@ impl Net {
     /// Totals since the start.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Whether a line about `what`, and about that peer if it is one's, may go to the log now: `most` a minute, and what exceeds them is
+    /// counted in a line of its own. For whatever others can make the node say as often as they like.
+    pub fn admits_lines(&mut self, most: u32, peer: Option<NodeId>, what: &'static str, now: Time) -> bool {
+        self.log.admits_up_to(most, Topic { peer, what }, None, now)
     }
 
     /// The address the listener is bound to, once it is.

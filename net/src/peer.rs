@@ -84,6 +84,8 @@ pub(crate) struct Peer {
     pub(crate) tried: usize,
     /// Its name is being looked up.
     pub(crate) resolving: bool,
+    /// Where its last session stood, where it has a name and we dial.
+    pub(crate) last_found: Option<SocketAddr>,
     /// Whether this node, having the lower id, dials.
     pub(crate) we_dial: bool,
     pub(crate) seen: Option<Seen>,

@@ -363,9 +363,9 @@ impl Net {
         }
         if self.events.room() == 0 {
             // Requests may wait that no event of this client will bring back to mind.
-            client.ready = true;
-            self.ready.push(c);
+            self.make_ready(c);
         }
+        let Some(client) = self.clients.get_mut(c).and_then(Option::as_mut) else { return };
         if self.conns.may_send(client.slot)
             && let Some(gather) = client.outbox.take()
         {

@@ -173,6 +173,7 @@ impl Net {
         session.parameters = Some(parameters);
         // Its name is looked up anew for the next one: a machine moves.
         (peer.tried, peer.found) = (0, heapless::Vec::new());
+        peer.last_found = Some(session.remote).filter(|_| peer.we_dial && peer.addr.host().is_some());
         let (id, process, remote) = (session.id, session.process, session.remote);
         let last = peer.seen.map_or(0, |seen| seen.process.incarnation.0);
         let jumps = process.incarnation.0.saturating_sub(last) > MAX_INCARNATION_JUMP;

@@ -85,3 +85,35 @@ fn a_resolver_that_does_not_answer_holds_up_nothing() {
     cluster.world.borrow_mut().names.insert(NAME.into(), vec![addr(7002)]);
     cluster.turns(2);
 }
+
+/// The resolver is down together with what broke the sessions: a peer that is where it was is reached all the same.
+#[test]
+fn a_peer_is_looked_for_where_it_was_last_while_its_name_is_not_known() {
+    let mut cluster = by_name(2);
+    cluster.world.borrow_mut().names.insert(NAME.into(), vec![addr(7002)]);
+    cluster.settle();
+    let begun = cluster.hosts[0].net.counters().sessions_up;
+    // Nothing is known of the name; then it is not answered at all.
+    cluster.world.borrow_mut().names.remove(NAME);
+    cluster.world.borrow_mut().reset_all();
+    cluster.run_until("it is back", |cluster| cluster.hosts[0].net.counters().sessions_up > begun && cluster.hosts[0].session(2).is_some());
+    cluster.world.borrow_mut().names.insert(NAME.into(), vec![]);
+    cluster.world.borrow_mut().reset_all();
+    let begun = cluster.world.borrow().now;
+    cluster
+        .run_until("it is back again", |cluster| cluster.hosts[0].net.counters().sessions_up > 2 && cluster.hosts[0].session(2).is_some());
+    let took_ms = cluster.world.borrow().now.since(begun) / MS;
+    assert!(took_ms < 5_000, "patience with the resolver, and no more: {took_ms} ms");
+    // An answer that comes after that does no harm, and whoever has moved is found once the name is known again.
+    cluster.world.borrow_mut().names.insert(NAME.into(), vec![addr(7002)]);
+    cluster.turns(20);
+    assert_eq!(cluster.hosts[0].net.counters().sessions_up, 3);
+    cluster.hosts[1].stop();
+    cluster.turns(5);
+    let world = cluster.world.clone();
+    let mut moved = options(2, 2, 2);
+    moved.listen = addr(7012);
+    cluster.hosts[1] = Host::new(&world, moved);
+    world.borrow_mut().names.insert(NAME.into(), vec![addr(7012)]);
+    cluster.settle();
+}

@@ -71,7 +71,9 @@ impl Pace {
 
     fn set(&mut self, flush_ns: u64, config: &Config) {
         let Config { election_min_ns: min, election_max_ns: max, election_limit_ns: limit, heartbeat_ns, .. } = *config;
-        self.flush_ns = flush_ns;
+        // Beyond the limit more makes no difference, but would take longer to forget: a process that was stopped for an hour in the middle of a
+        // write.
+        self.flush_ns = flush_ns.min(limit);
         // A heartbeat interval stands for the round trip.
         let needed = flush_ns.saturating_mul(FLUSHES_OF_AN_ELECTION).saturating_add(heartbeat_ns);
         (self.election_min_ns, self.election_max_ns) = (min, max);
@@ -202,6 +204,11 @@ mod tests {
         assert_eq!(timeouts(&pace), (150, 300));
         (0..40).for_each(|_| write(&mut pace, 400));
         assert!(timeouts(&pace).0 > 1_600, "{pace:?}");
+        // However long it was: a process that was stopped meanwhile, a clock that jumped.
+        write(&mut pace, 3_600_000);
+        assert_eq!(timeouts(&pace), (5_000, 10_000));
+        (0..60).for_each(|_| write(&mut pace, 2));
+        assert_eq!(timeouts(&pace), (150, 300));
     }
 
     /// Writes that waited for others took no longer than from one end to the next; several in one took as long as one.

@@ -8,6 +8,8 @@
 //!   not near (far followers), for twice the time that a write takes here, and then the next frame goes out behind it.
 //! * Callers that were just answered come back within microseconds. A reactor with a thread of its own waits for them awake
 //!   ([`Replica::linger`]): that saves the wake-up, and lets all of them in. Where they did not come back the last times, it does not.
+//!   (A turn looks for what to seal before it learns of a commit, and the wait stands between it and the next: so what waits when a commit
+//!   comes goes out together with what those say whom it answers.)
 
 use kontiki_core::{Role, Time};
 use kontiki_io::Io;
@@ -18,10 +20,6 @@ use crate::limits::{AMPLE_ENTRIES, ENTRIES_PER_YIELD, LINGER_NS, LULL_NS, MAX_FR
 /// What the rules rest on.
 #[derive(Debug, Default)]
 pub(crate) struct Gather {
-    /// This reactor waits for answered callers awake.
-    pub(super) lingers: bool,
-    /// Callers of this turn's commit are about to be answered: what waits is not sealed before they had time to join.
-    pub(super) answering: bool,
     /// Entries that will wait once all callers that were answered since it last lingered have come back.
     expected: u64,
     /// Until when what waits is held back for the commit of what is under way.
@@ -110,9 +108,7 @@ impl Replica {
     /// Whether what waits in the open batch is to be sealed now.
     pub(super) fn wants_seal(&self, now: Time) -> bool {
         let (entries, bytes) = self.shared.batch.waiting();
-        entries > 0
-            && self.may_seal()
-            && (self.is_full(entries, bytes) || self.is_ample(entries) || self.is_eager(now) && !self.gather.answering)
+        entries > 0 && self.may_seal() && (self.is_full(entries, bytes) || self.is_ample(entries) || self.is_eager(now))
     }
 
     /// When what waits is held back no longer, if a turn has to see to that: from then on callers ring.
@@ -123,7 +119,6 @@ impl Replica {
 
     /// Waits, awake and not for long, for callers that were just answered. Whether any came.
     pub(crate) fn linger(&mut self, io: &dyn Io) -> bool {
-        self.gather.lingers = true;
         let expected = self.gather.expected;
         if expected == 0 || self.raft.last_index() > self.commit || !self.gather.has_hope() {
             return false;

@@ -1,6 +1,6 @@
 //! What peers have said of themselves, and what this node makes of it: which frames it seals, how often it says that it leads.
 
-use kontiki_core::NodeId;
+use kontiki_core::{NodeId, Time};
 use kontiki_io::tell;
 use kontiki_net::Parameters;
 
@@ -83,30 +83,32 @@ impl Neighbours {
 
 impl Replica {
     /// A session with a peer is up.
-    pub(super) fn introduced(&mut self, peer: NodeId, said: Parameters) {
+    pub(super) fn introduced(&mut self, peer: NodeId, said: Parameters, now: Time) {
         if self.neighbours.hears(peer, said) {
-            self.compare(peer, said);
+            self.compare(peer, said, now);
         }
         self.agree();
     }
 
-    /// Says, once, where a peer's limits and this node's differ so that it matters.
-    fn compare(&self, peer: NodeId, said: Parameters) {
+    /// Says where a peer's limits and this node's differ so that it matters: once, and where it says something else each time, once a minute.
+    fn compare(&mut self, peer: NodeId, said: Parameters, now: Time) {
+        let mut says = |what| self.net.admits_lines(1, Some(peer), what, now);
         let config = &self.config;
         let (entry, heartbeat, election) = (u64::from(said.max_entry_bytes), u64::from(said.heartbeat_ms), u64::from(said.election_min_ms));
-        if entry != 0 && entry != config.max_entry_bytes as u64 {
+        if entry != 0 && entry != config.max_entry_bytes as u64 && says("longest entries differ") {
             tell!(
                 warn, %peer, theirs = entry, ours = config.max_entry_bytes,
                 "max_entry_bytes differs: how long an entry may be depends on which node leads. Give all members the same"
             );
         }
-        if (said.takes_frame_bytes as usize) < config.max_frame_bytes {
+        if (said.takes_frame_bytes as usize) < config.max_frame_bytes && says("a peer takes shorter frames") {
             tell!(
                 warn, %peer, takes = said.takes_frame_bytes, max_frame_bytes = config.max_frame_bytes,
                 "a peer takes shorter frames than this node may seal: while it is connected, batches are kept that short"
             );
         }
-        if heartbeat > config.election_min_ms / 3 || (election != 0 && config.heartbeat_ms > election / 3) {
+        let fit = heartbeat <= config.election_min_ms / 3 && (election == 0 || config.heartbeat_ms <= election / 3);
+        if !fit && says("heartbeats and timeouts do not fit") {
             tell!(
                 warn, %peer, their_heartbeat_ms = heartbeat, their_election_min_ms = election, our_heartbeat_ms = config.heartbeat_ms,
                 our_election_min_ms = config.election_min_ms,
@@ -132,11 +134,15 @@ impl Replica {
     }
 
     /// A follower needs a frame that it does not take; zero: it does not any more.
-    pub(super) fn needs_frame(&mut self, peer: NodeId, bytes: usize) {
+    pub(super) fn needs_frame(&mut self, peer: NodeId, bytes: usize, now: Time) {
         if !self.neighbours.needs(peer, bytes) {
             return;
         }
         let (takes, _) = self.neighbours.frames(peer);
+        let what = if bytes > 0 { "a follower cannot take a frame" } else { "a follower takes its frames again" };
+        if !self.net.admits_lines(1, Some(peer), what, now) {
+            return;
+        }
         if bytes > 0 {
             tell!(
                 error, %peer, takes, needs = bytes,

@@ -35,7 +35,7 @@ impl Replica {
             return self.send_from_log(Ask { peer, session, from, upto, max_bytes, max_frames }, now, io);
         }
         if frames > 0 || needs > 0 {
-            self.needs_frame(peer, needs);
+            self.needs_frame(peer, needs, now);
         }
         if frames > 0 {
             // From memory again: what was read ahead is of no use.
@@ -108,7 +108,7 @@ impl Replica {
             next = frame.range.to.next();
         };
         if frames > 0 || needs > 0 {
-            self.needs_frame(peer, needs);
+            self.needs_frame(peer, needs, now);
         }
         if done {
             self.read_ahead(peer, next, upto, io);

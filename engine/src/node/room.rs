@@ -44,7 +44,9 @@ impl Replica {
             for member in &self.config.members {
                 let peer = NodeId(member.id);
                 if self.net.pinning(peer).is_some_and(|p| p.bytes > share || now.since(p.since) > too_long) {
-                    tell!(warn, %peer, "does not read: connection cut, it will catch up from the log");
+                    if self.net.admits_lines(1, Some(peer), "does not read", now) {
+                        tell!(warn, %peer, "does not read: connection cut, it will catch up from the log");
+                    }
                     self.net.cut(peer, now, io);
                 }
             }
