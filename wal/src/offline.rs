@@ -81,16 +81,46 @@ pub struct Verdict {
     pub hard_state: [CopyInfo; 2],
     /// Why a start would refuse the hard state, if it would.
     pub hard_state_error: Option<WalError>,
+    /// Where and in which boot of the machine the last start took place, as the hard state says; nothing known without one.
+    pub place: kontiki_io::Identity,
     /// The segment files, by number.
     pub segments: Vec<SegmentInfo>,
-    /// The log. `uncertain` says that something unreadable stands at its end: torn on a safe medium, perhaps lost on a lossy one.
+    /// The log. `uncertain` says that something unreadable stands at its end: torn on a safe medium; on a lossy one perhaps lost, if the power was
+    /// off or the medium away since the last start ([`Verdict::end`] tells).
     pub report: RecoveryReport,
+}
+
+/// What the next start makes of the end of a log that has no damage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The log was closed in order, or its end can be recognised: nothing is missing.
+    Whole,
+    /// Something unreadable stands there, and the power was on all the while: it was never acknowledged, and is dropped.
+    Killed,
+    /// Something unreadable stands there, and the power was off, or the medium away: dropped on a safe medium. On a lossy one it may have been
+    /// acknowledged, and the node recovers from the others.
+    PowerCut,
+    /// The same, for it cannot be known whether the power was off.
+    Unknown,
 }
 
 impl Verdict {
     /// The first damage of acknowledged data.
     pub fn damage(&self) -> Option<&Damage> {
         self.report.damage.as_ref()
+    }
+
+    /// What a start would make of the log's end, `here` and in this boot of the machine ([`kontiki_io::Identity::of`] the directory).
+    pub fn end(&self, here: &kontiki_io::Identity) -> End {
+        if !self.report.uncertain {
+            End::Whole
+        } else if self.place.is_same(here) {
+            End::Killed
+        } else if self.place.is_known() && here.is_known() {
+            End::PowerCut
+        } else {
+            End::Unknown
+        }
     }
 
     /// Whether a start would find nothing to complain of.
@@ -246,7 +276,8 @@ pub fn examine<E>(
         spares: segments.iter().filter(|segment| segment.part == Part::Spare).count(),
         ..recovered.report()
     };
-    Ok(Verdict { node: identity.node, hard_state: [first, second], hard_state_error, segments, report })
+    let place = known.place;
+    Ok(Verdict { node: identity.node, hard_state: [first, second], hard_state_error, place, segments, report })
 }
 
 /// Whose log it is, and how long its segments are: from the first intact block that says so.

@@ -1,10 +1,11 @@
 //! A killed process is told from a power cut: within one boot of the machine, with the medium in its place, all that was written is there.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod support;
 
 use kontiki_core::LogIndex;
 use kontiki_io::{Identity, Op};
+use kontiki_wal::offline::{End, examine};
 use kontiki_wal::{Medium, Options};
 use support::{Disk, Node, options};
 
@@ -58,6 +59,38 @@ fn a_killed_process_has_lost_nothing() {
     // Unknown twice is not the same.
     let unknown = recycled(Identity::default()).kill();
     assert!(Node::try_open(unknown, lossy()).unwrap().report.uncertain);
+}
+
+/// Who only looks says what the next start makes of it, in this boot and in another.
+#[test]
+fn whoever_looks_says_what_a_start_would_make_of_the_end() {
+    let look = |disk: &Disk| {
+        let mut read = |name: &kontiki_io::Name, offset: u64, into: &mut [u8]| {
+            let bytes = disk.contents(name.as_str());
+            let from = (offset as usize).min(bytes.len());
+            let len = into.len().min(bytes.len() - from);
+            into[..len].copy_from_slice(&bytes[from..from + len]);
+            Ok::<_, ()>(len)
+        };
+        examine(&disk.list(), &mut read, &mut |_| ()).unwrap()
+    };
+    let killed = recycled(HERE).kill();
+    let expected = [
+        (HERE, End::Killed),
+        (Identity { boot: 2, ..HERE }, End::PowerCut),
+        (Identity { place: 11, ..HERE }, End::PowerCut),
+        (Identity { place: 0, ..HERE }, End::Unknown),
+        (Identity::default(), End::Unknown),
+    ];
+    for (here, end) in expected {
+        assert_eq!(look(&killed).end(&here), end);
+        let node = Node::try_open(killed.clone().at(here), lossy()).unwrap();
+        assert_eq!(node.report.uncertain, end != End::Killed, "{here:?}: what a start makes of it");
+        assert_eq!(node.report.place_unknown, end == End::Unknown, "{here:?}");
+        // A log that was closed in order is whole wherever it is looked at.
+        assert_eq!(look(&node.close()).end(&here), End::Whole);
+    }
+    assert_eq!(look(&recycled(Identity::default()).kill()).end(&HERE), End::Unknown, "the last start did not know where it was");
 }
 
 /// A write under way when the process is killed reaches the disk in part, before the next start reads: it was not acknowledged.

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use kontiki_frame::Kind;
-use kontiki_io::Name;
 use kontiki_io::limits::{LOCK_PATIENCE_MS, LOCK_RETRY_MS};
+use kontiki_io::{Identity, Name};
 use kontiki_wal::names;
-use kontiki_wal::offline::{self, CopyInfo, FrameInfo, Part, SegmentInfo, Verdict};
+use kontiki_wal::offline::{self, CopyInfo, End, FrameInfo, Part, SegmentInfo, Verdict};
 use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 
@@ -70,11 +70,12 @@ pub(crate) fn run(command: &Wal) -> Result<(), Error> {
         say(format_args!("hard state, {which} copy: {}", describe(copy)));
     }
     say(format_args!("node {}: {}", verdict.node, verdict.report));
-    judge(dir, &verdict)
+    // What cannot be found out is unknown.
+    judge(dir, &verdict, &Identity::of(dir).unwrap_or_default())
 }
 
 /// The error, if the log is not intact.
-fn judge(dir: &Path, verdict: &Verdict) -> Result<(), Error> {
+fn judge(dir: &Path, verdict: &Verdict, here: &Identity) -> Result<(), Error> {
     let dir = dir.display();
     if let Some(damage) = verdict.damage() {
         let entries = format!("entries after {} are not readable", verdict.report.last);
@@ -88,11 +89,23 @@ fn judge(dir: &Path, verdict: &Verdict) -> Result<(), Error> {
     if !verdict.intact() {
         return Err(Error::Finding(format!("{dir}: one copy of the hard state is damaged; the next start repairs it from the other")));
     }
-    if verdict.report.uncertain {
-        say(
-            "something unreadable stands at the end of the log: a write that a kill or a crash cut off; or, after a power cut on a medium that loses what was \
-             flushed, an acknowledged one. Only a start knows whether the power was off since the last one",
-        );
+    let told = match verdict.end(here) {
+        End::Whole => None,
+        End::Killed => Some(
+            "a write that a kill cut off stands at the end of the log. The machine was not switched off since the last start: a start on it drops that \
+             write, and nothing acknowledged is missing",
+        ),
+        End::PowerCut => Some(
+            "something unreadable stands at the end of the log, and the machine was switched off, or the medium was away, since the last start. A start with \
+             medium = \"safe\" drops it; with \"lossy\", where it may have been acknowledged, the replica recovers from the others",
+        ),
+        End::Unknown => Some(
+            "something unreadable stands at the end of the log, and whether the machine was switched off since the last start cannot be known: taken for a \
+             power cut. A start with medium = \"safe\" drops it; with \"lossy\", where it may have been acknowledged, the replica recovers from the others",
+        ),
+    };
+    if let Some(told) = told {
+        say(told);
     }
     say("intact");
     Ok(())

@@ -6,8 +6,9 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
-use crate::errno;
+use crate::{IoError, errno};
 
 /// Where a directory lives, and since when: equal twice means that nothing came between which could have lost what was
 /// written. Zero is "not known", and has to be taken for a power cut, as two different values have.
@@ -38,9 +39,23 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// What can be known of a directory here and now, as [`Op::Identify`](crate::Op) says it: for a program that only looks, and has no `Io`.
+    ///
+    /// # Errors
+    /// The directory cannot be opened, or something needed to ask is lacking.
+    pub fn of(dir: &Path) -> Result<Identity, IoError> {
+        let dir = File::open(dir).map_err(|error| IoError::from_errno(errno::number(&error)))?;
+        identify(&dir).map_err(IoError::from_errno)
+    }
+
+    /// Whether it can be the same as another.
+    pub fn is_known(&self) -> bool {
+        self.boot != 0 && self.place != 0
+    }
+
     /// Whether nothing can have been lost between these two but by a flush that failed: both are known, and the same.
     pub fn is_same(&self, other: &Identity) -> bool {
-        self.boot != 0 && self.place != 0 && self == other
+        self.is_known() && self == other
     }
 }
 

@@ -27,8 +27,20 @@ impl Opening {
         // a cache that is flushed below, and nothing of the dead process is still on its way once its lock is free.
         let killed = self.record.place.is_same(&self.place);
         let uncertain = recovered.damage.is_none() && lossy && !clean && !killed && !recovered.marked;
-        self.report =
-            RecoveryReport { uncertain, same_boot: killed, hard_state_repaired: self.report.hard_state_repaired, ..recovered.report() };
+        self.report = RecoveryReport {
+            uncertain,
+            same_boot: killed,
+            place_unknown: !self.place.is_known(),
+            hard_state_repaired: self.report.hard_state_repaired,
+            ..recovered.report()
+        };
+        if lossy && !self.place.is_known() && !self.options.sole_voter {
+            let what = if self.place.boot == 0 { "which boot of the machine this is" } else { "which medium the data directory is on" };
+            tell!(
+                warn,
+                "it cannot be known here {what}: a killed process is taken for a power cut, and on a lossy medium its node may then need the others to say what                  it wrote last"
+            );
+        }
         if let Some(damage) = recovered.damage {
             tell!(error, %damage, cause = %recovered.cause, "acknowledged log is damaged");
             if self.options.sole_voter {
