@@ -117,7 +117,7 @@ pub enum WalError {
     #[error("asked to stop while the log was being opened")]
     Stopped,
     /// Another process uses the data directory.
-    #[error("data directory {} is in use by another process", .dir.display())]
+    #[error("data directory {} is in use by another process, or by another node of this one", .dir.display())]
     Locked {
         /// The directory.
         dir: PathBuf,

@@ -189,6 +189,8 @@ impl Replica {
 
     /// No more proposals, no more messages; what is under way ends. The log is closed as soon as its own writes are done, whatever peers do.
     pub(crate) fn begin_close(&mut self, now: Time, io: &mut dyn Io) {
+        // Nobody is to be sent here any more, with what is not in the log either.
+        self.shared.set_leader(None);
         self.shared.batch.close();
         self.discard_unsealed();
         self.stalled.clear();

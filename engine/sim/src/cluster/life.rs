@@ -112,7 +112,7 @@ impl Cluster {
         self.watch(n);
         self.sim.mark(self.nodes[n].host, "stopped", 0, 0);
         let no_space = starting && self.nodes[n].full && reason.starts_with("no space to ");
-        let locked = starting && self.sim.was_lock_refused(self.nodes[n].host) && reason.ends_with("is in use by another process");
+        let locked = starting && self.sim.was_lock_refused(self.nodes[n].host) && reason.contains("is in use by another process");
         if locked {
             // The program that started it tries again.
             self.sim.meet(marks::LOCK_WAITED);

@@ -273,7 +273,8 @@ impl Bench {
         if let Some(replica) = self.replica() {
             let now = Seen {
                 standing: replica.standing(),
-                leader: replica.shared.leader_id(),
+                // Of a leader its role says it.
+                leader: if replica.standing().0 == Role::Leader { 0 } else { replica.shared.leader_id() },
                 commit: replica.commit,
                 first: replica.wal.first_index(),
             };
