@@ -100,8 +100,8 @@ fn who_speaks_another_protocol() {
         TcpStream::connect(addrs[0]).unwrap().write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
     }
     let both = |status: &Status| {
-        let ours = status.refused.iter().any(|r| r.peer == Some(NodeId(2)) && r.kind == "greeting");
-        let theirs = status.refused.iter().any(|r| r.peer.is_none() && r.kind == "greeting" && r.count == 3);
+        let ours = status.refused.iter().any(|r| r.peer == Some(NodeId(2)) && r.kind == "greeting: magic");
+        let theirs = status.refused.iter().any(|r| r.peer.is_none() && r.kind == "greeting: magic" && r.count == 3);
         ours && theirs && !unreached(status, 2).is_empty()
     };
     let status = until(&one, "both are said", both);

@@ -196,6 +196,18 @@ pub enum HelloError {
     Field,
 }
 
+impl HelloError {
+    /// Its reason without the details: what the log counts by.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Magic => "greeting: magic",
+            Self::Checksum => "greeting: checksum",
+            Self::Version { .. } => "greeting: version",
+            Self::Field => "greeting: field",
+        }
+    }
+}
+
 /// One greeting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello {

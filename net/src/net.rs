@@ -196,7 +196,7 @@ impl Net {
         }
         self.tick_clients(now, io);
         while let Some(Hushed { topic, count, remote }) = self.log.due(now) {
-            let (peer, remote) = (topic.peer.map_or(0, |peer| peer.0), remote.map(display));
+            let (peer, remote) = (topic.peer.map(|peer| peer.0), remote.map(display));
             tell!(warn, peer, remote, count, "{}: more of it since the last line on it", topic.what);
         }
     }
@@ -342,7 +342,7 @@ impl Net {
         // Who only looks whether the port is open is counted, and has said nothing that is worth a line.
         let worth_a_line = reason != Refusal::Gone { bytes: 0 };
         if worth_a_line && self.log.admits(Topic { peer, what: reason.topic() }, Some(remote), now) {
-            tell!(warn, peer = peer.map_or(0, |peer| peer.0), %remote, %reason, "refused");
+            tell!(warn, peer = peer.map(|peer| peer.0), %remote, %reason, "refused");
         }
         if self.events.takes_reports() {
             self.events.push(NetEvent::Refused { peer, remote, reason });

@@ -117,6 +117,8 @@ impl Refusal {
     pub fn topic(&self) -> &'static str {
         match self {
             Refusal::Handshake(refusal) | Refusal::ByPeer(refusal) => refusal.name(),
+            Refusal::Greeting(error) => error.name(),
+            Refusal::Gone { bytes: 0 } => "looked",
             other => Self::NAMES.get(other.kind()).copied().unwrap_or("other"),
         }
     }

@@ -62,6 +62,14 @@ pub(crate) enum Error {
         /// What was heard last, and what the replicas say of themselves.
         reason: String,
     },
+    /// Whoever could take the request had no room for it, for all of the time.
+    #[error("nobody had room for the request within {} ms, and nothing of it was done: {reason}", limit.as_millis())]
+    NoRoom {
+        /// How long was tried.
+        limit: Duration,
+        /// Who was asked last, and what it lacks.
+        reason: String,
+    },
     /// The request was sent, and nobody can say what became of it.
     #[error("the outcome is unknown ({0}): the write may or may not have been applied; read the key back before writing again")]
     Unknown(String),

@@ -113,8 +113,8 @@ fn request(to: &To, command: &[u8], again: bool) -> Result<(SocketAddr, Reply), 
     let mut rota = Rota::new(to.targets.clone(), 0);
     let mut hint = None;
     let mut refused = Refused::default();
-    // Why the last that was asked and answered did not take it, where that is all there is to say.
-    let mut no_room = None;
+    // Who had no room for it, and why: all there is to say, unless it went away since.
+    let mut no_room: Option<(SocketAddr, String)> = None;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -154,7 +154,7 @@ fn request(to: &To, command: &[u8], again: bool) -> Result<(SocketAddr, Reply), 
             Asked::Answer(Answer::Unknown) => reason = format!("{addr} lost its leadership"),
             // Its disk may have room again, or another replica may lead that has it.
             Asked::Answer(Answer::NoRoom(text)) => {
-                no_room = Some(format!("{addr}: {text}"));
+                no_room = Some((addr, text));
                 thread::sleep(PAUSE);
             }
             Asked::Answer(Answer::Refused(text)) => return Err(Error::Refused { addr, reason: text }),
@@ -169,12 +169,16 @@ fn request(to: &To, command: &[u8], again: bool) -> Result<(SocketAddr, Reply), 
             Asked::Answer(Answer::Other(text)) => return Err(Error::Reply { addr, reason: text }),
             Asked::NotSent(error) => {
                 reason = format!("{addr}: {error}");
+                // What it said before it went is out of date.
+                no_room = no_room.filter(|(lacking, _)| *lacking != addr);
                 rota.failed(addr);
                 thread::sleep(PAUSE);
             }
             Asked::Lost(error) if !again => return Err(unknown(to, format!("{addr}: {error}"))),
             Asked::Lost(error) => {
                 reason = format!("{addr}: {error}");
+                // What it said before it went is out of date.
+                no_room = no_room.filter(|(lacking, _)| *lacking != addr);
                 rota.failed(addr);
             }
         }
@@ -182,8 +186,8 @@ fn request(to: &To, command: &[u8], again: bool) -> Result<(SocketAddr, Reply), 
     if let Some(error) = refused.last {
         return Err(error);
     }
-    if let Some(reason) = no_room {
-        return Err(Error::NoLeader { limit, reason });
+    if let Some((addr, text)) = no_room {
+        return Err(Error::NoRoom { limit, reason: format!("{addr}: {text}") });
     }
     let standing = standing(to).unwrap_or_else(|| "; is a majority of the cluster up, and does --to name it?".into());
     Err(Error::NoLeader { limit, reason: format!("{reason}{standing}") })

@@ -118,6 +118,7 @@ pub(crate) struct Refused {
     by_peer: bool,
     peer: Option<u64>,
     remote: String,
+    kind: String,
     reason: String,
     count: u64,
     ago_ms: u64,
@@ -276,7 +277,9 @@ fn remarks_of(view: &View) -> Vec<String> {
         }
     }
     let away = |id: u64| view.peers.iter().any(|peer| peer.id == id && !peer.connected);
-    for refused in view.refused.iter().filter(|refused| refused.ago_ms <= RECENT_MS || refused.peer.is_some_and(away)) {
+    // (Who only looks whether the port is open is no news, as those who watch services do all the time.)
+    let news = |refused: &&Refused| refused.kind != "looked" && (refused.ago_ms <= RECENT_MS || refused.peer.is_some_and(away));
+    for refused in view.refused.iter().filter(news) {
         let Refused { remote, reason, count, ago_ms, .. } = refused;
         let who = match (refused.by_peer, refused.peer) {
             (true, Some(peer)) => format!("node {peer} ({remote}) refuses {me}"),
