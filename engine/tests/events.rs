@@ -24,6 +24,7 @@ fn until(events: &mut Events, wanted: impl Fn(&Event) -> bool) -> Event {
 #[test]
 fn leadership_and_peers() {
     let mut cluster = Cluster::start(3, |config| (config.election_min_ms, config.election_max_ms) = (500, 1_000));
+    cluster.wait_connected();
     let leader = cluster.leader();
     let id = NodeId(cluster.members[leader].id);
     let others: Vec<usize> = (0..3).filter(|&at| at != leader).collect();

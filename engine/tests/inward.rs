@@ -242,14 +242,12 @@ fn an_events_waker_that_waits() {
     for (name, does) in WAITS {
         let mut cluster = Cluster::start(3, |config| (config.election_min_ms, config.election_max_ms) = (500, 1_000));
         cluster.commit(b"first");
+        cluster.wait_connected();
         let watched = (cluster.leader() + 1) % 3;
         let own = Own::default();
         let node = cluster.nodes[watched].take().unwrap();
         let (mut events, outside) = (node.events(), node.proposer());
         let goes = (watched + 1) % 3;
-        while !node.status().unwrap().peers.iter().any(|peer| peer.connected && peer.id.0 == cluster.members[goes].id) {
-            std::thread::yield_now();
-        }
         own.tell(node);
         let (waker, hears) = woken(&own, does);
         while events.poll_next(&mut Context::from_waker(&waker)).is_ready() {}

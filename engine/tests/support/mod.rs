@@ -132,6 +132,20 @@ impl Cluster {
         }
     }
 
+    /// Waits until every running node has a session with every other. A majority elects a leader without the rest.
+    pub fn wait_connected(&self) {
+        let running: Vec<u64> = (0..self.nodes.len()).filter(|&at| self.nodes[at].is_some()).map(|at| self.members[at].id).collect();
+        for node in self.nodes.iter().flatten() {
+            let connected = || {
+                let peers = node.status().unwrap().peers;
+                peers.iter().filter(|peer| running.contains(&peer.id.0)).all(|peer| peer.connected)
+            };
+            while !connected() {
+                std::thread::yield_now();
+            }
+        }
+    }
+
     pub fn applied(&self, at: usize) -> Vec<(LogIndex, Vec<u8>)> {
         self.machines[at].applied.lock().unwrap().clone()
     }
