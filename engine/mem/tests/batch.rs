@@ -95,6 +95,52 @@ fn a_batch_is_bounded_by_bytes() {
     assert_eq!(table.tickets(), ids(&t[..4]));
 }
 
+/// What peers take may be less than what a batch holds. One entry is let in whatever its length, if it is the first.
+#[test]
+fn a_batch_keeps_to_less_than_it_holds() {
+    let mut ring = ring();
+    let (batch, hold) = open_batch(B - HEADER, 100, 8);
+    batch.open(ring.reserve(B).unwrap()).unwrap();
+    let body = B - HEADER;
+    let mut t = take(&hold, 20);
+    let sealed = |batch: &OpenBatch, ring: &mut Ring| {
+        assert!(batch.seal());
+        let body_bytes = batch.poll_sealed().unwrap().0.body_bytes;
+        batch.open(ring.reserve(B).unwrap()).unwrap();
+        body_bytes
+    };
+    batch.keep_to(40);
+    // Ten bytes each, with their lengths: four fit, one by one and together.
+    for (before, ticket) in (0..4).zip(&mut t) {
+        assert_eq!(batch.propose(&[], &[1; 6], ticket), after(before));
+    }
+    assert_eq!(batch.propose(&[], &[], &mut t[4]), Slot::Full);
+    assert_eq!(sealed(&batch, &mut ring), 40);
+    let six = [&[1; 6][..]; 6];
+    assert_eq!(batch.propose_many(&six, &mut t[4..10]), (4, FIRST));
+    assert_eq!(sealed(&batch, &mut ring), 40);
+    // A longer one goes alone: first, or not at all, and nothing after it.
+    assert_eq!(batch.propose(&[], &[1; 6], &mut t[8]), FIRST);
+    assert_eq!(batch.propose(&[], &[1; 50], &mut t[9]), Slot::Full);
+    assert_eq!(sealed(&batch, &mut ring), 10);
+    let (long, short): (&[u8], &[u8]) = (&[1; 50], &[1; 6]);
+    assert_eq!(batch.propose_many(&[long, short], &mut t[9..11]), (1, FIRST));
+    assert_eq!(batch.propose(&[], &[], &mut t[10]), Slot::Full);
+    assert_eq!(sealed(&batch, &mut ring), 54);
+    // Lowered beneath what is written: that stays, and nothing more comes. Raised, also past what it holds: up to that.
+    batch.keep_to(30);
+    assert_eq!(batch.propose_many(&six[..3], &mut t[10..13]), (3, FIRST));
+    batch.keep_to(10);
+    assert_eq!(batch.propose(&[], &[], &mut t[13]), Slot::Full);
+    batch.keep_to(usize::MAX);
+    assert_eq!(batch.propose(&[], &vec![1; body - 34], &mut t[13]), after(3));
+    assert_eq!(batch.propose(&[], &[], &mut t[14]), Slot::Full);
+    assert_eq!(sealed(&batch, &mut ring), body);
+    batch.keep_to(0);
+    assert_eq!(batch.propose(&[], &[], &mut t[14]), FIRST);
+    assert_eq!(batch.propose(&[], &[], &mut t[15]), Slot::Full);
+}
+
 #[test]
 fn a_batch_is_bounded_by_entries() {
     let mut ring = ring();

@@ -7,7 +7,7 @@ mod record;
 mod recovery;
 mod script;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -18,6 +18,7 @@ pub use script::Script;
 
 use crate::disk::Disk;
 use crate::inode::KnownBlocks;
+use crate::random::Random;
 use crate::trace::Counts;
 use node::Kept;
 use record::Ballot;
@@ -29,8 +30,9 @@ use script::{Life, Point};
 pub struct Depth {
     /// Cuts drawn at random where there is too much unflushed for all subsets.
     pub sample: usize,
-    /// Only each so-many-th crash point is tried.
-    pub stride: usize,
+    /// Only so many crash points of each kind of operation are tried in each life, drawn from those where something is unflushed: where nothing is, a cut
+    /// changes nothing. Zero: all points are tried.
+    pub of_each: usize,
     /// Of each so-many-th disk that was recovered, the power is cut during that recovery as well; zero: of none.
     pub again_every: u64,
 }
@@ -127,7 +129,7 @@ pub fn enumerate(script: &Script, depth: Depth) -> Result<Found, String> {
     let mut enumeration = Enumeration { script, depth, found: Found::default(), recovered: HashMap::new() };
     for (n, life) in lives.iter().enumerate() {
         enumeration.found.note(life);
-        enumeration.try_life(life, &StateId { life: n, cuts: Vec::new() }, depth.stride.max(1));
+        enumeration.try_life(life, &StateId { life: n, cuts: Vec::new() }, depth.of_each);
     }
     Ok(enumeration.found)
 }
@@ -195,10 +197,36 @@ impl Found {
     }
 }
 
+/// The numbers of the points of a life that are tried, ascending.
+fn chosen(life: &Life, of_each: usize, seed: u64) -> Vec<usize> {
+    if of_each == 0 {
+        return (0..life.points.len()).collect();
+    }
+    let mut kinds: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (n, point) in life.points.iter().enumerate() {
+        let mut disk = point.disk.clone();
+        disk.settle();
+        if !disk.unflushed().is_empty() {
+            kinds.entry(point.operation.name()).or_default().push(n);
+        }
+    }
+    let mut random = Random::new(seed);
+    let mut chosen: Vec<usize> = kinds
+        .into_values()
+        .flat_map(|mut points| {
+            let drawn = (0..of_each.min(points.len())).map(|_| points.swap_remove(random.below(points.len() as u64) as usize));
+            drawn.collect::<Vec<_>>()
+        })
+        .collect();
+    chosen.sort_unstable();
+    chosen
+}
+
 impl Enumeration<'_> {
-    fn try_life(&mut self, life: &Life, path: &StateId, stride: usize) {
+    fn try_life(&mut self, life: &Life, path: &StateId, of_each: usize) {
         let nested = !path.cuts.is_empty();
-        for (n, point) in life.points.iter().enumerate().step_by(stride) {
+        for n in chosen(life, of_each, self.script.seed) {
+            let Some(point) = life.points.get(n) else { continue };
             self.found.points += u64::from(!nested);
             let mut disk = point.disk.clone();
             disk.settle();
@@ -236,7 +264,7 @@ impl Enumeration<'_> {
         let every = self.depth.again_every;
         if is_new && state.cuts.len() == 1 && every > 0 && self.found.distinct.is_multiple_of(every) {
             match guarded(|| life_of(self.script, &disk, point.kept, &recovered)) {
-                Ok(life) => self.try_life(&life, &state, 1),
+                Ok(life) => self.try_life(&life, &state, 0),
                 Err(what) => self.found.lose(state, point, &what),
             }
         }

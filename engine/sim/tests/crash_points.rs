@@ -8,7 +8,7 @@ fn what_a_node_promised_it_holds_wherever_the_power_fails() {
     let (mut tried, mut distinct, mut again, mut recovering) = (0, 0, 0, 0);
     let mut happened = kontiki_sim::Counts::default();
     for script in Script::all(3, 1) {
-        let found = enumerate(&script, Depth { sample: 0, stride: 67, again_every: 100 }).unwrap();
+        let found = enumerate(&script, Depth { sample: 0, of_each: 1, again_every: 100 }).unwrap();
         assert_eq!(found.losses, 0, "{}: {:#?}", script.name(), found.lost);
         tried += found.tried;
         distinct += found.distinct;

@@ -23,9 +23,9 @@ struct Options {
     /// Cuts drawn at random where more than twelve things are unflushed.
     #[arg(long, default_value_t = 10)]
     sample: usize,
-    /// Try each so-many-th crash point only.
-    #[arg(long, default_value_t = 1)]
-    stride: usize,
+    /// Try so many crash points of each kind of operation only, in each life, of those where something is unflushed; zero: all there are.
+    #[arg(long, default_value_t = 0)]
+    of_each: usize,
     /// Cut the power during each so-many-th recovery as well; zero: during none.
     #[arg(long, default_value_t = 500)]
     again_every: u64,
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
             continue;
         }
         let (start, start_cpu) = (Instant::now(), cpu_s());
-        let depth = Depth { sample: options.sample, stride: options.stride, again_every: options.again_every };
+        let depth = Depth { sample: options.sample, of_each: options.of_each, again_every: options.again_every };
         match enumerate(&script, depth) {
             Ok(found) => {
                 let real_s = start.elapsed().as_secs_f64();
