@@ -41,6 +41,14 @@ fn limits() -> Result<(u64, u64), OpenError> {
     Ok((limit.rlim_cur, limit.rlim_max))
 }
 
+/// How many processes and threads this user may have.
+pub(crate) fn most_threads() -> u64 {
+    let mut limit = libc::rlimit64 { rlim_cur: u64::MAX, rlim_max: u64::MAX };
+    // SAFETY: `limit` has room for the answer; where there is none it stays as it is.
+    unsafe { libc::getrlimit64(libc::RLIMIT_NPROC, &mut limit) };
+    limit.rlim_cur
+}
+
 fn raise(soft: u64, hard: u64) -> Result<(), i32> {
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
     // SAFETY: `limit` is readable across the call.

@@ -114,8 +114,21 @@ pub enum OpenError {
         /// How many the hard limit allows.
         limit: u64,
     },
-    /// The system gave no descriptor, memory or thread.
-    #[error("{what} could not be made (errno {errno}): raise the process's limits on descriptors, memory or threads")]
+    /// No thread could be made.
+    #[error(
+        "no thread may be had for {what} (errno {errno}): this user may have {limit} processes and threads (RLIMIT_NPROC), its control group \
+         perhaps fewer (pids.max). Raise the limit (ulimit -u, LimitNPROC= and TasksMax= of a unit, --pids-limit of a container)"
+    )]
+    Threads {
+        /// What for.
+        what: &'static str,
+        /// How many this user may have, others' included; all bits are set where there is no such limit.
+        limit: u64,
+        /// The system's error number.
+        errno: i32,
+    },
+    /// The system gave no descriptor or memory.
+    #[error("{what} could not be made (errno {errno}): raise the process's limits on descriptors and memory")]
     System {
         /// What was being made.
         what: &'static str,
@@ -151,7 +164,10 @@ pub fn open(options: &Options, memory: &[Region<'_>]) -> Result<Box<dyn Io + Sen
 }
 
 fn portable(options: &Options, reason: &str) -> Result<Portable, OpenError> {
-    Portable::open(options, reason).map_err(|(what, errno)| OpenError::System { what, errno })
+    Portable::open(options, reason).map_err(|(what, errno)| match errno {
+        libc::EAGAIN => OpenError::Threads { what, limit: descriptors::most_threads(), errno },
+        _ => OpenError::System { what, errno },
+    })
 }
 
 /// The running kernel's release, for the operator.

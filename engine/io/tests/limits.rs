@@ -60,6 +60,55 @@ fn a_directory_that_may_not_be_written_says_so() {
     }
 }
 
+/// No thread is to be had: one that must be there from the start is missed with its number; whatever finds out later lacks something, and has not begun.
+#[test]
+fn without_threads_it_says_so() {
+    if elsewhere("without_threads_it_says_so", "true") == Elsewhere::Done {
+        return;
+    }
+    if is_root() {
+        eprintln!("SKIPPED: root may have any number of threads");
+        return;
+    }
+    let mut ring = open(&Options { backend: Backend::Uring, capacity: 64, ..Options::default() }, &[]);
+    let before = ring.as_mut().ok().map(|io| {
+        let (path, dir) = dir(io.as_mut());
+        (path, dir, file(io.as_mut(), dir, 1 << 16))
+    });
+    let limit = libc::rlimit { rlim_cur: 1, rlim_max: 1 };
+    // SAFETY: `limit` is readable across the call.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NPROC, &limit) }, 0);
+    match open(&Options { backend: Backend::Portable, ..Options::default() }, &[]) {
+        Err(error @ OpenError::Threads { limit: 1, .. }) => {
+            let text = error.to_string();
+            assert!(text.contains("may have 1 processes") && text.contains("pids.max"), "{text}");
+        }
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("a thread was had all the same"),
+    }
+    let (Ok(mut io), Some((_path, dir, file))) = (ring, before) else {
+        eprintln!("SKIPPED: no io_uring here");
+        return;
+    };
+    let io = io.as_mut();
+    let pool = Pool::new(1, 4096);
+    for _ in 0..3 {
+        let data = || IoData::Pool(pool.take().unwrap(), 4096);
+        for (what, op) in [
+            ("sync", Op::Sync { file }),
+            ("sync a directory", Op::SyncDir { dir }),
+            ("write", Op::Write { file, offset: 0, data: data(), durable: true }),
+            ("rename", Op::Rename { dir, from: name("data"), to: name("data") }),
+        ] {
+            match run(io, op) {
+                // Threads that are there already do what comes.
+                Ok(_) => {}
+                Err(error) => assert_eq!(error.kind, IoErrorKind::Shortage, "{what}: {error}"),
+            }
+        }
+    }
+}
+
 /// A small file system of its own, gone with this value.
 struct Small(tempfile::TempDir);
 

@@ -94,7 +94,7 @@ impl Portable {
         let bell = Arc::new(Bell::new().map_err(|errno| ("the bell's eventfd", errno))?);
         let epoll = Epoll::new().map_err(|errno| ("the epoll instance", errno))?;
         epoll.add(bell.fd(), BELL).map_err(|errno| ("the bell's place in epoll", errno))?;
-        let worker = Worker::start(capacity, Arc::clone(&bell)).map_err(|errno| ("the file worker's thread", errno))?;
+        let worker = Worker::start(capacity, Arc::clone(&bell)).map_err(|errno| ("the file worker", errno))?;
         let log = if options.mmap_log { "log files mapped" } else { "log files by pwrite" };
         let resolver = Resolver::new(Arc::clone(&bell));
         Ok(Portable {
