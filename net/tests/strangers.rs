@@ -264,6 +264,31 @@ fn every_kind_of_probe_is_one_line_and_one_entry_with_a_count() {
     }
 }
 
+/// A node without descriptors takes no connection and makes none: counted, one line of each, why its peers are away, and all is well once it has some.
+#[test]
+fn a_node_without_descriptors_says_so_once_and_comes_back() {
+    let lines = Lines::default();
+    let _guard = tracing::subscriber::set_default(lines.clone());
+    let mut cluster = Cluster::up(3);
+    lines.take();
+    // The second: it dials the third, and the first dials it.
+    cluster.world.borrow_mut().short.insert(addr(7002));
+    cluster.world.borrow_mut().reset_all();
+    cluster.turns(30_000);
+    let told = lines.take();
+    let of = |what: &str| told.iter().filter(|line| line.contains(what)).count();
+    assert_eq!(of("connections cannot be accepted"), 1, "{told:#?}");
+    assert!(cluster.hosts[1].net.counters().accepts_failed > 10);
+    assert!(matches!(cluster.hosts[1].net.unreached(NodeId(3)), Some((Unreached::Connect(error), _)) if error.lacking().is_some()));
+    assert!(cluster.hosts[0].net.unreached(NodeId(2)).is_some());
+    assert_eq!(of("peer cannot be reached"), 4, "by each of the two pairs, on both sides: {told:#?}");
+    cluster.world.borrow_mut().short.clear();
+    cluster.turns(5_000);
+    assert!(cluster.hosts[1].session(1).is_some() && cluster.hosts[1].session(3).is_some());
+    cluster.turns(90_000);
+    assert_eq!(lines.take().iter().filter(|line| line.contains("peer is back")).count(), 4);
+}
+
 /// Nodes that cannot come together: each says which side refuses, whom and why; and that is gone once they have come together.
 #[test]
 fn both_sides_of_a_refusal_say_who_refuses_whom_and_why() {

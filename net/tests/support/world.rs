@@ -62,6 +62,8 @@ pub struct World {
     pub plan: HashMap<usize, (Faults, Faults)>,
     /// Addresses that never answer.
     pub black_holes: HashSet<SocketAddr>,
+    /// Hosts that have no descriptor left for another connection.
+    pub short: HashSet<SocketAddr>,
     /// Hosts (by listening port) whose receives get nothing.
     pub deaf: HashSet<u16>,
     /// Addresses of names; of one that is not here nothing is known, and one without addresses is never answered.
@@ -80,6 +82,7 @@ impl World {
             pipe_bytes: 256 << 10,
             plan: HashMap::new(),
             black_holes: HashSet::new(),
+            short: HashSet::new(),
             deaf: HashSet::new(),
             names: HashMap::new(),
             connections: 0,
@@ -285,6 +288,10 @@ impl TestIo {
                 let Open::Listener(at) = world.handles[listener as usize] else {
                     return done(Err(IoErrorKind::Canceled));
                 };
+                // Descriptors are lacked by whoever takes a connection, and it stays in the queue.
+                if world.short.contains(&at) && world.listeners.get(&at).is_some_and(|waiting| !waiting.is_empty()) {
+                    return done(Err(IoErrorKind::Shortage));
+                }
                 match world.listeners.get_mut(&at).map(VecDeque::pop_front) {
                     Some(Some((handle, from))) => done(Ok(Output::Accepted(Handle(handle), from))),
                     Some(None) => Err(Pending::Accept(listener)),
@@ -296,6 +303,7 @@ impl TestIo {
                 Some(found) if found.is_empty() => Err(Pending::Resolve(name)),
                 Some(found) => done(Ok(Output::Addresses(found.clone()))),
             },
+            Pending::Connect(_) if world.short.contains(&self.addr) => done(Err(IoErrorKind::Shortage)),
             Pending::Connect(to) => {
                 if world.black_holes.contains(&to) {
                     return Err(Pending::Connect(to));
