@@ -1,22 +1,25 @@
 //! Whole nodes in a simulated world: each the product's own reactor, log, transport and core, over a [`SimIo`].
 
 mod life;
+pub(crate) mod listener;
+pub(crate) mod machine;
+pub(crate) mod marks;
+pub(crate) mod workload;
 
 use std::fmt;
 
 use kontiki::{Config, Medium, Member, ProposeError, Proposer, Reactor, Role, State, Ticket};
 use kontiki_core::Time;
 
+use crate::cluster::listener::Listener;
+use crate::cluster::machine::{Ledger, Machine};
+use crate::cluster::workload::Workload;
 use crate::conditions::MILLISECOND;
-use crate::history::History;
-use crate::host::Host;
+use crate::judge::history::History;
 use crate::judge::{Judge, Violation};
-use crate::listener::Listener;
-use crate::machine::{Ledger, Machine};
-use crate::marks;
 use crate::sim::Sim;
-use crate::sim_io::SimIo;
-use crate::workload::Workload;
+use crate::world::host::Host;
+use crate::world::sim_io::SimIo;
 
 /// Flushes that an election on slow disks may take: that of the candidate's term and vote, in two copies, the voters' the same, one that was
 /// under way before, and as much again for one that fails.

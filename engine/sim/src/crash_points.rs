@@ -17,9 +17,9 @@ pub use cut::Cut;
 pub use script::Script;
 
 use crate::disk::Disk;
-use crate::inode::KnownBlocks;
+use crate::disk::inode::KnownBlocks;
 use crate::random::Random;
-use crate::trace::Counts;
+use crate::world::trace::Counts;
 use node::Kept;
 use record::Ballot;
 use recovery::{Recovered, check, life_of, recover};

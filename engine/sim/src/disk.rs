@@ -4,14 +4,20 @@
 //! (create, rename, unlink), files by their length. A power cut decides each difference on its own, which is the
 //! worst that the guarantees of POSIX allow; what `Sync`, `SyncDir` and durable writes promise is never undone.
 
+pub(crate) mod decay;
+pub(crate) mod inode;
+mod late_writes;
+pub(crate) mod storage;
+mod tamper;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use kontiki_io::{IoErrorKind, Name};
 use kontiki_mem::BLOCK_BYTES;
 
-use crate::inode::{Inode, KnownBlocks};
-use crate::trace::hash_bytes;
+use crate::disk::inode::{Inode, KnownBlocks};
+use crate::world::trace::hash_bytes;
 
 /// Names a file, whatever its directory entries say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -416,5 +422,4 @@ impl Disk {
 }
 
 #[cfg(test)]
-#[path = "disk_tests.rs"]
 mod tests;

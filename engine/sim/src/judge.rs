@@ -3,10 +3,13 @@
 //! It knows nothing of how the engine works. It keeps the one history that all replicas must share, the entry at each
 //! index as whoever applied it first saw it, and holds every later event against it.
 
+pub(crate) mod history;
+pub(crate) mod linearize;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::linearize::Operation;
+use crate::judge::linearize::Operation;
 
 /// A violated safety or liveness property. Each says what was seen, for a reader with the trace beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]

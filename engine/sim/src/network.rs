@@ -1,5 +1,8 @@
 //! What the network consists of: links between hosts, listeners, and connections of two byte pipes each.
 
+mod sockets;
+mod traffic;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 

@@ -10,13 +10,13 @@ mod strikes;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::cluster::Cluster;
+use crate::cluster::listener::Listener;
+use crate::cluster::marks;
+use crate::cluster::workload::Workload;
 use crate::conditions::Conditions;
 use crate::judge::Violation;
-use crate::listener::Listener;
-use crate::marks;
 use crate::random::Random;
 use crate::sim::Sim;
-use crate::workload::Workload;
 use chaos::Chaos;
 pub use report::{Extent, Report};
 use setup::{Kind, bad_disks, draw_setup, leave_out};

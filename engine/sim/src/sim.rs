@@ -9,11 +9,11 @@ use kontiki_io::{HostName, Wake};
 
 use crate::conditions::{Conditions, DiskConditions};
 use crate::disk::{Disk, FileId, Unflushed};
-use crate::host::{Clock, Host, Injection, Process};
 use crate::network::host_ip;
-use crate::op_class::OpClass;
-use crate::sim_io::SimIo;
-use crate::trace::{Counts, Occurrence};
+use crate::world::host::{Clock, Host, Injection, Process};
+use crate::world::op_class::OpClass;
+use crate::world::sim_io::SimIo;
+use crate::world::trace::{Counts, Occurrence};
 use crate::world::{Happening, World};
 
 /// A simulated world. Cheap to clone: every clone is a hand on the same world.

@@ -1,5 +1,10 @@
 //! The world: hosts, the network between them, and the agenda of what happens next. One thread, one seed, one order.
 
+pub(crate) mod host;
+pub(crate) mod op_class;
+pub(crate) mod sim_io;
+pub(crate) mod trace;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
@@ -7,14 +12,14 @@ use kontiki_core::Time;
 use kontiki_io::{Completion, Handle, IoError, IoErrorKind, IoStats, Op, Output, Token};
 
 use crate::conditions::Conditions;
-use crate::decay::Decay;
 use crate::disk::Disk;
-use crate::host::{Clock, Host, HostState, Pending, Process, Resource};
+use crate::disk::decay::Decay;
 use crate::limits;
 use crate::network::Network;
-use crate::op_class::OpClass;
 use crate::random::{Odds, Random};
-use crate::trace::{Counts, Occurrence, Trace, hash_bytes};
+use crate::world::host::{Clock, Host, HostState, Pending, Process, Resource};
+use crate::world::op_class::OpClass;
+use crate::world::trace::{Counts, Occurrence, Trace, hash_bytes};
 
 /// Something that will happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -8,10 +8,10 @@ use kontiki_io::Io as _;
 use super::{Cluster, Node, Running, Stopping};
 use crate::conditions::MILLISECOND;
 
+use crate::cluster::machine::Machine;
+use crate::cluster::marks;
+use crate::disk::storage::BEYOND;
 use crate::judge::{Fate, Violation};
-use crate::machine::Machine;
-use crate::marks;
-use crate::storage::BEYOND;
 
 /// When a start is tried again that was refused because writes of the process before are under way, in nanoseconds.
 const AGAIN_NS: u64 = 20 * MILLISECOND;

@@ -8,10 +8,10 @@ use std::time::Duration;
 use kontiki::{ApplyError, Config, Entries, LogIndex, Proposer, Reactor, Replies, Role, State, StateMachine, Ticket};
 
 use super::record::{Entry, Record, Scribe};
-use crate::host::Host;
 use crate::recording::Recording;
 use crate::sim::Sim;
-use crate::sim_io::SimIo;
+use crate::world::host::Host;
+use crate::world::sim_io::SimIo;
 
 /// What a state machine was given.
 #[derive(Debug, Default)]

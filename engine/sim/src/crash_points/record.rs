@@ -8,8 +8,8 @@ use kontiki_frame::{DiskStamp, Kind, entries, parse_header};
 use kontiki_io::{Completion, Op, Piece, Token};
 use kontiki_net::{Control, ControlPayload};
 
+use crate::cluster::workload::value_of;
 use crate::recording::Observer;
-use crate::workload::value_of;
 
 /// One entry that somebody proposed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -5,12 +5,12 @@ use kontiki::{Config, Medium, State};
 use super::node::{Kept, Node};
 use super::record::{Ballot, Entry, Log, Record};
 use super::script::{Life, Point, Script, Watch};
+use crate::cluster::workload::{command, payload};
 use crate::conditions::{Conditions, Delay, MILLISECOND};
 use crate::disk::Disk;
-use crate::host::Host;
 use crate::random::Odds;
 use crate::sim::Sim;
-use crate::workload::{command, payload};
+use crate::world::host::Host;
 
 /// What a node held when it had started.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,13 +6,13 @@ use kontiki_core::Time;
 use super::node::{Kept, Node};
 use super::record::{Log, Promise, Record};
 use super::recovery::recover;
+use crate::cluster::workload::{command, payload};
 use crate::conditions::{Conditions, MICROSECOND, MILLISECOND, SECOND};
 use crate::disk::Disk;
-use crate::host::Host;
-use crate::op_class::OpClass;
 use crate::random::Random;
 use crate::sim::Sim;
-use crate::workload::{command, payload};
+use crate::world::host::Host;
+use crate::world::op_class::OpClass;
 
 /// A moment at which the power may fail, and what must be found afterwards.
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@
 
 use super::chaos::{Chaos, Plan};
 use super::healing::TRANSPORT_NS;
-use crate::marks;
+use crate::cluster::marks;
 use crate::random::Random;
 
 /// Election timeouts that it may take until somebody leads: votes split, and a candidate whose log is behind has to give way.

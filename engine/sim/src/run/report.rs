@@ -2,7 +2,7 @@
 
 use crate::faults::Faults;
 use crate::judge::Violation;
-use crate::trace::{Counts, Occurrence};
+use crate::world::trace::{Counts, Occurrence};
 
 /// What came of one seed.
 #[derive(Clone, Debug, Default)]

@@ -1,11 +1,11 @@
 //! What strikes a cluster, and how: one blow at a time, each drawn from a stream of random numbers of its own.
 
 use super::chaos::{Chaos, Plan, STOP_NS};
+use crate::cluster::marks;
 use crate::conditions::{MILLISECOND, SECOND};
 use crate::faults::Fault;
-use crate::host::Host;
-use crate::marks;
 use crate::random::Random;
+use crate::world::host::Host;
 
 /// What strikes, the more often the more often it stands here.
 const STRIKES: [Fault; 28] = [

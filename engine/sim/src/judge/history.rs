@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::cluster::workload::{is_read, key_of};
+use crate::judge::linearize::{self, Action, Objection, Operation};
 use crate::judge::{Fate, Violation};
-use crate::linearize::{self, Action, Objection, Operation};
-use crate::workload::{is_read, key_of};
 
 /// The history of all clients of one run. Its clock counts the events, so that no two are at the same time.
 #[derive(Debug, Default)]
@@ -86,7 +86,7 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workload::command;
+    use crate::cluster::workload::command;
 
     #[test]
     fn what_clients_saw_is_held_against_them() {

@@ -10,10 +10,10 @@ use kontiki_io::{Completion, Handle, IoErrorKind, IoStats, Name, Op, Token, Wake
 use kontiki_wal::limits::READ_ATTEMPTS;
 
 use crate::conditions::DiskConditions;
-use crate::decay::Decay;
+use crate::disk::decay::Decay;
 use crate::disk::{Disk, FileId};
-use crate::op_class::OpClass;
 use crate::random::Random;
+use crate::world::op_class::OpClass;
 
 /// One host, by its number in the world, from zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

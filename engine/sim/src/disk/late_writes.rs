@@ -5,8 +5,8 @@
 
 use kontiki_io::Op;
 
-use crate::host::LateWrite;
-use crate::marks;
+use crate::cluster::marks;
+use crate::world::host::LateWrite;
 use crate::world::{Happening, World};
 
 impl World {

@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use kontiki_io::{Handle, Identity, IoBuf, IoErrorKind, Name, Op, Output};
 
+use crate::cluster::marks;
 use crate::conditions::SECOND;
-use crate::decay::u64_at;
 use crate::disk::FileId;
-use crate::host::{HostState, Pending, Resource};
-use crate::marks;
-use crate::op_class::OpClass;
-use crate::trace::hash_bytes;
+use crate::disk::decay::u64_at;
 use crate::world::World;
+use crate::world::host::{HostState, Pending, Resource};
+use crate::world::op_class::OpClass;
+use crate::world::trace::hash_bytes;
 
 /// Counts the times at which a majority of the disks is damaged, and an entry that was acknowledged may be lost.
 pub(crate) const BEYOND: &str = "damage on a majority of disks";

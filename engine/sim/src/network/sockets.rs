@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use kontiki_io::limits::MAX_ADDRESSES;
 use kontiki_io::{Handle, HostName, IoErrorKind, Op, Output};
 
-use crate::host::{Pending, Resource};
 use crate::limits;
 use crate::network::{Attempt, Connection, Listener, Pipe, Side, host_ip};
+use crate::world::host::{Pending, Resource};
 use crate::world::{Happening, World};
 
 type Ended = Result<Output, IoErrorKind>;

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kontiki::{ApplyError, Entries, LogIndex, Replies, StateMachine};
 
-use crate::linearize::INITIAL;
-use crate::workload::{REGISTERS, is_read, key_of, value_of};
+use crate::cluster::workload::{REGISTERS, is_read, key_of, value_of};
+use crate::judge::linearize::INITIAL;
 
 /// One entry as a replica applied it.
 #[derive(Clone, Copy, Debug)]

@@ -9,8 +9,8 @@ use kontiki_core::Time;
 use kontiki_io::{Completion, Io, IoError, IoErrorKind, IoStats, Op, Token, Wake};
 
 use crate::conditions::SECOND;
-use crate::host::Host;
 use crate::world::World;
+use crate::world::host::Host;
 
 /// Wall-clock time at which every world starts: the first of January 2025, UTC, in seconds since the Unix epoch.
 const EPOCH_S: u64 = 1_735_689_600;

@@ -14,7 +14,7 @@ use kontiki_frame::DiskStamp;
 use kontiki_io::Name;
 use kontiki_mem::BLOCK_BYTES;
 
-use crate::decay::{Decay, contents, u64_at};
+use crate::disk::decay::{Decay, contents, u64_at};
 use crate::disk::{Disk, FileId};
 use crate::random::Random;
 use crate::world::World;
@@ -229,7 +229,7 @@ mod tests {
         let hash = |n| {
             let mut bytes = vec![0; SEGMENT as usize];
             disk.read(disk.find(dir, &name(n))?, 0, &mut bytes).ok()?;
-            Some(crate::trace::hash_bytes(&bytes))
+            Some(crate::world::trace::hash_bytes(&bytes))
         };
         (1..6).map(hash).collect()
     }

@@ -9,8 +9,8 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-use crate::marks;
-use crate::trace::Counts;
+use crate::cluster::marks;
+use crate::world::trace::Counts;
 
 /// A handle to what was heard; a subscriber, if its thread makes it that.
 #[derive(Clone, Debug, Default)]

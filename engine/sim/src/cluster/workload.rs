@@ -122,7 +122,7 @@ mod tests {
             for read in [false, true] {
                 let value = command(number, key, read);
                 assert_eq!((key_of(value), is_read(value)), (key, read));
-                assert!(value != crate::linearize::INITIAL && seen.insert(value));
+                assert!(value != crate::judge::linearize::INITIAL && seen.insert(value));
             }
         }
     }

@@ -7,7 +7,7 @@ use kontiki_mem::BLOCK_BYTES;
 
 use crate::disk::Unflushed;
 use crate::limits::{SECTOR_BYTES, SECTORS_PER_BLOCK};
-use crate::trace::hash_bytes;
+use crate::world::trace::hash_bytes;
 
 /// Shared among the copies of a disk until one of them is written.
 type Bytes = Arc<[u8; BLOCK_BYTES]>;
