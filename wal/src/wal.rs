@@ -430,10 +430,14 @@ impl Wal {
         if self.closing.is_some() {
             return again;
         }
+        let rest = if self.appender.idle() { self.log.limit().and_then(|limit| self.margin.deadline(self.end, limit)) } else { None };
+        // Asked for once a turn, and nearly always nothing is lacking.
+        if self.short.error().is_none() && self.lacking.error().is_none() {
+            return rest;
+        }
         // While an attempt is under way its completion is what to wait for.
         let idle = !self.preparer.busy() && self.wants_new();
         let retry = self.lacking.due().filter(|_| idle || self.preparer.waits());
-        let rest = if self.appender.idle() { self.log.limit().and_then(|limit| self.margin.deadline(self.end, limit)) } else { None };
         let rest = rest.map(|rest| self.short.due().map_or(rest, |due| rest.max(due)));
         [again, retry, rest].into_iter().flatten().min()
     }

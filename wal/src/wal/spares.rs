@@ -20,15 +20,9 @@ impl Wal {
         self.segments.prepared.len() < self.options.spare_segments && self.segments.len() < MAX_SEGMENTS
     }
 
-    /// Whether `position` lies behind a frame of the current segment.
-    fn is_in_current(&self, position: u64) -> bool {
-        let current = self.segments.current().map(|segment| segment.number);
-        current.is_some_and(|number| position > number * self.options.segment_bytes + BLOCK_BYTES as u64)
-    }
-
-    /// Whether the current segment holds a frame of which it is known that it is durable.
-    fn current_is_durable(&self) -> bool {
-        self.is_in_current(self.appender.durable())
+    /// Position of the first frame in the current segment: what lies behind it, lies in this segment. Behind everything if there is none.
+    fn current_begins(&self) -> u64 {
+        self.segments.current().map_or(u64::MAX, |segment| segment.number * self.options.segment_bytes + BLOCK_BYTES as u64)
     }
 
     /// Lets go of what recoveries put aside, once the log has gone on behind it and the node has again what it lost; sooner if there would
@@ -38,7 +32,7 @@ impl Wal {
             return;
         }
         if let Some(number) = self.segments.current().map(|segment| segment.number)
-            && self.current_is_durable()
+            && self.appender.durable() > self.current_begins()
         {
             self.segments.retire_aside(number);
         }
@@ -74,15 +68,16 @@ impl Wal {
         }
         // With the segments it is noted how far the log was durable. If that lies in the current segment, neither a file that is gone
         // nor what stood in it when it was prepared passes for all of it.
-        if !self.appender.idle() && !self.current_is_durable() {
+        let begins = self.current_begins();
+        if self.appender.durable() > begins {
+            if self.saver.watermark() <= begins {
+                return self.note(self.saver.named(), io);
+            }
+        } else if !self.appender.idle() {
             return;
         }
-        if self.current_is_durable() && !self.is_in_current(self.saver.watermark()) {
-            return self.note(self.saver.named(), io);
-        }
         self.release_evidence();
-        let now = io.now();
-        if self.lacking.holds(now) {
+        if self.lacking.error().is_some() && self.lacking.holds(io.now()) {
             return;
         }
         let noted = self.saver.named();
