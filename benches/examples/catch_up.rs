@@ -4,8 +4,9 @@
 //! cargo run --release -p kontiki-benches --example catch_up [MiB] [rounds] [window in KiB]
 //! ```
 //!
-//! Three replicas in one process. One is stopped, the others commit so many MiB, and go on with a light load (16 in flight, 128 B) while it
-//! comes back. Beside that: the same number of bytes appended durably to a log without a node, on the same disk.
+//! Three replicas in one process. One is stopped, the others commit so many MiB, and go on with a light load (16 in
+//! flight, 128 B) while it comes back. Beside that: the same number of bytes appended durably to a log without a node,
+//! on the same disk.
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "a program for people; the load waits as a product would")]
 
 use std::collections::VecDeque;

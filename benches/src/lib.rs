@@ -1,4 +1,5 @@
-//! What measures Kontiki: the floor it is held against, logs without a node, what a machine is, and replicas in one process.
+//! What measures Kontiki: the floor it is held against, logs without a node, what a machine is, and replicas in one
+//! process.
 //!
 //! `kontiki bench` and the benches of this package share it; no part of the product depends on it.
 #![forbid(unsafe_code)]

@@ -106,7 +106,8 @@ impl StoredLog {
         true
     }
 
-    /// Appends `frames` frames of `bytes` each (a multiple of 4,096), at most `depth` of them not durable at a time, and waits for all.
+    /// Appends `frames` frames of `bytes` each (a multiple of 4,096), at most `depth` of them not durable at a time,
+    /// and waits for all.
     ///
     /// # Errors
     /// The log failed, or the disk is full.
@@ -154,8 +155,8 @@ pub struct Scan {
     pub checksum: u32,
 }
 
-/// Reads the first `most` bytes of a log's segments past the page cache, in the sizes and depth that recovery reads in, and takes a checksum of
-/// it: the least that any recovery must do.
+/// Reads the first `most` bytes of a log's segments past the page cache, in the sizes and depth that recovery reads in,
+/// and takes a checksum of it: the least that any recovery must do.
 ///
 /// # Errors
 /// The files cannot be read.

@@ -93,7 +93,8 @@ impl ApplyQueue {
         inbox.work.push_back(work);
     }
 
-    /// Wakes the apply thread, if there is one and it sleeps: it says so under the lock that the frames were pushed under.
+    /// Wakes the apply thread, if there is one and it sleeps: it says so under the lock that the frames were pushed
+    /// under.
     pub(crate) fn announce(&self) {
         if self.sleeps.load(Ordering::Relaxed) {
             self.arrived.notify_one();
@@ -244,8 +245,8 @@ impl<M: StateMachine> ApplyStage<M> {
         }
     }
 
-    /// Entries up to `to` are applied. What the machine says of its durable state is believed as far as it can be true: nothing is durable
-    /// that was not applied, and what was durable once stays so.
+    /// Entries up to `to` are applied. What the machine says of its durable state is believed as far as it can be true:
+    /// nothing is durable that was not applied, and what was durable once stays so.
     fn note(&self, to: LogIndex) -> Result<(), Failure> {
         // What came again moves nothing back.
         let applied = to.0.max(self.queue.applied().0);

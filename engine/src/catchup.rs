@@ -1,6 +1,7 @@
 //! Frames read back from the log: for followers that fell behind memory, and for an apply stage that did.
 //!
-//! For a follower the next piece is read while the last one is under way to it: otherwise its disk and this one would take turns.
+//! For a follower the next piece is read while the last one is under way to it: otherwise its disk and this one would
+//! take turns.
 
 use kontiki_core::{LogIndex, NodeId, SessionId, Term};
 use kontiki_mem::{Block, Pool};
@@ -89,8 +90,9 @@ impl CatchUp {
         }
     }
 
-    /// Whether a peer may have a buffer now. The last one is apply's. A peer that has not yet read what was sent to it, and one whose next
-    /// piece is read ahead, leaves one for each of the others: one that does not read at all starves nobody.
+    /// Whether a peer may have a buffer now. The last one is apply's. A peer that has not yet read what was sent to it,
+    /// and one whose next piece is read ahead, leaves one for each of the others: one that does not read at all
+    /// starves nobody.
     pub(crate) fn has_buffer(&self, modest: bool) -> bool {
         let others = self.readers.len() - 2;
         self.pool.available() > if modest { others } else { 1 }
@@ -116,7 +118,8 @@ impl CatchUp {
         self.readers.get_mut(tag as usize)?.take()
     }
 
-    /// To be answered when the read in progress for that peer is done. An older one, of an earlier session, is nobody's any more.
+    /// To be answered when the read in progress for that peer is done. An older one, of an earlier session, is nobody's
+    /// any more.
     pub(crate) fn ask(&mut self, ask: Ask) {
         self.asks.retain(|older| older.peer != ask.peer);
         self.asks.push(ask);
@@ -133,8 +136,8 @@ impl CatchUp {
         self.pieces.push(piece);
     }
 
-    /// What was read ahead for a peer, if it goes on from there, and was read in this term: within one a leader's log never
-    /// changes, but between two of them others may have led. Else it is of no use any more.
+    /// What was read ahead for a peer, if it goes on from there, and was read in this term: within one a leader's log
+    /// never changes, but between two of them others may have led. Else it is of no use any more.
     pub(crate) fn piece(&mut self, peer: NodeId, term: Term, from: LogIndex) -> Option<Piece> {
         let at = self.pieces.iter().position(|piece| piece.peer == peer)?;
         let piece = self.pieces.swap_remove(at);

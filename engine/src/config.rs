@@ -17,10 +17,12 @@ use crate::tag::Tag;
 pub struct Member {
     /// Its id, unique in the cluster for ever, not zero.
     pub id: u64,
-    /// Where it listens for peers and clients: an address, or a host's name with a port, which is looked up whenever it is connected to.
+    /// Where it listens for peers and clients: an address, or a host's name with a port, which is looked up whenever it
+    /// is connected to.
     #[serde(with = "text")]
     pub addr: Address,
-    /// A word of the product's own on it, empty by default: where its clients find this member, say. Given with every hint at who leads.
+    /// A word of the product's own on it, empty by default: where its clients find this member, say. Given with every
+    /// hint at who leads.
     #[serde(with = "text", default, skip_serializing_if = "Tag::is_empty")]
     pub tag: Tag,
 }
@@ -40,9 +42,9 @@ pub enum Medium {
     /// An unreadable last frame was a torn write, and is dropped.
     Safe,
     /// What was flushed may be damaged by a later power cut: SD cards, cheap flash. An unreadable
-    /// last frame may have been acknowledged: the replica recovers it from its peers before it votes again. Zeros are written
-    /// behind the log's end, so that this is in doubt only where a write was in flight: while frames are small, as many bytes as the
-    /// frames themselves; under load with large ones next to none.
+    /// last frame may have been acknowledged: the replica recovers it from its peers before it votes again. Zeros are
+    /// written behind the log's end, so that this is in doubt only where a write was in flight: while frames are
+    /// small, as many bytes as the frames themselves; under load with large ones next to none.
     #[default]
     Lossy,
 }
@@ -98,7 +100,8 @@ pub struct Config {
     pub id: u64,
     /// All members, this one included: 1 to 9.
     pub members: Vec<Member>,
-    /// Where to listen, if not at this member's own address (behind a translation of addresses, say). Needed where that is a name.
+    /// Where to listen, if not at this member's own address (behind a translation of addresses, say). Needed where that
+    /// is a name.
     pub listen: Option<SocketAddr>,
     /// The data directory; made if missing. One process at a time.
     pub dir: PathBuf,
@@ -107,8 +110,9 @@ pub struct Config {
     pub election_min_ms: u64,
     /// Longest election timeout, in milliseconds; more than `election_min_ms`.
     pub election_max_ms: u64,
-    /// Where this replica's disk is too slow for these two, an election waits longer, for what was measured: a vote counts once it is durable. In
-    /// no case longer than this, in milliseconds, or `election_max_ms` if that is more.
+    /// Where this replica's disk is too slow for these two, an election waits longer, for what was measured: a vote
+    /// counts once it is durable. In no case longer than this, in milliseconds, or `election_max_ms` if that is
+    /// more.
     pub election_limit_ms: u64,
     /// Heartbeat interval, in milliseconds; at most a third of `election_min_ms`.
     pub heartbeat_ms: u64,
@@ -121,18 +125,20 @@ pub struct Config {
     pub max_in_flight: usize,
     /// Longest reply of the state machine, in bytes.
     pub reply_bytes: usize,
-    /// Memory for frames in flight, in bytes: a power of two, at least sixteen frames: with fewer, those being written leave no room for what followers are still to be sent.
+    /// Memory for frames in flight, in bytes: a power of two, at least sixteen frames: with fewer, those being written
+    /// leave no room for what followers are still to be sent.
     pub ring_bytes: usize,
     /// Sent to one follower and not acknowledged, in bytes.
     pub window_bytes: u64,
     /// Sent to one follower and not acknowledged, in frames.
     pub window_frames: u32,
-    /// How long a follower that makes no progress may hold the leader back, in milliseconds; zero: it never does. One that is
-    /// slower than the load but goes on is waited for once memory is full, so that it does not fall behind what the log retains.
+    /// How long a follower that makes no progress may hold the leader back, in milliseconds; zero: it never does. One
+    /// that is slower than the load but goes on is waited for once memory is full, so that it does not fall behind
+    /// what the log retains.
     pub hold_back_ms: u64,
-    /// Connections of clients at once; zero, the default: none. The port is the peers' and not encrypted: whoever reaches it and is served
-    /// as a client can propose, and read what the state machine replies. With zero it still answers who asks for the node's status, and no
-    /// more.
+    /// Connections of clients at once; zero, the default: none. The port is the peers' and not encrypted: whoever
+    /// reaches it and is served as a client can propose, and read what the state machine replies. With zero it
+    /// still answers who asks for the node's status, and no more.
     pub max_clients: usize,
 
     /// Size of a log segment, in bytes: a multiple of 4096, more than four frames.
@@ -216,8 +222,9 @@ impl Config {
         Config { cluster, id, members, dir: dir.into(), ..Config::default() }
     }
 
-    /// A configuration for a board with little memory: a replica stays below 16 MiB, where the defaults take up to 32. Batches are smaller,
-    /// and so is throughput under full load: entries of at most 16 KiB, 2,048 proposals in flight.
+    /// A configuration for a board with little memory: a replica stays below 16 MiB, where the defaults take up to 32.
+    /// Batches are smaller, and so is throughput under full load: entries of at most 16 KiB, 2,048 proposals in
+    /// flight.
     pub fn small(cluster: u128, id: u64, members: Vec<Member>, dir: impl Into<PathBuf>) -> Config {
         Config {
             max_entry_bytes: 16 << 10,
@@ -251,8 +258,8 @@ impl Config {
         self.listen.or_else(|| self.me().and_then(|m| m.addr.socket()))
     }
 
-    /// Longest frame that this replica takes from a leader, in bytes, whatever it seals itself: half of the memory for frames can be made
-    /// free for one, and one must fit into a segment. Peers are told.
+    /// Longest frame that this replica takes from a leader, in bytes, whatever it seals itself: half of the memory for
+    /// frames can be made free for one, and one must fit into a segment. Peers are told.
     pub(crate) fn takes_frame_bytes(&self) -> usize {
         let segment = usize::try_from(self.segment_bytes).unwrap_or(usize::MAX) - kontiki_mem::BLOCK_BYTES;
         limits::MAX_FRAME_BYTES.min(self.ring_bytes / 2).min(segment)

@@ -14,7 +14,8 @@ pub struct LeaderHint {
     pub id: NodeId,
     /// Its address in the configuration.
     pub addr: Address,
-    /// What this node's configuration says of it for the product's own use ([`Member::tag`](crate::Member::tag)); empty if nothing.
+    /// What this node's configuration says of it for the product's own use ([`Member::tag`](crate::Member::tag)); empty
+    /// if nothing.
     pub tag: Tag,
 }
 
@@ -39,14 +40,15 @@ pub enum ProposeError {
     /// The disk has no space for the log's next segment. The node goes on by itself once there is space again.
     #[error("the disk is full: nothing is written until there is space for the log's next segment")]
     DiskFull,
-    /// The log has as many segments as it can keep track of, and may forget none, whatever space the disk has. It goes on once the state
-    /// machine says that more of it is durable ([`StateMachine::durable`](crate::StateMachine::durable)).
+    /// The log has as many segments as it can keep track of, and may forget none, whatever space the disk has. It goes
+    /// on once the state machine says that more of it is durable
+    /// ([`StateMachine::durable`](crate::StateMachine::durable)).
     #[error(
         "the log is full: it holds all that the state machine has not made durable itself, and may not grow. Make the state durable, or raise segment_bytes for a new cluster"
     )]
     LogFull,
-    /// The system lacks something else that the log's next segment takes, file descriptors or memory: status and log say what. The node goes on
-    /// by itself once it is there again.
+    /// The system lacks something else that the log's next segment takes, file descriptors or memory: status and log
+    /// say what. The node goes on by itself once it is there again.
     #[error("the system lacks file descriptors or memory: nothing is written until there are enough for the log's next segment")]
     Shortage,
     /// The payload is over the configured limit.

@@ -1,5 +1,5 @@
-//! What a product wants to hear of, as it happens: leadership, peers, disk, recovery. A bounded board; whoever reads slower than things
-//! happen is told how many it missed, and holds nobody up.
+//! What a product wants to hear of, as it happens: leadership, peers, disk, recovery. A bounded board; whoever reads
+//! slower than things happen is told how many it missed, and holds nobody up.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -52,13 +52,14 @@ pub enum Event {
     DiskFull,
     /// It has again.
     DiskBack,
-    /// The log has as many segments as it can keep track of, and may forget none, whatever space the disk has: the state machine makes too
-    /// little of it durable ([`StateMachine::durable`](crate::StateMachine::durable)). Once the segment in use is full, writes are refused.
+    /// The log has as many segments as it can keep track of, and may forget none, whatever space the disk has: the
+    /// state machine makes too little of it durable ([`StateMachine::durable`](crate::StateMachine::durable)). Once
+    /// the segment in use is full, writes are refused.
     LogFull,
     /// It may have another segment again.
     LogBack,
-    /// The system is short of something else that the next segment takes, file descriptors or memory: the log says of what. Waited out like
-    /// a full disk.
+    /// The system is short of something else that the next segment takes, file descriptors or memory: the log says of
+    /// what. Waited out like a full disk.
     Shortage,
     /// It is not any more.
     ShortageOver,
@@ -125,7 +126,8 @@ impl Board {
 
     fn wake(&self) {
         self.changed.notify_all();
-        // One by one, outside of the lock: a waker is foreign code. One that comes back at once has its turn with the next event.
+        // One by one, outside of the lock: a waker is foreign code. One that comes back at once has its turn with the next
+        // event.
         let readers = self.inner().readers.len();
         for at in 0..readers {
             let waker = match self.inner().readers.get_mut(at) {
@@ -163,7 +165,8 @@ impl Inner {
         at
     }
 
-    /// Leaves a waker at a place, or takes the place back; the waker that was there, to be dropped out of the lock: that is foreign code.
+    /// Leaves a waker at a place, or takes the place back; the waker that was there, to be dropped out of the lock:
+    /// that is foreign code.
     fn put(&mut self, at: usize, reader: Reader) -> Option<Waker> {
         match self.readers.get_mut(at).map(|place| std::mem::replace(place, reader)) {
             Some(Reader::Here(waker)) => waker,
@@ -184,9 +187,10 @@ impl Inner {
     }
 }
 
-/// A stream of what happens to a replica, from the moment it was asked for ([`Node::events`](crate::Node::events)). Poll it, wait on it or await
-/// it. At most [`MAX_EVENTS`] are kept: whoever reads too slowly is given [`Event::Missed`]. What was the case before the first event
-/// (recovery, a leader, peers that were never up) is in the status: ask for the stream first, then for [`Node::status`](crate::Node::status).
+/// A stream of what happens to a replica, from the moment it was asked for ([`Node::events`](crate::Node::events)).
+/// Poll it, wait on it or await it. At most [`MAX_EVENTS`] are kept: whoever reads too slowly is given
+/// [`Event::Missed`]. What was the case before the first event (recovery, a leader, peers that were never up) is in the
+/// status: ask for the stream first, then for [`Node::status`](crate::Node::status).
 ///
 /// ```no_run
 /// # fn example(node: &kontiki::Node) {
@@ -224,10 +228,12 @@ impl Events {
         self.shared.events.inner().read(&mut self.next)
     }
 
-    /// Blocks until there is an event, for `limit` at most. `None`: there is none yet, or the node has stopped and there will be none.
+    /// Blocks until there is an event, for `limit` at most. `None`: there is none yet, or the node has stopped and
+    /// there will be none.
     ///
     /// # Panics
-    /// Within the state machine or a waker of the same node, if it would have to wait: see [`StateMachine`](crate::StateMachine).
+    /// Within the state machine or a waker of the same node, if it would have to wait: see
+    /// [`StateMachine`](crate::StateMachine).
     pub fn wait(&mut self, limit: Duration) -> Option<Event> {
         let board = &self.shared.events;
         let next = self.next;

@@ -1,5 +1,5 @@
-//! Calling the product's code: it may panic, and that ends what was asked of it, nothing else; and it may not wait for the very node that
-//! called it.
+//! Calling the product's code: it may panic, and that ends what was asked of it, nothing else; and it may not wait for
+//! the very node that called it.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -13,8 +13,8 @@ use crate::shared::{Life, Shared};
 use crate::status::Status;
 use crate::ticket::Ticket;
 
-/// One running replica. Dropping it stops the node, cleanly, and waits for its threads; where one of these drops it, within a state machine or a
-/// waker, it is stopped without being waited for.
+/// One running replica. Dropping it stops the node, cleanly, and waits for its threads; where one of these drops it,
+/// within a state machine or a waker, it is stopped without being waited for.
 ///
 /// ```no_run
 /// use kontiki::{ApplyError, Config, Entries, Member, Node, Replies, StateMachine};
@@ -92,8 +92,8 @@ impl Proposer {
 
     /// What the node knows of itself and its cluster, fresh. `None` if it never came up.
     ///
-    /// Waits for the reactor's next turn: do not call it from the thread that turns a driven node. Within a state machine or a waker of the same
-    /// node, which would hold that turn up, it is what somebody was told last.
+    /// Waits for the reactor's next turn: do not call it from the thread that turns a driven node. Within a state
+    /// machine or a waker of the same node, which would hold that turn up, it is what somebody was told last.
     pub fn status(&self) -> Option<Status> {
         self.shared.status()
     }
@@ -103,12 +103,15 @@ impl Proposer {
         self.shared.id()
     }
 
-    /// Blocks until this node knows who leads the cluster, itself included, and says who; `None` if it knows none after `limit`, or stops.
+    /// Blocks until this node knows who leads the cluster, itself included, and says who; `None` if it knows none after
+    /// `limit`, or stops.
     ///
-    /// Who leads is out of date at once. A node that has just been elected may answer [`ProposeError::Busy`] for a moment.
+    /// Who leads is out of date at once. A node that has just been elected may answer [`ProposeError::Busy`] for a
+    /// moment.
     ///
     /// # Panics
-    /// Within the state machine or a waker of the same node, if it would have to wait: see [`StateMachine`](crate::StateMachine).
+    /// Within the state machine or a waker of the same node, if it would have to wait: see
+    /// [`StateMachine`](crate::StateMachine).
     pub fn wait_leader(&self, limit: Duration) -> Option<LeaderHint> {
         self.shared.wait_leader(limit)
     }
@@ -137,7 +140,8 @@ impl Proposer {
     /// Why it stopped, if nobody asked.
     ///
     /// # Panics
-    /// Within the state machine or a waker of the same node, which it would wait for: see [`StateMachine`](crate::StateMachine).
+    /// Within the state machine or a waker of the same node, which it would wait for: see
+    /// [`StateMachine`](crate::StateMachine).
     pub fn wait_stopped(&self) -> Result<(), Failure> {
         self.shared.may_wait("waiting for the node to stop");
         match self.shared.wait_end() {
@@ -205,7 +209,8 @@ impl Node {
     /// Why the node had stopped by itself, if it had.
     ///
     /// # Panics
-    /// Within the state machine or a waker of the same node, which it would wait for; the node ends all the same. See [`StateMachine`](crate::StateMachine).
+    /// Within the state machine or a waker of the same node, which it would wait for; the node ends all the same. See
+    /// [`StateMachine`](crate::StateMachine).
     pub fn shutdown(mut self) -> Result<(), Failure> {
         // Before it is asked to stop: within its own state machine, this panic is to be the reason why it ends.
         self.shared.may_wait("waiting for the end of a node");
@@ -222,7 +227,8 @@ impl Node {
         self.shared.ask_stop();
         let me = std::thread::current().id();
         for thread in self.threads.drain(..) {
-            // Whoever is called by one of the node's threads (a state machine, a waker) cannot wait for it: it ends once it has returned.
+            // Whoever is called by one of the node's threads (a state machine, a waker) cannot wait for it: it ends once it has
+            // returned.
             if place != Place::Outside || thread.thread().id() == me {
                 continue;
             }

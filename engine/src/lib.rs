@@ -5,8 +5,8 @@
 //! [`Ticket`] resolves, and is applied by each of them in the same order.
 //!
 //! What an operator should hear of goes to the product's [`tracing`](https://docs.rs/tracing) subscriber, on the thread that has it to tell. What
-//! that throws loses the event and nothing else. The time that it takes is the node's: a writer that may block (a pipe, a console, a full
-//! disk) belongs behind a thread and a bounded queue of its own.
+//! that throws loses the event and nothing else. The time that it takes is the node's: a writer that may block (a pipe,
+//! a console, a full disk) belongs behind a thread and a bounded queue of its own.
 #![forbid(unsafe_code)]
 
 mod apply;

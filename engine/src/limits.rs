@@ -42,19 +42,20 @@ pub const MAX_VOTERS: usize = 9;
 pub const READ_BUFFERS: usize = 4;
 /// Size of a read buffer, in bytes, unless a frame may be longer.
 pub const READ_BYTES: usize = 512 << 10;
-/// Sent from the log to one follower and not acknowledged, in bytes, before more is read for it: what keeps its disk busy, and leaves the
-/// others' small writes their turn.
+/// Sent from the log to one follower and not acknowledged, in bytes, before more is read for it: what keeps its disk
+/// busy, and leaves the others' small writes their turn.
 pub const CATCH_UP_BYTES: u64 = 256 << 10;
 /// Frames handed to the apply stage and not applied yet.
 pub const MAX_APPLY_QUEUE: usize = 64;
-/// Operations outstanding at once, at least: writes, reads, segment preparation, two connections a peer each way, clients.
-/// A configuration with more members or clients gets more: see `io_capacity`.
+/// Operations outstanding at once, at least: writes, reads, segment preparation, two connections a peer each way,
+/// clients. A configuration with more members or clients gets more: see `io_capacity`.
 pub const IO_CAPACITY: usize = 512;
 /// Requests of one client that are not answered yet, at most.
 pub const CLIENT_REQUESTS: u64 = 64;
 /// Clients at once that a configuration may allow.
 pub const MAX_CLIENTS: usize = 1024;
-/// Memory of any one table that grows with the configuration, in bytes: replies of tickets, requests and responses of clients.
+/// Memory of any one table that grows with the configuration, in bytes: replies of tickets, requests and responses of
+/// clients.
 pub const MAX_TABLE_BYTES: u64 = (1 << 31) - 4096;
 /// Segments that retention must leave to the log's own growth.
 pub const MIN_FREE_SEGMENTS: u64 = 32;
@@ -64,8 +65,8 @@ pub(crate) const fn connections(members: usize, clients: usize) -> usize {
     members * net::CONNECTIONS_PER_PEER + 2 * net::MAX_GREETINGS + clients + net::STATUS_PLACES + net::SPARE_CLIENTS
 }
 
-/// Operations that a node may have outstanding at once: per connection a receive, a send and a shutdown; the listener's;
-/// and the log's.
+/// Operations that a node may have outstanding at once: per connection a receive, a send and a shutdown; the
+/// listener's; and the log's.
 pub(crate) const fn io_capacity(members: usize, clients: usize) -> usize {
     let operations = 3 * connections(members, clients) + 3 + members + wal::MAX_WRITES_IN_FLIGHT + wal::OTHER_OPERATIONS;
     if operations > IO_CAPACITY { operations } else { IO_CAPACITY }
@@ -84,7 +85,8 @@ pub(crate) const fn io_handles(members: usize, clients: usize) -> usize {
     let open = wal::MAX_SEGMENTS + 8 + connections(members, clients);
     if open > io::DEFAULT_HANDLES { open } else { io::DEFAULT_HANDLES }
 }
-/// Of the last segment that a log without room for another has, in bytes: kept for the first entries of new terms, of a block each.
+/// Of the last segment that a log without room for another has, in bytes: kept for the first entries of new terms, of a
+/// block each.
 pub(crate) fn reserve_bytes(segment_bytes: u64) -> usize {
     usize::try_from(segment_bytes / RESERVE_SHARE).unwrap_or(usize::MAX).clamp(MIN_RESERVE_BYTES, MAX_RESERVE_BYTES)
 }
@@ -103,7 +105,8 @@ pub const CLOSE_NET_NS: u64 = 2_000_000_000;
 pub const ASK_DURABLE_NS: u64 = 100_000_000;
 /// A commit index that no frame carries is told to followers after this share of a heartbeat interval.
 pub const NEWS_SHARE: u64 = 16;
-/// Entries that make a frame worth its writes, wake-ups and messages though one is under way: about as many as take as long themselves.
+/// Entries that make a frame worth its writes, wake-ups and messages though one is under way: about as many as take as
+/// long themselves.
 pub const AMPLE_ENTRIES: u32 = 1024;
 /// How long a reactor waits awake for the first of the callers that it just answered, in ns: two wake-ups of a thread.
 pub const LINGER_NS: u64 = 100_000;
@@ -115,7 +118,8 @@ pub const MAX_LINGER_NS: u64 = 400_000;
 pub const ENTRIES_PER_YIELD: u64 = 64;
 /// See [`ENTRIES_PER_YIELD`].
 pub const MAX_YIELDS: u64 = 7;
-/// How often a caller looks again if it came just as the reactor sealed one batch and had not opened the next: a microsecond.
+/// How often a caller looks again if it came just as the reactor sealed one batch and had not opened the next: a
+/// microsecond.
 pub const OPEN_SPINS: u32 = 50;
 /// Commits after which it does not wait awake, at most, where nobody came back the last times.
 pub const MAX_SULK: u32 = 256;

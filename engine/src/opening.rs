@@ -22,7 +22,8 @@ const MS: u64 = 1_000_000;
 enum Step {
     Log(Box<kontiki_wal::Opening>),
     Port(Box<Replica>),
-    /// The start ends here: as it was asked to, or for this reason. The log is closed in order first, so that the next start finds it so.
+    /// The start ends here: as it was asked to, or for this reason. The log is closed in order first, so that the next
+    /// start finds it so.
     Ending(Ending, Option<StartError>),
     Done,
 }
@@ -182,7 +183,8 @@ impl Opening {
         self.ending.is_some_and(|began| now.since(began) >= limits::CLOSE_LOG_NS)
     }
 
-    /// The replica over an open log; or the log, and why there is none: because it was asked to stop (`None`), or because it cannot be.
+    /// The replica over an open log; or the log, and why there is none: because it was asked to stop (`None`), or
+    /// because it cannot be.
     fn log_is_open(
         &mut self,
         opened: kontiki_wal::Opened,

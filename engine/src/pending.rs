@@ -96,7 +96,8 @@ mod tests {
         IndexRange { from: LogIndex(from), to: LogIndex(to) }
     }
 
-    /// Who waits for an entry past the commit index learns that nobody knows; who waits for one before it hears from apply.
+    /// Who waits for an entry past the commit index learns that nobody knows; who waits for one before it hears from
+    /// apply.
     #[test]
     fn lost_leadership() {
         for commit in 0..=6 {

@@ -103,7 +103,8 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
     /// the reactor's own thread.
     ///
     /// # Errors
-    /// A configuration value that cannot be, or memory that cannot be had. Everything else comes from [`Reactor::turn`].
+    /// A configuration value that cannot be, or memory that cannot be had. Everything else comes from
+    /// [`Reactor::turn`].
     pub fn new(config: Config, io: I, machine: M) -> Result<Reactor<I, M>, StartError> {
         config.check()?;
         let ring = Ring::new(config.ring_bytes, MAX_RING_BLOCKS)?;
@@ -186,8 +187,8 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
         self.io.poll_fd()
     }
 
-    /// When a turn is due although nothing happens: for a loop that sleeps on [`Reactor::poll_fd`] and then turns without
-    /// waiting. A time in the past says that the next turn has something to do already.
+    /// When a turn is due although nothing happens: for a loop that sleeps on [`Reactor::poll_fd`] and then turns
+    /// without waiting. A time in the past says that the next turn has something to do already.
     pub fn deadline(&self) -> Time {
         if self.queued && !matches!(self.phase, Phase::Ended) { Time(0) } else { self.due() }
     }
@@ -214,8 +215,8 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
     ///
     /// # Errors
     /// The node could not start, or stopped by itself; it acknowledges nothing more, and every turn from now on
-    /// says [`State::Ended`], at once. Where its log can still be relied on, that is closed first: [`Proposer::failure`] says at once why it stops,
-    /// and turns say [`State::Closing`] until it is done.
+    /// says [`State::Ended`], at once. Where its log can still be relied on, that is closed first:
+    /// [`Proposer::failure`] says at once why it stops, and turns say [`State::Closing`] until it is done.
     pub fn turn(&mut self, wait: Duration) -> Result<State, TurnError> {
         foreign::at_work(self.shared.stage(), || self.turn_at_work(wait))
     }
@@ -233,7 +234,8 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
         Ok(self.state())
     }
 
-    /// The node stops by itself. Where the log is not what failed it is closed in order, so that the next start has nothing to doubt.
+    /// The node stops by itself. Where the log is not what failed it is closed in order, so that the next start has
+    /// nothing to doubt.
     fn failed(&mut self, failure: Failure) -> Result<(), TurnError> {
         match std::mem::replace(&mut self.phase, Phase::Ended) {
             Phase::Running(mut replica) => {
@@ -261,8 +263,8 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
         }
     }
 
-    /// Waits, awake and not for long, for callers that the last turn answered: most propose again at once. For a reactor with a thread
-    /// of its own, whose callers are others.
+    /// Waits, awake and not for long, for callers that the last turn answered: most propose again at once. For a
+    /// reactor with a thread of its own, whose callers are others.
     ///
     /// # Errors
     /// As [`Reactor::turn`].

@@ -111,8 +111,8 @@ impl Shared {
 
     /// Takes as many of `payloads` as there is room for now, in order, and appends their tickets.
     ///
-    /// Each payload is asked for its bytes once, before anything of its run is taken: what it says, or that it panics, is then as if it
-    /// had always said so.
+    /// Each payload is asked for its bytes once, before anything of its run is taken: what it says, or that it panics,
+    /// is then as if it had always said so.
     pub(crate) fn propose_many(
         this: &Hold<Shared>,
         payloads: &[impl AsRef<[u8]>],
@@ -288,8 +288,8 @@ impl Shared {
     }
 
     /// # Panics
-    /// Within the state machine of this node, or a waker that it calls: to wait would end it in silence. A panic in the state machine ends the node
-    /// with a typed failure, one in a waker nothing but that call.
+    /// Within the state machine of this node, or a waker that it calls: to wait would end it in silence. A panic in the
+    /// state machine ends the node with a typed failure, one in a waker nothing but that call.
     pub(crate) fn may_wait(&self, what: &str) {
         let within = match self.place() {
             Place::Outside => return,

@@ -58,8 +58,9 @@ pub(crate) struct Callers<'a> {
 }
 
 impl Replies<'_> {
-    /// The reply to the next entry; one beyond the last goes nowhere. At most `reply_bytes` of the configuration: of a longer one nothing is
-    /// kept, its proposer is told so ([`Lost::ReplyTooLong`](crate::Lost::ReplyTooLong)), and it is counted.
+    /// The reply to the next entry; one beyond the last goes nowhere. At most `reply_bytes` of the configuration: of a
+    /// longer one nothing is kept, its proposer is told so ([`Lost::ReplyTooLong`](crate::Lost::ReplyTooLong)), and
+    /// it is counted.
     pub fn push(&mut self, reply: &[u8]) {
         if let Some(callers) = &mut self.callers
             && self.given < self.most
@@ -88,17 +89,19 @@ pub struct ApplyError(pub String);
 ///
 /// # Within the node's own threads
 ///
-/// Nothing of the same node may be waited for within `apply` and `durable`: a ticket, a leader, an event, its end. The node goes on only after
-/// they have returned. Who would have to wait, or awaits what is not there yet, is told so by a panic, which ends the node
-/// ([`Failure::ApplyPanic`](crate::Failure::ApplyPanic)). The same holds for wakers of tickets and events, which the node calls; there the panic ends
-/// that call and nothing else. To look ([`Ticket::poll`](crate::Ticket::poll), [`Events::poll`](crate::Events::poll)), to propose, and to ask for
-/// the status (the last one that somebody was told) is fine; to drop the [`Node`](crate::Node) asks it to stop, and waits for nothing. What
-/// cannot be seen is a wait for another thread that itself waits for this node: lock nothing in `apply` that is held while a ticket is waited for.
+/// Nothing of the same node may be waited for within `apply` and `durable`: a ticket, a leader, an event, its end. The
+/// node goes on only after they have returned. Who would have to wait, or awaits what is not there yet, is told so by a
+/// panic, which ends the node ([`Failure::ApplyPanic`](crate::Failure::ApplyPanic)). The same holds for wakers of
+/// tickets and events, which the node calls; there the panic ends that call and nothing else. To look
+/// ([`Ticket::poll`](crate::Ticket::poll), [`Events::poll`](crate::Events::poll)), to propose, and to ask for
+/// the status (the last one that somebody was told) is fine; to drop the [`Node`](crate::Node) asks it to stop, and
+/// waits for nothing. What cannot be seen is a wait for another thread that itself waits for this node: lock nothing in
+/// `apply` that is held while a ticket is waited for.
 ///
 /// # A machine with a durable state of its own
 ///
-/// It keeps the index beside the state, in one file that changes whole or not at all. So `applied` after a start is what the state
-/// really includes, and `durable` is said of what was flushed, not of what was applied.
+/// It keeps the index beside the state, in one file that changes whole or not at all. So `applied` after a start is
+/// what the state really includes, and `durable` is said of what was flushed, not of what was applied.
 ///
 /// ```
 /// use std::fs::File;
@@ -191,8 +194,8 @@ pub trait StateMachine: Send + 'static {
     ///
     /// A state machine in memory answers zero, the default: the whole log is kept, and is applied again
     /// after a restart. A log holds at most 512 segments (`segment_bytes`); one that may forget nothing is full
-    /// then, and `propose` answers [`LogFull`](crate::ProposeError::LogFull). Asked after each run of entries, and now and then while the log
-    /// waits for space.
+    /// then, and `propose` answers [`LogFull`](crate::ProposeError::LogFull). Asked after each run of entries, and now
+    /// and then while the log waits for space.
     fn durable(&self) -> LogIndex {
         LogIndex(0)
     }

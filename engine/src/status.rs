@@ -27,7 +27,8 @@ pub struct PeerStatus {
     pub probing: bool,
     /// Longest frame that it takes, as it said when its last session opened, in bytes; zero if it has not spoken yet.
     pub takes_frame_bytes: u64,
-    /// The frame that it needs next and does not take, in bytes; zero if there is none. It gets no further until it takes more.
+    /// The frame that it needs next and does not take, in bytes; zero if there is none. It gets no further until it
+    /// takes more.
     pub needs_frame_bytes: u64,
     /// What it needs next is behind this leader's log: it is not held there any more.
     pub behind: bool,
@@ -139,7 +140,8 @@ pub struct Status {
     pub id: NodeId,
     /// The version of this library.
     pub version: &'static str,
-    /// Whether the node has stopped, and this is its last word; then it has no role, and [`Follower`](Role::Follower) stands for none.
+    /// Whether the node has stopped, and this is its last word; then it has no role, and [`Follower`](Role::Follower)
+    /// stands for none.
     pub stopped: bool,
     /// Its boot number.
     pub incarnation: Incarnation,
@@ -165,9 +167,11 @@ pub struct Status {
     pub disk_full: bool,
     /// Whether its log has as many segments as it can keep track of, and may forget none: likewise.
     pub log_full: bool,
-    /// What else the log's next segment lacks, of the system's resources: writes are refused until there is enough of it again.
+    /// What else the log's next segment lacks, of the system's resources: writes are refused until there is enough of
+    /// it again.
     pub shortage: Option<IoError>,
-    /// Shortest and longest election timeout in effect, in milliseconds: as configured, or longer where this replica's flushes are slow.
+    /// Shortest and longest election timeout in effect, in milliseconds: as configured, or longer where this replica's
+    /// flushes are slow.
     pub election_ms: (u64, u64),
     /// What a flush takes here, smoothed, in nanoseconds: what the election timeouts adapt to. Zero before the first.
     pub flush_ns: u64,
@@ -262,7 +266,8 @@ impl fmt::Display for Status {
 }
 
 impl Status {
-    /// The same as [`Display`](fmt::Display) writes, in so many bytes at most: what is said of refusals gives way first, oldest first, then what is free text.
+    /// The same as [`Display`](fmt::Display) writes, in so many bytes at most: what is said of refusals gives way
+    /// first, oldest first, then what is free text.
     pub(crate) fn within(mut self, bytes: usize) -> String {
         let mut text = String::with_capacity(bytes);
         loop {

@@ -5,10 +5,10 @@ use std::str::FromStr;
 
 use crate::limits::MAX_TAG_BYTES;
 
-/// A word of the product's own on a member: mostly where that one serves the product's clients, which is not where it listens for its
-/// peers. At most [`MAX_TAG_BYTES`] bytes of text without control characters; empty where none was given. Kontiki makes nothing of it, and
-/// sends it to nobody: every member has all tags in its own configuration, and hands out the leader's with each
-/// [`LeaderHint`](crate::LeaderHint).
+/// A word of the product's own on a member: mostly where that one serves the product's clients, which is not where it
+/// listens for its peers. At most [`MAX_TAG_BYTES`] bytes of text without control characters; empty where none was
+/// given. Kontiki makes nothing of it, and sends it to nobody: every member has all tags in its own configuration, and
+/// hands out the leader's with each [`LeaderHint`](crate::LeaderHint).
 ///
 /// ```
 /// use kontiki::{Member, ProposeError, Tag};

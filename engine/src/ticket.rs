@@ -22,11 +22,13 @@ pub struct Applied {
 
 /// One proposal's outcome: resolves exactly once. Wait on it, poll it, or await it; no runtime is needed.
 ///
-/// Dropping a ticket does not take the proposal back. A ticket counts against `max_in_flight` until it has resolved **and** is dropped, since
-/// its place holds outcome and reply: keep what you need of it, not the ticket. One that is dropped earlier counts until it resolves.
+/// Dropping a ticket does not take the proposal back. A ticket counts against `max_in_flight` until it has resolved
+/// **and** is dropped, since its place holds outcome and reply: keep what you need of it, not the ticket. One that is
+/// dropped earlier counts until it resolves.
 ///
-/// A ticket is a future, of any runtime or of none. (Polled within the state machine of the same node it panics unless it is ready: who awaits
-/// it there would wait for ever. [`Ticket::poll`] looks and no more.) Await it by reference where the reply is wanted afterwards:
+/// A ticket is a future, of any runtime or of none. (Polled within the state machine of the same node it panics unless
+/// it is ready: who awaits it there would wait for ever. [`Ticket::poll`] looks and no more.) Await it by reference
+/// where the reply is wanted afterwards:
 ///
 /// ```no_run
 /// # async fn example(proposer: kontiki::Proposer) -> Result<(), Box<dyn std::error::Error>> {
@@ -80,8 +82,8 @@ impl Ticket {
     /// [`Lost`] if the entry was not applied, or nobody can tell.
     ///
     /// # Panics
-    /// Within the state machine or a waker of the same node, if the outcome is not known: nothing is applied before that returns. See
-    /// [`StateMachine`](crate::StateMachine).
+    /// Within the state machine or a waker of the same node, if the outcome is not known: nothing is applied before
+    /// that returns. See [`StateMachine`](crate::StateMachine).
     pub fn wait(&self) -> Result<Applied, Lost> {
         if self.inner.poll_outcome().is_none() {
             self.shared().may_wait("waiting for a ticket");
@@ -100,10 +102,10 @@ impl Ticket {
         self.inner.wait_timeout(limit).map(|o| self.shared().outcome(o))
     }
 
-    /// Takes the tickets at the front of `queue` whose outcome is known, oldest first, up to one whose outcome is not: `each` is given
-    /// the outcome and the state machine's reply. How many those were. What belongs with [`Proposer::propose_many`](crate::Proposer::propose_many):
-    /// it costs less than to look at tickets, and drop them, one by one. They count against `max_in_flight` until it returns: propose after it, not
-    /// within `each`.
+    /// Takes the tickets at the front of `queue` whose outcome is known, oldest first, up to one whose outcome is not:
+    /// `each` is given the outcome and the state machine's reply. How many those were. What belongs with
+    /// [`Proposer::propose_many`](crate::Proposer::propose_many): it costs less than to look at tickets, and drop
+    /// them, one by one. They count against `max_in_flight` until it returns: propose after it, not within `each`.
     pub fn reap(queue: &mut VecDeque<Ticket>, mut each: impl FnMut(Result<Applied, Lost>, &[u8])) -> usize {
         kontiki_mem::Ticket::reap(queue, |shared: &Shared, outcome, reply| each(shared.outcome(outcome), reply))
     }

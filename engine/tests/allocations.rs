@@ -161,7 +161,8 @@ fn steady_state_allocates_nothing_and_copies_once() {
             "{copied} bytes copied for {MEASURED} payloads of 16 bytes (and their replies of 8)"
         );
 
-        // Another takes over: an election, sessions that end, a first batch, and the load again, on a node that has not led before.
+        // Another takes over: an election, sessions that end, a first batch, and the load again, on a node that has not led
+        // before.
         nodes.remove(leads).shutdown().unwrap();
         let allocated = allocations(|| {
             // Looking at a status allocates: its strings and its list of peers. So it is asked by proposing.

@@ -219,7 +219,8 @@ fn a_slow_state_machine_does_not_cost_the_leadership() {
     assert_eq!(leader.status().unwrap().term, term, "an election while the state machine was busy");
 }
 
-/// Whoever does not lead says where the product's own clients find the one that does; so do the status, and who waits for a leader.
+/// Whoever does not lead says where the product's own clients find the one that does; so do the status, and who waits
+/// for a leader.
 #[test]
 fn the_leader_is_named_with_its_tag() {
     let tag = |id: u64| format!("https://board-{id}.local:8080/a \"path\"");

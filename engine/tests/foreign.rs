@@ -1,5 +1,5 @@
-//! The product's own code, called in the middle of ours: payloads, wakers, state machines that panic or do not keep their word. What
-//! becomes of it is the caller's matter, and nobody else's.
+//! The product's own code, called in the middle of ours: payloads, wakers, state machines that panic or do not keep
+//! their word. What becomes of it is the caller's matter, and nobody else's.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod support;
@@ -38,7 +38,8 @@ impl AsRef<[u8]> for Moody {
     }
 }
 
-/// Proposes a run with a moody payload in its middle, then one of another caller's; what of the run was applied, by its tickets.
+/// Proposes a run with a moody payload in its middle, then one of another caller's; what of the run was applied, by its
+/// tickets.
 fn beside_others(what: fn(u32) -> &'static [u8], at: usize, run: usize) -> (bool, Vec<usize>) {
     let mut cluster = Cluster::start(1, slow);
     cluster.commit(b"first");
@@ -248,7 +249,8 @@ fn a_state_machine_that_answers_too_few_or_too_many() {
     }
 }
 
-/// What a state machine says of its durable state goes back, lies ahead of what it applied, alternates: the node goes on.
+/// What a state machine says of its durable state goes back, lies ahead of what it applied, alternates: the node goes
+/// on.
 #[test]
 fn a_state_machine_whose_durable_index_is_not_so() {
     let flips = AtomicU64::new(0);

@@ -1,5 +1,5 @@
-//! The product's code, called by a node, that waits for that very node. Nothing goes on before such code returns: who would have to wait is
-//! told so, and hangs nobody.
+//! The product's code, called by a node, that waits for that very node. Nothing goes on before such code returns: who
+//! would have to wait is told so, and hangs nobody.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod support;

@@ -84,7 +84,8 @@ impl Mixed {
     }
 }
 
-/// Entries and frames of up to a megabyte, but for node 3, which has little memory and never leads: it is the others' frames that matter.
+/// Entries and frames of up to a megabyte, but for node 3, which has little memory and never leads: it is the others'
+/// frames that matter.
 fn the_third_is_small(id: u64, config: &mut Config) {
     if id == 3 {
         (config.max_entry_bytes, config.max_frame_bytes, config.ring_bytes) = (8 << 10, 16 << 10, 256 << 10);
@@ -95,7 +96,8 @@ fn the_third_is_small(id: u64, config: &mut Config) {
     }
 }
 
-/// A leader whose frames are longer than what a member seals itself (one member's file says otherwise, or a rolling change of it).
+/// A leader whose frames are longer than what a member seals itself (one member's file says otherwise, or a rolling
+/// change of it).
 #[test]
 fn members_that_disagree_about_the_longest_frame() {
     // All seal up to a megabyte but 3, which has the default; 1 and 2 are enough for a quorum.
@@ -112,7 +114,8 @@ fn members_that_disagree_about_the_longest_frame() {
     assert_eq!(mixed.status(3).counters.sessions, 2, "and no session was lost over it");
 }
 
-/// A member with so little memory that it cannot take an entry of the others' size: that is said, for that one, and nothing breaks.
+/// A member with so little memory that it cannot take an entry of the others' size: that is said, for that one, and
+/// nothing breaks.
 #[test]
 fn a_member_that_cannot_take_a_frame_is_named_and_keeps_its_session() {
     let mixed = Mixed::start(3, the_third_is_small);
@@ -132,7 +135,8 @@ fn a_member_that_cannot_take_a_frame_is_named_and_keeps_its_session() {
     assert_eq!(mixed.status(3).counters.sessions, sessions, "no session was lost over it");
 }
 
-/// While a member is connected that takes shorter frames, batches are kept that short: it follows though entries come by the megabyte.
+/// While a member is connected that takes shorter frames, batches are kept that short: it follows though entries come
+/// by the megabyte.
 #[test]
 fn batches_are_as_short_as_every_connected_member_takes() {
     let mixed = Mixed::start(3, the_third_is_small);

@@ -1,5 +1,6 @@
-//! What is stored stays readable whatever the configuration says: every limit with a stored side is raised and lowered between two starts. The whole log
-//! is applied again; or the start is refused with the value that is needed, and with that value all is there.
+//! What is stored stays readable whatever the configuration says: every limit with a stored side is raised and lowered
+//! between two starts. The whole log is applied again; or the start is refused with the value that is needed, and with
+//! that value all is there.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::type_complexity)]
 
 mod support;

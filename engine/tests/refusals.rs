@@ -79,7 +79,8 @@ fn another_nodes_address() {
     two.shutdown().unwrap();
 }
 
-/// A program of another protocol at a peer's address, and one that knocks here: both are said; and what the wire's status says is what the library says.
+/// A program of another protocol at a peer's address, and one that knocks here: both are said; and what the wire's
+/// status says is what the library says.
 #[test]
 fn who_speaks_another_protocol() {
     let dir = tempfile::tempdir().unwrap();

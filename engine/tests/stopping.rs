@@ -1,5 +1,6 @@
-//! A node that is stopped in order notes where its log ends, whatever its peers do: on a lossy medium, which is the default, a start that does
-//! not find the note has to doubt the end of the log. So does one that stops by itself, for a reason that is not its log's.
+//! A node that is stopped in order notes where its log ends, whatever its peers do: on a lossy medium, which is the
+//! default, a start that does not find the note has to doubt the end of the log. So does one that stops by itself, for
+//! a reason that is not its log's.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod support;

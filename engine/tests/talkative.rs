@@ -1,5 +1,5 @@
-//! What a peer can make a node say: somebody who speaks as a member that is away can say something else in each session, and name ever higher
-//! terms. The log stays readable.
+//! What a peer can make a node say: somebody who speaks as a member that is away can say something else in each
+//! session, and name ever higher terms. The log stays readable.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod support;

@@ -1,4 +1,5 @@
-//! A product's `tracing` subscriber is called in the middle of a node's work. Whatever it does, nothing that only tells may stop what works.
+//! A product's `tracing` subscriber is called in the middle of a node's work. Whatever it does, nothing that only tells
+//! may stop what works.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod support;
@@ -113,7 +114,8 @@ fn driven() {
     }
 }
 
-/// One test, since a process has one subscriber: it panics as it is made known to an event, asked, told, and as it reads; then it is slow.
+/// One test, since a process has one subscriber: it panics as it is made known to an event, asked, told, and as it
+/// reads; then it is slow.
 #[test]
 fn a_subscriber_that_panics() {
     let told = std::panic::take_hook();

@@ -8,7 +8,8 @@ use kontiki_io::HostName;
 
 use crate::limits::MAX_ADDRESS_BYTES;
 
-/// An address, or a name with a port that is looked up whenever a connection is made. At most [`MAX_ADDRESS_BYTES`] bytes as text.
+/// An address, or a name with a port that is looked up whenever a connection is made. At most [`MAX_ADDRESS_BYTES`]
+/// bytes as text.
 ///
 /// ```
 /// use kontiki_net::Address;

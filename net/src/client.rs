@@ -213,8 +213,9 @@ impl Client {
         self.options.timeout = timeout;
     }
 
-    /// Proposes and waits until it is applied. The protocol carries a `session` (its id, and a number that grows by one with
-    /// each new proposal) for retries that are applied once; a node that keeps no sessions refuses such a request.
+    /// Proposes and waits until it is applied. The protocol carries a `session` (its id, and a number that grows by one
+    /// with each new proposal) for retries that are applied once; a node that keeps no sessions refuses such a
+    /// request.
     ///
     /// # Errors
     /// Each says whether it may be applied nevertheless.

@@ -1,5 +1,5 @@
-//! What a node says to a request that it cannot serve: the codes of [`Response::Error`](crate::Response::Error), for programs. The text
-//! beside them is for people.
+//! What a node says to a request that it cannot serve: the codes of [`Response::Error`](crate::Response::Error), for
+//! programs. The text beside them is for people.
 
 /// The response is longer than `max_reply_bytes`.
 pub const REPLY_TOO_LONG: u64 = 1;
@@ -19,7 +19,8 @@ pub const DISK_FULL: u64 = 5;
 /// The node's log is full. Nothing was done; it takes writes again once its state machine lets it forget.
 pub const LOG_FULL: u64 = 6;
 
-/// The node has too little of something else: descriptors, memory. Nothing was done; it takes writes again once there is enough.
+/// The node has too little of something else: descriptors, memory. Nothing was done; it takes writes again once there
+/// is enough.
 pub const SHORTAGE: u64 = 7;
 
 /// The node answers no queries. Nothing was done.

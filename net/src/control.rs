@@ -1,11 +1,12 @@
-//! The control channel: [`Parameters`], then every [`Message`] of the core, and keepalives, as small checksummed records.
+//! The control channel: [`Parameters`], then every [`Message`] of the core, and keepalives, as small checksummed
+//! records.
 //!
 //! ```text
 //! 0 magic u32 | 4 version u8 | 5 kind u8 | 6 length u16 | 8 session u64 | 16 sequence u64 | 24 crc32 u32 | 28 zero u32 | 32 body
 //! ```
 //!
-//! The length counts the whole record and is fixed by the kind; that of parameters is bounded, since later versions tell
-//! more. The checksum covers everything but itself.
+//! The length counts the whole record and is fixed by the kind; that of parameters is bounded, since later versions
+//! tell more. The checksum covers everything but itself.
 
 use kontiki_core::{LogIndex, Message, SessionId, Term};
 

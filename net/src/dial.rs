@@ -42,9 +42,9 @@ impl Net {
         self.conns.connect(slot, io);
     }
 
-    /// Where to dial a peer next. A name's addresses are tried in turn, and then it is looked up again: `None` until that is done. A resolver
-    /// that takes long, or knows nothing, may be down itself: then the peer is looked for where it was last. (Whoever is there has to say that it
-    /// is that peer.)
+    /// Where to dial a peer next. A name's addresses are tried in turn, and then it is looked up again: `None` until
+    /// that is done. A resolver that takes long, or knows nothing, may be down itself: then the peer is looked for
+    /// where it was last. (Whoever is there has to say that it is that peer.)
     fn next_address(&mut self, p: usize, now: Time, io: &mut dyn Io) -> Option<SocketAddr> {
         let timeout_ns = self.options.handshake_timeout_ns;
         let peer = self.peers.get_mut(p)?;

@@ -265,7 +265,8 @@ impl Hello {
         Writer::seal(out, CRC_AT);
     }
 
-    /// Whether a greeting may begin with these bytes: whoever speaks another protocol is told from one whose greeting is on its way.
+    /// Whether a greeting may begin with these bytes: whoever speaks another protocol is told from one whose greeting
+    /// is on its way.
     pub(crate) fn may_begin(bytes: &[u8]) -> bool {
         bytes.iter().zip(MAGIC.to_le_bytes()).all(|(&byte, expected)| byte == expected)
     }

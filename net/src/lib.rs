@@ -1,7 +1,8 @@
 //! Kontiki's transport: framed, checksummed, sessioned messages over raw TCP, between nodes and for clients.
 //!
-//! Sans-I/O: [`Net`] submits [`kontiki_io::Op`]s under tokens whose top byte is [`TOKEN_TAG`] and is fed their completions;
-//! it has no thread, no clock and no socket of its own. (The [`client`] module, for programs at the other end, has.)
+//! Sans-I/O: [`Net`] submits [`kontiki_io::Op`]s under tokens whose top byte is [`TOKEN_TAG`] and is fed their
+//! completions; it has no thread, no clock and no socket of its own. (The [`client`] module, for programs at the other
+//! end, has.)
 //!
 //! # A turn
 //!
@@ -15,7 +16,8 @@
 //!
 //! Nothing waits for anything else: what finds no room is refused ([`SendError::Full`]), dropped and counted (control
 //! messages, which the core repeats) or left in the socket (frames, requests). Memory is set aside in
-//! [`Net::new`]; after that, moving messages, frames and requests allocates nothing. All bounds stand in [`limits`] and [`Options`].
+//! [`Net::new`]; after that, moving messages, frames and requests allocates nothing. All bounds stand in [`limits`] and
+//! [`Options`].
 //!
 //! # Sessions
 //!
@@ -32,37 +34,39 @@
 //!   session up                         <-  Parameters
 //! ```
 //!
-//! The session id is fresh from the dialler, the nonce from the listener: so neither side opens a session on a recording of an
-//! older one. Every greeting names a range of versions, cluster, both nodes, incarnation and process; a wrong one is answered with
-//! a typed [`HandshakeRefusal`]. The first record of each direction carries [`Parameters`]: what its sender takes, and its pace. A
-//! complete handshake replaces the peer's older session: exactly one is live.
+//! The session id is fresh from the dialler, the nonce from the listener: so neither side opens a session on a
+//! recording of an older one. Every greeting names a range of versions, cluster, both nodes, incarnation and process; a
+//! wrong one is answered with a typed [`HandshakeRefusal`]. The first record of each direction carries [`Parameters`]:
+//! what its sender takes, and its pace. A complete handshake replaces the peer's older session: exactly one is live.
 //!
-//! Nothing on the wire proves who says it, so whoever reaches the port can say anything in a peer's name. Therefore a session whose peer
-//! is alive keeps its place against every other process; handshakes do not end each other; and what a session's greeting said counts
-//! for as long as the session, and for a moment after it. Within that an older incarnation is refused, and a second process
-//! of the same one. See `docs/decisions/0017`.
+//! Nothing on the wire proves who says it, so whoever reaches the port can say anything in a peer's name. Therefore a
+//! session whose peer is alive keeps its place against every other process; handshakes do not end each other; and what
+//! a session's greeting said counts for as long as the session, and for a moment after it. Within that an older
+//! incarnation is refused, and a second process of the same one. See `docs/decisions/0017`.
 //!
 //! Every control message and every frame's stamp carries the session and a number that grows by one. Anything damaged,
 //! doubled, missing or foreign is counted, reported, and ends the session; nothing of it reaches the node.
 //! Each side says something at least every quarter of the idle timeout; whoever is silent for all of it loses
-//! the session. Lost sessions are dialled again after a pause that doubles, with seeded jitter. A peer's [`Address`] may be a name: it is
-//! looked up for every new connection, by [`kontiki_io::Op::Resolve`], and all that is found is tried in turn.
+//! the session. Lost sessions are dialled again after a pause that doubles, with seeded jitter. A peer's [`Address`]
+//! may be a name: it is looked up for every new connection, by [`kontiki_io::Op::Resolve`], and all that is found is
+//! tried in turn.
 //!
 //! # Frames
 //!
-//! A frame is sent from where it lies: a 64-byte wire stamp from a small buffer, then the sealed part of the block, many
-//! frames in one gathering send. It is received where its receiver's log will write it from: in the ring.
+//! A frame is sent from where it lies: a 64-byte wire stamp from a small buffer, then the sealed part of the block,
+//! many frames in one gathering send. It is received where its receiver's log will write it from: in the ring.
 //! [`Net::grant_bulk`] names the one peer whose frames are taken; those of others stay in their sockets.
 //!
-//! A granted connection that is between two frames holds no ring memory: it waits with a receive of 192 bytes, stamp and header,
-//! into a buffer of its own. They are checked (magic, cluster, group, length, stamp, session, number) before ring
-//! memory is reserved and the body awaited; then the body, and what follows it, is received in place. Therefore:
+//! A granted connection that is between two frames holds no ring memory: it waits with a receive of 192 bytes, stamp
+//! and header, into a buffer of its own. They are checked (magic, cluster, group, length, stamp, session, number)
+//! before ring memory is reserved and the body awaited; then the body, and what follows it, is received in place.
+//! Therefore:
 //!
-//! - a node that becomes leader finds the ring's tail free, and leadership that changes between two frames closes no session: the small receive
-//!   stays posted, and what it catches is kept for the next grant;
+//! - a node that becomes leader finds the ring's tail free, and leadership that changes between two frames closes no
+//!   session: the small receive stays posted, and what it catches is kept for the next grant;
 //! - a frame that is half received when the grant moves costs its session ([`DownReason::Revoked`]): a stream cannot be
-//!   taken up in the middle of a frame whose first half was dropped, and what a deposed leader sends is worthless. Its ring
-//!   memory is free with the receive's last completion; blocks can be reserved behind it at once;
+//!   taken up in the middle of a frame whose first half was dropped, and what a deposed leader sends is worthless. Its
+//!   ring memory is free with the receive's last completion; blocks can be reserved behind it at once;
 //! - without room in the ring nothing is received, and the sender is held back by TCP.
 //!
 //! # Clients

@@ -58,8 +58,8 @@ pub const ACCEPT_RETRY_NS: u64 = 100_000_000;
 /// Connection attempts per peer that were given up but have not ended yet; no more are begun beyond.
 pub const MAX_ABANDONED_DIALS: usize = 4;
 
-/// Handshakes of one peer that may be open at once: a stranger who greets in its name does not end the one that it is in
-/// the middle of.
+/// Handshakes of one peer that may be open at once: a stranger who greets in its name does not end the one that it is
+/// in the middle of.
 pub const MAX_HALVES: usize = 4;
 
 /// Longest address of a node as text, in bytes.
@@ -95,7 +95,8 @@ pub const SPARE_CLIENTS: usize = 4 + STATUS_PLACES;
 /// Size of the receive buffer of a place for the status, in bytes.
 pub const STATUS_REQUEST_BYTES: usize = 512;
 
-/// Kinds of refusals told apart for whoever asks who refuses whom. (A line of the log is another matter: see the log gate.)
+/// Kinds of refusals told apart for whoever asks who refuses whom. (A line of the log is another matter: see the log
+/// gate.)
 pub const MAX_REFUSED: usize = 16;
 
 /// Clients at once, at most, whatever the options say.

@@ -208,8 +208,8 @@ impl Net {
         Ok(p)
     }
 
-    /// A peer opens a control channel: answers with a nonce that its bulk channel must repeat. Whoever greets in a peer's name
-    /// gets that far: the handshakes that are open already, and a session, are not touched.
+    /// A peer opens a control channel: answers with a nonce that its bulk channel must repeat. Whoever greets in a
+    /// peer's name gets that far: the handshakes that are open already, and a session, are not touched.
     fn control_greeted(&mut self, p: usize, slot: Slot, hello: &Hello, now: Time, io: &mut dyn Io) {
         let nonce = self.random.nonzero();
         let welcome = self.hello(HelloKind::Welcome, Channel::Control, hello.from, hello.session, nonce);

@@ -1,4 +1,5 @@
-//! What goes to the log when others can make it happen as often as they like: one line a topic and minute, with a count.
+//! What goes to the log when others can make it happen as often as they like: one line a topic and minute, with a
+//! count.
 //!
 //! A topic is a reason and the peer that it is about, if it is one's. Strangers share theirs, whatever their addresses:
 //! so they can neither fill the log nor this table.
@@ -76,8 +77,8 @@ impl LogGate {
         self.entries.push(Entry { until, lines: 1, hushed }).is_ok()
     }
 
-    /// A topic whose period is over and that was kept out of the log since: its count is to be written now, and that line
-    /// begins its next period.
+    /// A topic whose period is over and that was kept out of the log since: its count is to be written now, and that
+    /// line begins its next period.
     pub(crate) fn due(&mut self, now: Time) -> Option<Hushed> {
         if self.earliest.is_none_or(|earliest| earliest > now) {
             return None;

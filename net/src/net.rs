@@ -273,8 +273,9 @@ impl Net {
         &self.counters
     }
 
-    /// Whether a line about `what`, and about that peer if it is one's, may go to the log now: `most` a minute, and what exceeds them is
-    /// counted in a line of its own. For whatever others can make the node say as often as they like.
+    /// Whether a line about `what`, and about that peer if it is one's, may go to the log now: `most` a minute, and
+    /// what exceeds them is counted in a line of its own. For whatever others can make the node say as often as
+    /// they like.
     pub fn admits_lines(&mut self, most: u32, peer: Option<NodeId>, what: &'static str, now: Time) -> bool {
         self.log.admits_up_to(most, Topic { peer, what }, None, now)
     }
@@ -333,7 +334,8 @@ impl Net {
         self.conns.get(slot).is_some()
     }
 
-    /// Counts a refusal and reports it to the operator: a line a reason, peer and minute, since it is others who cause them.
+    /// Counts a refusal and reports it to the operator: a line a reason, peer and minute, since it is others who cause
+    /// them.
     pub(crate) fn report(&mut self, peer: Option<usize>, slot: Slot, reason: Refusal, now: Time) {
         self.counters.refuse(&reason);
         let peer = peer.and_then(|p| self.peers.get(p)).map(|peer| peer.id);

@@ -28,8 +28,8 @@ pub(crate) struct Process {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seen {
     pub(crate) process: Process,
-    /// Until when an older process may not take its place. Nothing on the wire proves who says it: so what was said in a
-    /// session outlives it only for as long as its process would need to come back.
+    /// Until when an older process may not take its place. Nothing on the wire proves who says it: so what was said in
+    /// a session outlives it only for as long as its process would need to come back.
     pub(crate) until: Time,
 }
 
@@ -108,8 +108,8 @@ impl Peer {
         self.session.as_ref().filter(|session| session.parameters.is_some())
     }
 
-    /// Whether a process may stand for this peer: not older than one that has a session, or just had one, nor a second one of
-    /// the same incarnation.
+    /// Whether a process may stand for this peer: not older than one that has a session, or just had one, nor a second
+    /// one of the same incarnation.
     pub(crate) fn admits(&self, process: Process, now: Time) -> Result<(), HandshakeRefusal> {
         let open = self.up().map(|session| session.process);
         let seen = self.seen.filter(|seen| seen.until > now).map(|seen| seen.process);
@@ -122,9 +122,9 @@ impl Peer {
         }
     }
 
-    /// Whether a new session of `process` may take the place of the open one. A peer that is alive says so at least each
-    /// quarter of the idle timeout: one that was heard within half of it keeps its place against any other process. Its own
-    /// number tells a process from all others, since nobody else has seen it.
+    /// Whether a new session of `process` may take the place of the open one. A peer that is alive says so at least
+    /// each quarter of the idle timeout: one that was heard within half of it keeps its place against any other
+    /// process. Its own number tells a process from all others, since nobody else has seen it.
     pub(crate) fn may_replace(&self, process: Process, idle_ns: u64, now: Time) -> Result<(), HandshakeRefusal> {
         match self.up() {
             Some(open) if open.process != process && now.since(open.heard) < idle_ns / 2 => {

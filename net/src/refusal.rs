@@ -26,7 +26,8 @@ pub enum Refusal {
     /// The greeting did not come in time.
     #[error("no complete greeting in time")]
     Slow,
-    /// The connection was closed before a greeting was there: a look whether the port is open, as those who scan ports or watch services do.
+    /// The connection was closed before a greeting was there: a look whether the port is open, as those who scan ports
+    /// or watch services do.
     #[error("closed after {bytes} of a greeting's {HELLO_BYTES} bytes")]
     Gone {
         /// How much of a greeting had come, in bytes. Of one that said nothing, the log says nothing either.

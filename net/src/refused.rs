@@ -1,7 +1,8 @@
 //! Who was turned away, by whom and why: what an operator asks for when two nodes do not come together.
 //!
-//! One entry for each kind of refusal and each peer, with a count; strangers share theirs, whatever their addresses. Anybody who reaches the port can
-//! make entries: so the table is bounded, and where it is full a stranger's gives way first.
+//! One entry for each kind of refusal and each peer, with a count; strangers share theirs, whatever their addresses.
+//! Anybody who reaches the port can make entries: so the table is bounded, and where it is full a stranger's gives way
+//! first.
 
 use std::net::SocketAddr;
 
@@ -62,7 +63,8 @@ impl RefusedTable {
 }
 
 impl Net {
-    /// Who was turned away and why, by this node and by others: the newest of each kind, in no order. What kept a peer from a session is gone once one is up.
+    /// Who was turned away and why, by this node and by others: the newest of each kind, in no order. What kept a peer
+    /// from a session is gone once one is up.
     pub fn refused(&self) -> &[Refused] {
         &self.refused.0
     }

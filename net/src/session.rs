@@ -58,7 +58,8 @@ impl Net {
     /// not sent, a wire stamp made of `stamp` goes in their place. Goes out with the next [`Net::tick`].
     ///
     /// # Errors
-    /// If the session is gone, there is no room (see [`Net::bulk_room`]), or the peer does not take frames of that length.
+    /// If the session is gone, there is no room (see [`Net::bulk_room`]), or the peer does not take frames of that
+    /// length.
     pub fn send_frame(&mut self, now: Time, peer: NodeId, session: SessionId, stamp: FrameStamp, block: Block) -> Result<(), SendError> {
         let p = self.open_peer(peer, session)?;
         let peer = self.peers.get_mut(p).ok_or(SendError::NoSession)?;
@@ -125,8 +126,8 @@ impl Net {
         self.events.room() >= 2 && self.pools.control.available() >= 1 && self.pools.small.available() >= 1
     }
 
-    /// The handshake is complete: replaces the peer's older session by the new one, and introduces this node. The session is
-    /// up once the peer has done so too. The caller has seen that it may.
+    /// The handshake is complete: replaces the peer's older session by the new one, and introduces this node. The
+    /// session is up once the peer has done so too. The caller has seen that it may.
     pub(crate) fn open_session(&mut self, p: usize, half: Half, bulk: Slot, now: Time, io: &mut dyn Io) {
         self.session_down(p, DownReason::Replaced, now, io);
         let Some(peer) = self.peers.get_mut(p) else { return };

@@ -140,7 +140,8 @@ fn h93_the_longest_request_is_taken_and_one_byte_more_is_read_past_and_answered(
     assert_eq!(server.asked.len(), 40);
     assert!(server.asked.iter().all(|(_, n, _, bytes)| bytes.iter().all(|byte| u64::from(*byte) == n % 100)));
     let _ = raw.read();
-    // Longer ones: by a byte, by what still fits the buffer with a session, and by far. None is kept, and what follows is served.
+    // Longer ones: by a byte, by what still fits the buffer with a session, and by far. None is kept, and what follows is
+    // served.
     let too_long = [5001, 5017, 100_000, 2 << 20];
     for (n, bytes) in (200..).zip(too_long) {
         let request = propose(n, &vec![1; bytes]);

@@ -1,4 +1,5 @@
-//! Whoever reaches the port can say anything: it locks nobody out, ends no session that lives, and does not fill the log.
+//! Whoever reaches the port can say anything: it locks nobody out, ends no session that lives, and does not fill the
+//! log.
 
 #![allow(clippy::unwrap_used)]
 
@@ -59,7 +60,8 @@ fn pose_as_node_1(cluster: &mut Cluster, incarnation: u64) -> (Raw, Raw, Option<
     (control, bulk, refused)
 }
 
-/// Anybody who reaches the port can shake hands once as node 1, in the last of all incarnations. When it is gone, node 1 is let in again.
+/// Anybody who reaches the port can shake hands once as node 1, in the last of all incarnations. When it is gone, node
+/// 1 is let in again.
 #[test]
 fn one_false_handshake_does_not_lock_a_node_out() {
     let mut cluster = Cluster::up(2);
@@ -88,8 +90,8 @@ fn a_session_that_lives_keeps_its_place_against_any_greeting() {
     assert_eq!(cluster.hosts[1].net.counters().occupied, 5);
 }
 
-/// While node 1 is away somebody else speaks for it. Whether it leaves or stays and says nothing, in whatever incarnation:
-/// node 1 is in session again soon after.
+/// While node 1 is away somebody else speaks for it. Whether it leaves or stays and says nothing, in whatever
+/// incarnation: node 1 is in session again soon after.
 #[test]
 fn who_spoke_for_a_node_while_it_was_away_does_not_keep_it_out() {
     for incarnation in [1, 2, 3, 4, 1000, MAX_INCARNATION_JUMP, MAX_INCARNATION_JUMP + 2, u64::MAX - 1, u64::MAX] {
@@ -208,7 +210,8 @@ fn a_flood_of_strangers_is_one_line_a_reason_and_minute_with_a_count() {
     assert_eq!(cluster.hosts[1].net.counters().refused(), 1200, "all are counted");
 }
 
-/// Whatever knocks: what it is taken for, at once where its first bytes tell, and one line of it and one entry in what the operator asks for.
+/// Whatever knocks: what it is taken for, at once where its first bytes tell, and one line of it and one entry in what
+/// the operator asks for.
 #[test]
 fn every_kind_of_probe_is_one_line_and_one_entry_with_a_count() {
     let lines = Lines::default();
@@ -264,7 +267,8 @@ fn every_kind_of_probe_is_one_line_and_one_entry_with_a_count() {
     }
 }
 
-/// A node without descriptors takes no connection and makes none: counted, one line of each, why its peers are away, and all is well once it has some.
+/// A node without descriptors takes no connection and makes none: counted, one line of each, why its peers are away,
+/// and all is well once it has some.
 #[test]
 fn a_node_without_descriptors_says_so_once_and_comes_back() {
     let lines = Lines::default();
@@ -289,7 +293,8 @@ fn a_node_without_descriptors_says_so_once_and_comes_back() {
     assert_eq!(lines.take().iter().filter(|line| line.contains("peer is back")).count(), 4);
 }
 
-/// Nodes that cannot come together: each says which side refuses, whom and why; and that is gone once they have come together.
+/// Nodes that cannot come together: each says which side refuses, whom and why; and that is gone once they have come
+/// together.
 #[test]
 fn both_sides_of_a_refusal_say_who_refuses_whom_and_why() {
     let world = World::new();

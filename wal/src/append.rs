@@ -110,7 +110,8 @@ impl Appender {
         self.queue.push_back(Item { file, offset, position, block: frame, write: Some(write) });
     }
 
-    /// Submits writes while slots are free. What would lie in `barred`, where zeros are being written, waits, and all behind it.
+    /// Submits writes while slots are free. What would lie in `barred`, where zeros are being written, waits, and all
+    /// behind it.
     pub(crate) fn pump(&mut self, barred: Option<Range>, io: &mut dyn Io) {
         while self.flights.len() < self.writes_in_flight
             && self.queue.front().is_some_and(|item| !item.lies_in(barred))

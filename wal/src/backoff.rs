@@ -5,8 +5,8 @@ use kontiki_io::IoError;
 
 use crate::limits::MIN_RETRY_NS;
 
-/// What was lacking, if anything is, and since when and for how long nothing that lacked it is tried again. The pause doubles each time, up to
-/// a bound.
+/// What was lacking, if anything is, and since when and for how long nothing that lacked it is tried again. The pause
+/// doubles each time, up to a bound.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     most_ns: u64,

@@ -1,7 +1,7 @@
 //! The orderly end of a log: what was asked for is written, where the log ends is noted, every file is closed.
 //!
-//! Only the log's own writes are waited for before the note. What else is under way (a read, a step of preparing a segment, however slow the disk)
-//! holds up the closing of the files, not the note; and nothing new is begun.
+//! Only the log's own writes are waited for before the note. What else is under way (a read, a step of preparing a
+//! segment, however slow the disk) holds up the closing of the files, not the note; and nothing new is begun.
 
 use kontiki_io::{Handle, Io, Op};
 
@@ -23,9 +23,10 @@ pub(crate) enum Closing {
 }
 
 impl Wal {
-    /// Ends the log in order: writes what was handed over, notes in the hard state that the log was closed and where it ends, and closes every
-    /// file, the lock last. Call it at any time, go on with [`Wal::pump`] and [`Wal::on_completion`], and ask [`Wal::closed`] whether it is done.
-    /// Nothing may be appended or saved any more. After a failure nothing is noted.
+    /// Ends the log in order: writes what was handed over, notes in the hard state that the log was closed and where it
+    /// ends, and closes every file, the lock last. Call it at any time, go on with [`Wal::pump`] and
+    /// [`Wal::on_completion`], and ask [`Wal::closed`] whether it is done. Nothing may be appended or saved any
+    /// more. After a failure nothing is noted.
     pub fn close(&mut self, io: &mut dyn Io) {
         if self.closing.is_none() {
             self.closing = Some(Closing::Writing);

@@ -140,8 +140,8 @@ pub enum WalError {
         /// On which file.
         name: Name,
     },
-    /// The system lacks something for now: descriptors, memory, threads. Nothing is damaged. (Where a spare segment is prepared it is
-    /// waited out: see [`crate::Space::Short`].)
+    /// The system lacks something for now: descriptors, memory, threads. Nothing is damaged. (Where a spare segment is
+    /// prepared it is waited out: see [`crate::Space::Short`].)
     #[error("cannot {what} {name}: {source}. Nothing is damaged: raise the limit, or free some, and start again")]
     Shortage {
         /// What was tried.

@@ -1,11 +1,11 @@
 //! Term, vote and boot number: one checksummed record in two copies.
 //!
-//! An update writes the first copy durably, then the second, then is answered. So the copies are equal, or the first is one
-//! update ahead: an update that a crash tore and nobody was answered. The newer one is taken then: its vote and
-//! its *recovering* mark may be needlessly strict, never too lax. If one copy is unreadable the other one is at least as new as the last
-//! answered update, and repairs it. Any other pair means that a flushed write was lost: the node stops.
-//! (All this holds of what is durable. So the file is flushed before the copies are read at open: what a killed process left in
-//! a drive's cache must not be taken for a step that was completed.)
+//! An update writes the first copy durably, then the second, then is answered. So the copies are equal, or the first is
+//! one update ahead: an update that a crash tore and nobody was answered. The newer one is taken then: its vote and
+//! its *recovering* mark may be needlessly strict, never too lax. If one copy is unreadable the other one is at least
+//! as new as the last answered update, and repairs it. Any other pair means that a flushed write was lost: the node
+//! stops. (All this holds of what is durable. So the file is flushed before the copies are read at open: what a killed
+//! process left in a drive's cache must not be taken for a step that was completed.)
 
 use kontiki_core::{ClusterId, GroupId, Incarnation, NodeId, Term};
 use kontiki_frame::BLOCK_BYTES;
@@ -56,8 +56,8 @@ pub struct HardState {
     pub recovering: bool,
 }
 
-/// Which segment files the log may lie in. What the files themselves cannot vouch for, since the file that would say so may be the one that
-/// is gone.
+/// Which segment files the log may lie in. What the files themselves cannot vouch for, since the file that would say so
+/// may be the one that is gone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SegmentSpan {
     /// Number of the segment that the log begins in. Files below it are let go of.
@@ -86,8 +86,8 @@ pub(crate) struct Record {
     pub(crate) watermark: u64,
     /// Where the log ended at the last start: what stands there and behind was written since, or is a dead process's.
     pub(crate) began: u64,
-    /// Where the last start took place: within one boot of the machine, with the same medium in its place, a process that is killed loses
-    /// nothing that it wrote.
+    /// Where the last start took place: within one boot of the machine, with the same medium in its place, a process
+    /// that is killed loses nothing that it wrote.
     pub(crate) place: kontiki_io::Identity,
 }
 
@@ -209,7 +209,8 @@ impl Record {
     }
 }
 
-/// Whether an intact block of this version is ours to read. Zero is no version: such a block is damaged, and not refused here.
+/// Whether an intact block of this version is ours to read. Zero is no version: such a block is damaged, and not
+/// refused here.
 pub(crate) fn check_version(found: u16, name: Name) -> Result<(), WalError> {
     match found {
         0 | VERSION => Ok(()),
@@ -234,8 +235,8 @@ impl Copy {
     }
 }
 
-/// What the two copies amount to: the record in force, and the copy that is to be rewritten with it before anything else.
-/// `None` stands for a copy that could not be read.
+/// What the two copies amount to: the record in force, and the copy that is to be rewritten with it before anything
+/// else. `None` stands for a copy that could not be read.
 pub(crate) fn judge(first: Option<&[u8]>, second: Option<&[u8]>, identity: &Identity) -> Result<(Record, Option<Copy>), WalError> {
     let read = |block: Option<&[u8]>| match Record::parse_ours(block.unwrap_or_default(), identity) {
         Ok(record) => Ok(Some(record)),

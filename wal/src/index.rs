@@ -1,10 +1,10 @@
 //! Where the live log lies: per segment, a table of extents of fixed size.
 //!
 //! The log only appends. A frame whose range begins at or before the last index *supersedes* what stood from there
-//! on: that is Raft's truncation (paper, section 5.3), and no byte is erased for it. An [`Extent`] says that the entries from
-//! `index` on are found from `position` on. Not every frame gets one, but every superseding frame does, and so the live extents
-//! ascend in index and position alike, and what a frame between two extents still holds alive is what lies below the
-//! next extent's index. A reader finds an entry by scanning forward from its extent.
+//! on: that is Raft's truncation (paper, section 5.3), and no byte is erased for it. An [`Extent`] says that the
+//! entries from `index` on are found from `position` on. Not every frame gets one, but every superseding frame does,
+//! and so the live extents ascend in index and position alike, and what a frame between two extents still holds alive
+//! is what lies below the next extent's index. A reader finds an entry by scanning forward from its extent.
 
 use std::collections::VecDeque;
 
@@ -36,8 +36,8 @@ struct Mapped {
     /// Where its frames end.
     end: u64,
     extents: heapless::Vec<Extent, MAX_EXTENTS>,
-    /// Last index of the log when the segment was opened, as its header says, and whether that entry was superseded since: then the header
-    /// names an entry that never was committed.
+    /// Last index of the log when the segment was opened, as its header says, and whether that entry was superseded
+    /// since: then the header names an entry that never was committed.
     prev: LogIndex,
     prev_is_dead: bool,
     first_live: Option<FirstLive>,
@@ -153,13 +153,15 @@ impl LiveLog {
         self.segments.back().is_some_and(|newest| !newest.extents.is_full())
     }
 
-    /// Whether a frame of `bytes` with this range can go into the newest segment: room in the file, and, for a superseding one, in the table.
+    /// Whether a frame of `bytes` with this range can go into the newest segment: room in the file, and, for a
+    /// superseding one, in the table.
     pub(crate) fn fits(&self, bytes: u64, range: IndexRange) -> bool {
         let (Some(end), Some(limit)) = (self.end(), self.limit()) else { return false };
         limit - end >= bytes && (range.from > self.last || self.has_extent())
     }
 
-    /// Checks that a frame continues the live log: no hole before it, and the entry before it has the term that the frame says.
+    /// Checks that a frame continues the live log: no hole before it, and the entry before it has the term that the
+    /// frame says.
     pub(crate) fn admits(&self, meta: &FrameMeta, range: IndexRange) -> Result<(), Cause> {
         let broken = Err(Cause::Discontinuous { from: range.from, last: self.last });
         if range.from > self.last.next() {
@@ -171,8 +173,8 @@ impl LiveLog {
         }
     }
 
-    /// The frame at `position`, where the newest segment's frames end, with what counts of it. A range that reaches before the first index replaces the
-    /// whole log: older segments, which held what it continues, were released.
+    /// The frame at `position`, where the newest segment's frames end, with what counts of it. A range that reaches
+    /// before the first index replaces the whole log: older segments, which held what it continues, were released.
     pub(crate) fn push(&mut self, position: u64, bytes: u64, meta: &FrameMeta, range: IndexRange) {
         assert!(self.fits(bytes, range), "a frame of {bytes} bytes does not fit into the segment that it goes to");
         assert_eq!(self.end(), Some(position), "frames lie one after the other");
@@ -240,10 +242,10 @@ impl LiveLog {
         (from <= to).then_some(IndexRange { from, to })
     }
 
-    /// How many of the oldest segments may go together, if any: no live entry after `upto` is in them, what follows is durable (the log
-    /// is, up to `durable`), and `retention` bytes of segments stay. The log begins at a segment then whose header names a live entry up
-    /// to `upto`: what lies behind may be damaged, and the header alone be left to say what the log continues. So a segment without a live
-    /// frame goes with its predecessor.
+    /// How many of the oldest segments may go together, if any: no live entry after `upto` is in them, what follows is
+    /// durable (the log is, up to `durable`), and `retention` bytes of segments stay. The log begins at a segment
+    /// then whose header names a live entry up to `upto`: what lies behind may be damaged, and the header alone be
+    /// left to say what the log continues. So a segment without a live frame goes with its predecessor.
     pub(crate) fn releasable(&self, upto: LogIndex, durable: u64, retention: u64) -> Option<usize> {
         let begins = |segment: &Mapped| segment.first_live.filter(|_| !segment.prev_is_dead);
         let (count, first_live) = self.segments.iter().enumerate().skip(1).find_map(|(at, segment)| Some((at, begins(segment)?)))?;

@@ -4,8 +4,8 @@
 //! number) in two copies. The format, the rules of recovery and what is assumed of the medium are in `docs/format.md`.
 //!
 //! [`Opening`] finds the log and yields a [`Wal`]. Neither does any I/O: both submit operations to the
-//! [`Io`](kontiki_io::Io) they are handed, under tokens with [`OWNER`] in the top byte, and are given the completions of those
-//! tokens. A turn of the node goes like this:
+//! [`Io`](kontiki_io::Io) they are handed, under tokens with [`OWNER`] in the top byte, and are given the completions
+//! of those tokens. A turn of the node goes like this:
 //!
 //! ```
 //! use kontiki_io::{Completion, Io};
@@ -47,16 +47,18 @@
 //! }
 //! ```
 //!
-//! **Order.** Writes are submitted in the order of the log, several at a time; [`WalEvent::LogDurable`] covers a contiguous
-//! prefix. Hard state and log are independent of each other: who needs one before the other waits for its event.
+//! **Order.** Writes are submitted in the order of the log, several at a time; [`WalEvent::LogDurable`] covers a
+//! contiguous prefix. Hard state and log are independent of each other: who needs one before the other waits for its
+//! event.
 //!
 //! **Memory.** Everything is set aside when the log opens; appending, writing and reading do not allocate. Recovery's
 //! memory (two reads of 1 MiB and one longest frame) is given back.
 //!
-//! **Failure.** After a failed write or flush the log is poisoned ([`Wal::poisoned`]): no event of durability comes any more. A full disk
-//! while a spare segment is prepared is waited out ([`Space::Full`]). So is a shortage of anything else, whatever is under way: it says that nothing broke
-//! ([`kontiki_io::Op`]), so the same operation is tried again, after a pause that doubles up to a bound, and nothing counts as durable before it
-//! has succeeded ([`Space::Short`], [`Wal::lacking`]).
+//! **Failure.** After a failed write or flush the log is poisoned ([`Wal::poisoned`]): no event of durability comes any
+//! more. A full disk while a spare segment is prepared is waited out ([`Space::Full`]). So is a shortage of anything
+//! else, whatever is under way: it says that nothing broke ([`kontiki_io::Op`]), so the same operation is tried again,
+//! after a pause that doubles up to a bound, and nothing counts as durable before it has succeeded ([`Space::Short`],
+//! [`Wal::lacking`]).
 #![forbid(unsafe_code)]
 
 mod append;

@@ -18,11 +18,11 @@ pub const MAX_TERM_RUNS: usize = 128;
 pub const MAX_QUEUED: usize = 1024;
 /// Hard-state writes that wait for a completion, or whose end the caller has not taken yet.
 pub const MAX_HARD_STATE_WAITERS: usize = 64;
-/// Blocks that the hard state is read and written with, and nothing else is: at a start both copies are kept until one is repaired, and an
-/// update writes one copy after the other.
+/// Blocks that the hard state is read and written with, and nothing else is: at a start both copies are kept until one
+/// is repaired, and an update writes one copy after the other.
 pub const HARD_STATE_BLOCKS: usize = 3;
-/// Segment headers that may wait or be written at once beyond one for each spare segment. Where there are no more, the frame that needs the
-/// next segment waits.
+/// Segment headers that may wait or be written at once beyond one for each spare segment. Where there are no more, the
+/// frame that needs the next segment waits.
 pub const HEADERS_AHEAD: usize = 1;
 /// Most log writes in flight at once.
 pub const MAX_WRITES_IN_FLIGHT: usize = 32;
@@ -32,8 +32,8 @@ pub const MAX_SPARE_SEGMENTS: usize = 16;
 pub const MAX_READS: usize = 16;
 /// Reads of frames among them: what is left is for lookups alone.
 pub const MAX_FRAME_READS: usize = MAX_READS - LOOKUP_BUFFERS;
-/// Operations outstanding at once beside log writes: an update of the hard state, a step of preparing a segment, zeros behind the log's end,
-/// reads and lookups.
+/// Operations outstanding at once beside log writes: an update of the hard state, a step of preparing a segment, zeros
+/// behind the log's end, reads and lookups.
 pub const OTHER_OPERATIONS: usize = 3 + MAX_READS;
 /// Frames that one read yields at most.
 pub const MAX_FRAMES_PER_READ: usize = 32;
@@ -45,24 +45,28 @@ pub const LOOKUP_BUFFERS: usize = 2;
 pub const LOOKUP_BYTES: usize = 64 << 10;
 /// Size of recovery's reads, in bytes.
 pub const RECOVERY_READ_BYTES: usize = 1 << 20;
-/// How often recovery tries to read a block before it takes it for lost: a device may fail once what it can do the next time.
+/// How often recovery tries to read a block before it takes it for lost: a device may fail once what it can do the next
+/// time.
 pub const READ_ATTEMPTS: usize = 3;
 /// Recovery's reads in flight.
 pub const RECOVERY_READS: usize = 2;
 /// Size of the writes that zero a new segment, in bytes: small, so that appends get in between.
 pub const ZERO_BYTES: usize = 256 << 10;
-/// Zeros that are kept ahead of the log on a lossy medium while frames are small, in bytes: refilled once half of them is left.
+/// Zeros that are kept ahead of the log on a lossy medium while frames are small, in bytes: refilled once half of them
+/// is left.
 pub const MARGIN_BYTES: usize = 64 << 10;
-/// Up to this length on average frames are small, in bytes: what they cost in zeros is at most what they are themselves.
+/// Up to this length on average frames are small, in bytes: what they cost in zeros is at most what they are
+/// themselves.
 pub const LIGHT_FRAME_BYTES: usize = 16 << 10;
-/// How long a log of larger frames rests before a block of zeros marks its end, in ns: longer than what lies between two frames under load.
+/// How long a log of larger frames rests before a block of zeros marks its end, in ns: longer than what lies between
+/// two frames under load.
 pub const REST_NS: u64 = 5_000_000;
 /// First pause after something was lacking, in ns. Doubles, up to [`MAX_RETRY_NS`] or [`MAX_SHORTAGE_RETRY_NS`].
 pub const MIN_RETRY_NS: u64 = 100_000_000;
 /// Longest pause between attempts to prepare a segment, on a full disk or where something else is lacking, in ns.
 pub const MAX_RETRY_NS: u64 = 10_000_000_000;
-/// Longest pause between attempts at an operation of the running log that the system lacked something for, in ns: frames wait for it. (Where it
-/// is memory, the backend has tried for a while already.)
+/// Longest pause between attempts at an operation of the running log that the system lacked something for, in ns:
+/// frames wait for it. (Where it is memory, the backend has tried for a while already.)
 pub const MAX_SHORTAGE_RETRY_NS: u64 = 1_000_000_000;
 /// Offset of the hard state's second copy, in bytes: an erase group of any common flash away from the first.
 pub const HARD_STATE_COPY_OFFSET: u64 = 4 << 20;

@@ -1,9 +1,10 @@
 //! Zeros behind the log's end, so that the end can be recognised on a medium that may lose what was flushed.
 //!
-//! What such a medium loses reads as anything but zeros. So where a block of zeros stands behind the last frame, nothing was written, and
-//! nothing can have been lost; where something else stands, as in a recycled segment, that cannot be known. In a segment that was filled with
-//! zeros all is in place. In a recycled one a margin of zeros is kept ahead of the log while frames are small: written between them and ahead of
-//! them, so that none waits for it. Large frames leave no margin: one block of zeros is written once the log rests for a while.
+//! What such a medium loses reads as anything but zeros. So where a block of zeros stands behind the last frame,
+//! nothing was written, and nothing can have been lost; where something else stands, as in a recycled segment, that
+//! cannot be known. In a segment that was filled with zeros all is in place. In a recycled one a margin of zeros is
+//! kept ahead of the log while frames are small: written between them and ahead of them, so that none waits for it.
+//! Large frames leave no margin: one block of zeros is written once the log rests for a while.
 
 use kontiki_core::Time;
 use kontiki_frame::BLOCK_BYTES;

@@ -1,7 +1,7 @@
 //! Reading the log of a node that is not running: for `kontiki wal verify` and `kontiki wal dump`.
 //!
-//! The same recovery as at a start, over files that the caller reads; nothing is changed. A log of a running node must not be examined:
-//! take its lock file first.
+//! The same recovery as at a start, over files that the caller reads; nothing is changed. A log of a running node must
+//! not be examined: take its lock file first.
 
 use kontiki_core::{Incarnation, LogIndex, NodeId};
 use kontiki_frame::{BLOCK_BYTES, DiskStamp, Header};
@@ -81,12 +81,13 @@ pub struct Verdict {
     pub hard_state: [CopyInfo; 2],
     /// Why a start would refuse the hard state, if it would.
     pub hard_state_error: Option<WalError>,
-    /// Where and in which boot of the machine the last start took place, as the hard state says; nothing known without one.
+    /// Where and in which boot of the machine the last start took place, as the hard state says; nothing known without
+    /// one.
     pub place: kontiki_io::Identity,
     /// The segment files, by number.
     pub segments: Vec<SegmentInfo>,
-    /// The log. `uncertain` says that something unreadable stands at its end: torn on a safe medium; on a lossy one perhaps lost, if the power was
-    /// off or the medium away since the last start ([`Verdict::end`] tells).
+    /// The log. `uncertain` says that something unreadable stands at its end: torn on a safe medium; on a lossy one
+    /// perhaps lost, if the power was off or the medium away since the last start ([`Verdict::end`] tells).
     pub report: RecoveryReport,
 }
 
@@ -95,10 +96,11 @@ pub struct Verdict {
 pub enum End {
     /// The log was closed in order, or its end can be recognised: nothing is missing.
     Whole,
-    /// Something unreadable stands there, and the power was on all the while: it was never acknowledged, and is dropped.
+    /// Something unreadable stands there, and the power was on all the while: it was never acknowledged, and is
+    /// dropped.
     Killed,
-    /// Something unreadable stands there, and the power was off, or the medium away: dropped on a safe medium. On a lossy one it may have been
-    /// acknowledged, and the node recovers from the others.
+    /// Something unreadable stands there, and the power was off, or the medium away: dropped on a safe medium. On a
+    /// lossy one it may have been acknowledged, and the node recovers from the others.
     PowerCut,
     /// The same, for it cannot be known whether the power was off.
     Unknown,
@@ -110,7 +112,8 @@ impl Verdict {
         self.report.damage.as_ref()
     }
 
-    /// What a start would make of the log's end, `here` and in this boot of the machine ([`kontiki_io::Identity::of`] the directory).
+    /// What a start would make of the log's end, `here` and in this boot of the machine ([`kontiki_io::Identity::of`]
+    /// the directory).
     pub fn end(&self, here: &kontiki_io::Identity) -> End {
         if !self.report.uncertain {
             End::Whole
@@ -151,7 +154,8 @@ pub enum OfflineError<E> {
 /// Fills a buffer from an offset of a file, and says how many bytes there were.
 pub type ReadAt<'a, E> = dyn FnMut(&Name, u64, &mut [u8]) -> Result<usize, E> + 'a;
 
-/// Walks the log in a directory. `files` are the directory's files with their lengths in bytes, in any order; `visit` sees every frame of the log in order.
+/// Walks the log in a directory. `files` are the directory's files with their lengths in bytes, in any order; `visit`
+/// sees every frame of the log in order.
 ///
 /// # Errors
 /// What keeps the walk from being made; damage is not an error but a [`Verdict`].

@@ -1,7 +1,8 @@
 //! From a directory to a running log: lock, hard state, recovery, boot number.
 //!
-//! One operation at a time, but for recovery's reads. Nothing is written before it is known what to make of the log, but the
-//! repair of a hard-state copy; and the first thing written then is the hard state with the new boot number and, if so it is, the *recovering* mark.
+//! One operation at a time, but for recovery's reads. Nothing is written before it is known what to make of the log,
+//! but the repair of a hard-state copy; and the first thing written then is the hard state with the new boot number
+//! and, if so it is, the *recovering* mark.
 
 mod opened;
 mod scan;
@@ -150,8 +151,9 @@ impl Opening {
         self.end.take().transpose()
     }
 
-    /// Gives the start up where nothing is half done: the next one finds all as this one did, a note of where the log ended included.
-    /// [`Opening::poll`] then says [`WalError::Stopped`]; or, where the new boot number was being written, that the log is open.
+    /// Gives the start up where nothing is half done: the next one finds all as this one did, a note of where the log
+    /// ended included. [`Opening::poll`] then says [`WalError::Stopped`]; or, where the new boot number was being
+    /// written, that the log is open.
     pub fn stop(&mut self) {
         self.stopping = true;
     }

@@ -46,7 +46,8 @@ pub struct Options {
     pub max_frame_bytes: usize,
     /// Whether this node is its group's only voter: then nobody could give it back what damage took, and it stops.
     pub sole_voter: bool,
-    /// Last index that the state machine has applied, as it starts. A log whose beginning was lost is of use only to a machine that has what it held.
+    /// Last index that the state machine has applied, as it starts. A log whose beginning was lost is of use only to a
+    /// machine that has what it held.
     pub applied: LogIndex,
 }
 

@@ -1,8 +1,8 @@
 //! Spare segments: made or recycled ahead of use, so that an append changes no metadata.
 //!
-//! A new file is filled with zeros under another name, flushed, renamed, and its name flushed: a segment's name stands for a
-//! finished file. A recycled file is renamed and keeps its old contents, which can never pass for new: position and
-//! generation stand in every stamp. One operation at a time.
+//! A new file is filled with zeros under another name, flushed, renamed, and its name flushed: a segment's name stands
+//! for a finished file. A recycled file is renamed and keeps its old contents, which can never pass for new: position
+//! and generation stand in every stamp. One operation at a time.
 
 use kontiki_frame::BLOCK_BYTES;
 use kontiki_io::{Handle, IoData, IoError, IoErrorKind, Name, Op, Output};
@@ -212,7 +212,8 @@ impl Preparer {
         }
     }
 
-    /// The operation under way has ended, and its job is not gone on with: the next start finds what it left, or clears it away.
+    /// The operation under way has ended, and its job is not gone on with: the next start finds what it left, or clears
+    /// it away.
     pub(crate) fn leave(&mut self, result: Result<Output, IoError>) {
         let Some(step) = self.step.take() else { panic!("a completion for a job that is not under way") };
         self.left_open = match (step, result) {

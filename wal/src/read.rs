@@ -1,7 +1,7 @@
 //! Reading the log back: whole frames for followers and apply, terms of old entries for the core.
 //!
-//! A read starts at an extent (or where the last sequential read ended) and goes forward frame by frame. What it finds is
-//! checked like everything that comes from a disk, and narrowed to what is alive when the read completes.
+//! A read starts at an extent (or where the last sequential read ended) and goes forward frame by frame. What it finds
+//! is checked like everything that comes from a disk, and narrowed to what is alive when the read completes.
 
 use std::collections::VecDeque;
 
@@ -17,7 +17,8 @@ use crate::segments::Segments;
 use crate::token::Purpose;
 use crate::{Cause, Damage};
 
-/// A frame in the buffer of a read: stamp, sealed header, entries and padding, as [`kontiki_frame::verify`] accepted it.
+/// A frame in the buffer of a read: stamp, sealed header, entries and padding, as [`kontiki_frame::verify`] accepted
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameAt {
     /// Where in the buffer it starts, in bytes: a multiple of 4096.
@@ -109,7 +110,8 @@ pub(crate) struct Context<'a> {
 #[derive(Debug)]
 pub(crate) struct Reads {
     slots: [Option<Reading>; MAX_READS],
-    /// Buffers of those among them that the system lacked something for: nothing is outstanding, and they are to be tried again.
+    /// Buffers of those among them that the system lacked something for: nothing is outstanding, and they are to be
+    /// tried again.
     waiting: [Option<PoolBuf>; MAX_READS],
     /// Lookups that wait for a slot and a buffer.
     lookups: VecDeque<(u64, LogIndex)>,

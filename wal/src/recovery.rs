@@ -1,10 +1,10 @@
 //! Finding the log in what the disk gives back. Pure: bytes go in, [`Recovery::want`] says which ones next.
 //!
-//! The walk starts at the oldest segment and follows the frames; where they end, the segment whose header names that very
-//! position (`prev_end`) continues the log. Where none does, the log ends, and everything behind is searched, block by
-//! block, for stamps of this log: they tell how far it had been durable (the *watermark*), and thereby a torn tail from damage.
-//! What no stamp can tell, because the file that it stood in is gone, the hard state does: which segments there must be, and how far the log
-//! was durable when it was written.
+//! The walk starts at the oldest segment and follows the frames; where they end, the segment whose header names that
+//! very position (`prev_end`) continues the log. Where none does, the log ends, and everything behind is searched,
+//! block by block, for stamps of this log: they tell how far it had been durable (the *watermark*), and thereby a torn
+//! tail from damage. What no stamp can tell, because the file that it stood in is gone, the hard state does: which
+//! segments there must be, and how far the log was durable when it was written.
 
 mod search;
 mod verdict;
@@ -31,7 +31,8 @@ pub(crate) struct SegmentFile {
     pub(crate) found: Found,
     /// Part of the log.
     pub(crate) linked: bool,
-    /// Holds traces of writes to this log that are not part of it: never to be written again while the log before it lives.
+    /// Holds traces of writes to this log that are not part of it: never to be written again while the log before it
+    /// lives.
     pub(crate) evidence: bool,
 }
 
@@ -194,7 +195,8 @@ impl Recovery {
         self.log.end().map(|end| (end - 1) / self.segment_bytes)
     }
 
-    /// The next bytes of the file that [`Recovery::want`] named, whole blocks. `taken` sees every frame that becomes part of the log.
+    /// The next bytes of the file that [`Recovery::want`] named, whole blocks. `taken` sees every frame that becomes
+    /// part of the log.
     pub(crate) fn feed(&mut self, mut bytes: &[u8], taken: &mut dyn FnMut(Taken<'_>)) -> Flow {
         assert!(bytes.len().is_multiple_of(BLOCK_BYTES), "whole blocks are fed");
         while !bytes.is_empty() {

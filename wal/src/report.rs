@@ -31,11 +31,14 @@ pub struct RecoveryReport {
     pub dropped_tail_bytes: u64,
     /// Acknowledged data that is gone.
     pub damage: Option<Damage>,
-    /// The tail's last frames may have been acknowledged and lost: the medium is lossy, and at the end stands what is neither a frame nor zeros.
+    /// The tail's last frames may have been acknowledged and lost: the medium is lossy, and at the end stands what is
+    /// neither a frame nor zeros.
     pub uncertain: bool,
-    /// The machine has not been off since the last start, nor the medium away: whatever ended that run lost nothing that it had written.
+    /// The machine has not been off since the last start, nor the medium away: whatever ended that run lost nothing
+    /// that it had written.
     pub same_boot: bool,
-    /// This start's boot of the machine, or the place of its directory, cannot be known: the next start takes whatever ends this run for a power cut.
+    /// This start's boot of the machine, or the place of its directory, cannot be known: the next start takes whatever
+    /// ends this run for a power cut.
     pub place_unknown: bool,
     /// A copy of the hard state was damaged or one update behind, and was rewritten.
     pub hard_state_repaired: bool,

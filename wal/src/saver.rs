@@ -60,7 +60,8 @@ impl Saver {
         self.file
     }
 
-    /// Whether the hard state, as far as it is or becomes durable, says that the node may have lost what it acknowledged.
+    /// Whether the hard state, as far as it is or becomes durable, says that the node may have lost what it
+    /// acknowledged.
     pub(crate) fn recovering(&self) -> bool {
         self.record.state.recovering || self.waiting.is_some_and(|state| state.recovering)
     }

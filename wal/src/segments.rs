@@ -26,7 +26,8 @@ pub(crate) struct Segment {
 pub(crate) struct Segments {
     /// The log, oldest first. Mirrors the segments of the live log's index.
     pub(crate) linked: VecDeque<Segment>,
-    /// What recovery left aside: evidence of what was lost, not written again before [`Segments::retire_aside`]. By number.
+    /// What recovery left aside: evidence of what was lost, not written again before [`Segments::retire_aside`]. By
+    /// number.
     pub(crate) aside: Vec<Segment>,
     /// Written with zeros or recycled, under their names: the next frames go there. By number.
     pub(crate) prepared: VecDeque<Segment>,
@@ -56,8 +57,9 @@ impl Segments {
         self.linked.iter_mut().chain(self.retired.iter_mut()).find(|segment| segment.number == number)
     }
 
-    /// Retires the oldest segment of the log, and before it everything aside below its successor: what lies between the two must not be
-    /// found without the first, and of what lies before it the lowest is where recovery starts as long as there is any.
+    /// Retires the oldest segment of the log, and before it everything aside below its successor: what lies between the
+    /// two must not be found without the first, and of what lies before it the lowest is where recovery starts as
+    /// long as there is any.
     pub(crate) fn retire_oldest(&mut self) {
         let Some(oldest) = self.linked.pop_front() else { return };
         let Some(successor) = self.linked.front().map(|segment| segment.number) else { return };
@@ -66,9 +68,9 @@ impl Segments {
         assert!(self.len() <= MAX_SEGMENTS, "retiring makes no segments");
     }
 
-    /// Retires what was left aside below `number`, a segment of the log that holds a durable frame: the walk of a recovery goes from
-    /// before it to that segment, and needs nothing in between. Highest number first: whichever files a power cut finds gone, the oldest
-    /// is the one that it was.
+    /// Retires what was left aside below `number`, a segment of the log that holds a durable frame: the walk of a
+    /// recovery goes from before it to that segment, and needs nothing in between. Highest number first: whichever
+    /// files a power cut finds gone, the oldest is the one that it was.
     pub(crate) fn retire_aside(&mut self, number: u64) {
         let from = self.retired.len();
         self.retired.extend(self.aside.extract_if(.., |segment| segment.number < number));

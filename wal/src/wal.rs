@@ -63,9 +63,11 @@ pub enum Space {
     Ready,
     /// A spare segment is being prepared.
     Preparing,
-    /// The disk is full, or the log has as many segments as it can keep track of. Preparation is tried again by itself; releasing log helps.
+    /// The disk is full, or the log has as many segments as it can keep track of. Preparation is tried again by itself;
+    /// releasing log helps.
     Full,
-    /// The system lacks something else that a segment takes: descriptors, memory. It is waited for likewise, and the error says what it is.
+    /// The system lacks something else that a segment takes: descriptors, memory. It is waited for likewise, and the
+    /// error says what it is.
     Short(IoError),
 }
 
@@ -86,8 +88,8 @@ pub(crate) struct Parts {
     pub(crate) blank_to: u64,
 }
 
-/// An open log. Everything it does it does through the [`Io`] that it is handed: call [`Wal::pump`] once a turn, hand it
-/// its completions, and take its events.
+/// An open log. Everything it does it does through the [`Io`] that it is handed: call [`Wal::pump`] once a turn, hand
+/// it its completions, and take its events.
 #[derive(Debug)]
 pub struct Wal {
     options: Options,
@@ -102,8 +104,8 @@ pub struct Wal {
     pub(crate) reads: Reads,
     pub(crate) preparer: Preparer,
     pub(crate) margin: Margin,
-    /// Buffers for segment headers. The hard state has its own: however many segments are opened while the disk hangs, a change of term
-    /// can be written.
+    /// Buffers for segment headers. The hard state has its own: however many segments are opened while the disk hangs,
+    /// a change of term can be written.
     headers: Pool,
     boot: Incarnation,
     /// Position where the log ends.
@@ -171,7 +173,8 @@ impl Wal {
         self.appender.in_flight()
     }
 
-    /// Whether a frame appended now would be submitted by the next [`Wal::pump`] rather than wait for a write to complete.
+    /// Whether a frame appended now would be submitted by the next [`Wal::pump`] rather than wait for a write to
+    /// complete.
     pub fn has_write_slot(&self) -> bool {
         let barred = self.margin.under_way().is_some_and(|zeros| zeros.overlaps(self.end, self.end + BLOCK_BYTES as u64));
         self.appender.queued() == 0 && self.appender.in_flight() < self.options.writes_in_flight && !barred
@@ -204,19 +207,20 @@ impl Wal {
             && matches!((self.log.end(), self.log.limit()), (Some(end), Some(limit)) if limit - end >= bytes as u64)
     }
 
-    /// Whether a frame of `bytes` finds no place, and none will be made for it before there is space (or whatever else was short) again, or log
-    /// is released.
+    /// Whether a frame of `bytes` finds no place, and none will be made for it before there is space (or whatever else
+    /// was short) again, or log is released.
     pub fn out_of_space(&self, bytes: usize) -> bool {
         matches!(self.space(), Space::Full | Space::Short(_)) && !self.has_place_here(bytes)
     }
 
-    /// Whether the log has as many segments as it can keep track of, whatever space the disk has: releasing log helps, and nothing else.
+    /// Whether the log has as many segments as it can keep track of, whatever space the disk has: releasing log helps,
+    /// and nothing else.
     pub fn is_full(&self) -> bool {
         self.segments.prepared.is_empty() && self.segments.made.is_none() && self.segments.len() >= MAX_SEGMENTS
     }
 
-    /// What the system lacks for an operation that is under way and is tried again and again, if it is so. Nothing broke; but nothing that
-    /// waits is durable.
+    /// What the system lacks for an operation that is under way and is tried again and again, if it is so. Nothing
+    /// broke; but nothing that waits is durable.
     pub fn lacking(&self) -> Option<IoError> {
         self.short.error()
     }
@@ -231,7 +235,8 @@ impl Wal {
             && self.margin.under_way().is_none()
     }
 
-    /// Whether a frame of `bytes` can be appended now: there is room in the current segment or in a prepared one, and in the queue.
+    /// Whether a frame of `bytes` can be appended now: there is room in the current segment or in a prepared one, and
+    /// in the queue.
     pub fn can_append(&self, bytes: usize) -> bool {
         let here = self.has_place_here(bytes);
         self.poison.is_none()
@@ -241,11 +246,13 @@ impl Wal {
             && (here || self.has_next())
     }
 
-    /// Appends a sealed frame of which `range` counts, as write `write`: stamps it in place, freezes it, and queues it for [`Wal::pump`].
-    /// The block comes back to be sent to peers. A range from at or before the last index supersedes what stood there.
+    /// Appends a sealed frame of which `range` counts, as write `write`: stamps it in place, freezes it, and queues it
+    /// for [`Wal::pump`]. The block comes back to be sent to peers. A range from at or before the last index
+    /// supersedes what stood there.
     ///
     /// # Panics
-    /// If [`Wal::can_append`] says no, the frame is not sealed, or its range does not continue the log: bugs of the caller.
+    /// If [`Wal::can_append`] says no, the frame is not sealed, or its range does not continue the log: bugs of the
+    /// caller.
     pub fn append(&mut self, write: WriteId, mut frame: BlockMut, range: IndexRange, meta: FrameMeta) -> Block {
         let bytes = frame.len();
         assert!(self.can_append(bytes), "can_append is asked first");
@@ -305,7 +312,8 @@ impl Wal {
         self.fresh = false;
     }
 
-    /// Makes term, vote and the *recovering* mark durable. Several calls before an update begins become one; each is answered.
+    /// Makes term, vote and the *recovering* mark durable. Several calls before an update begins become one; each is
+    /// answered.
     ///
     /// # Panics
     /// If the term falls, the log is being closed, or more than 64 calls wait for their event: bugs of the caller.
@@ -315,9 +323,9 @@ impl Wal {
         self.saver.save(write, state);
     }
 
-    /// Reads whole frames from index `from` on, none past `upto`, into `buf`: as many as fit and lie together, at least one.
-    /// Only what is durable is read: newer frames are in the caller's memory. Ends with [`WalEvent::Read`]. Gives the buffer back at
-    /// once if too many reads are in progress or unread.
+    /// Reads whole frames from index `from` on, none past `upto`, into `buf`: as many as fit and lie together, at least
+    /// one. Only what is durable is read: newer frames are in the caller's memory. Ends with [`WalEvent::Read`].
+    /// Gives the buffer back at once if too many reads are in progress or unread.
     ///
     /// # Errors
     /// The buffer, to try again later.
@@ -329,7 +337,8 @@ impl Wal {
         reads.read(tag, from, upto, buf, &mut context)
     }
 
-    /// Looks up the term of an entry, in memory or from its frame's header. Ends with [`WalEvent::Term`]. False if too many lookups wait.
+    /// Looks up the term of an entry, in memory or from its frame's header. Ends with [`WalEvent::Term`]. False if too
+    /// many lookups wait.
     pub fn lookup_term(&mut self, tag: u64, index: LogIndex, io: &mut dyn Io) -> bool {
         if self.poison.is_some() || self.closing.is_some() {
             return false;
@@ -350,9 +359,10 @@ impl Wal {
         (&mut self.reads, context)
     }
 
-    /// Entries up to `upto` are needed no more: they are applied, and the state machine will not ask for them again. Segments wholly
-    /// of such entries go, but for the newest `retention_bytes`, and the log begins at a segment that says truly what it continues. Returns
-    /// the new first index and the term before it if they moved. After a crash the log may begin earlier again.
+    /// Entries up to `upto` are needed no more: they are applied, and the state machine will not ask for them again.
+    /// Segments wholly of such entries go, but for the newest `retention_bytes`, and the log begins at a segment
+    /// that says truly what it continues. Returns the new first index and the term before it if they moved. After a
+    /// crash the log may begin earlier again.
     pub fn release(&mut self, upto: LogIndex) -> Option<(LogIndex, Term)> {
         let before = self.log.first();
         while let Some(count) = self.log.releasable(upto, self.appender.durable(), self.options.retention_bytes) {
@@ -420,8 +430,8 @@ impl Wal {
         !self.segments.prepared.is_empty() && self.headers.available() > 0
     }
 
-    /// When [`Wal::pump`] wants to be called again though nothing completes: a full disk is looked at again, what the system lacked
-    /// something for is tried again, or the end of a log that rests is marked.
+    /// When [`Wal::pump`] wants to be called again though nothing completes: a full disk is looked at again, what the
+    /// system lacked something for is tried again, or the end of a log that rests is marked.
     pub fn deadline(&self) -> Option<Time> {
         if self.poison.is_some() {
             return None;
@@ -458,7 +468,8 @@ impl Wal {
         reads.again(&mut context);
     }
 
-    /// Whether an operation failed for want of something, and is therefore to be tried again. Notes how operations went.
+    /// Whether an operation failed for want of something, and is therefore to be tried again. Notes how operations
+    /// went.
     fn is_short(&mut self, what: &'static str, result: &Result<Output, IoError>, io: &dyn Io) -> bool {
         match result {
             Err(error) if error.kind == IoErrorKind::Shortage => {

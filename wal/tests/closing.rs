@@ -1,4 +1,5 @@
-//! A log that is ended in order, whatever is under way: its own writes are done, the end is noted, everything is closed.
+//! A log that is ended in order, whatever is under way: its own writes are done, the end is noted, everything is
+//! closed.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -112,7 +113,8 @@ fn while_reads_are_under_way() {
     is_whole(disk, 40);
 }
 
-/// Every step of making, recycling and removing a segment hangs in its turn: the end is noted meanwhile, and no further step is begun.
+/// Every step of making, recycling and removing a segment hangs in its turn: the end is noted meanwhile, and no further
+/// step is begun.
 #[test]
 fn while_a_segment_is_prepared() {
     let steps: [fn(&Op) -> bool; 9] = [
@@ -133,7 +135,8 @@ fn while_a_segment_is_prepared() {
             assert!(node.run());
         }
         node.world.plan.hold = Some(step);
-        // The spare is used, so that another one is made; and several segments are released, so that one is recycled and others removed.
+        // The spare is used, so that another one is made; and several segments are released, so that one is recycled and others
+        // removed.
         if at >= 5 {
             node.wal.release(LogIndex(node.acked().unwrap()));
         }
@@ -205,8 +208,8 @@ fn a_write_fails_on_the_way() {
     }
 }
 
-/// A start that is asked to stop after any of its operations leaves the log as it was: closed in order. The one that cannot go back any more is
-/// finished, and closed.
+/// A start that is asked to stop after any of its operations leaves the log as it was: closed in order. The one that
+/// cannot go back any more is finished, and closed.
 #[test]
 fn stopped_during_a_start() {
     for (what, disk, last) in [("first start", Disk::default(), 0), ("start", recycled().close(), 40)] {

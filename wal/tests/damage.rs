@@ -222,8 +222,8 @@ fn a_clean_restart_on_a_lossy_medium_is_certain() {
     }
 }
 
-/// In a recycled segment zeros tell where the log ends. Where they are gone it is not to be told from what stood there before; but a log that was
-/// closed in order ends where it says.
+/// In a recycled segment zeros tell where the log ends. Where they are gone it is not to be told from what stood there
+/// before; but a log that was closed in order ends where it says.
 #[test]
 fn restarts_in_a_recycled_segment_on_a_lossy_medium() {
     let mut node = Node::try_open(Disk::default(), lossy()).unwrap();
@@ -464,8 +464,9 @@ fn files(disk: &Disk) -> usize {
     disk.names().iter().filter(|name| name.starts_with("log-")).count()
 }
 
-/// A node whose disk is damaged in the first segment of its log again and again, each time before where it was last; it fetches what it lost, up to
-/// `last`, and nothing may be released. Returns the most files of segments that there were at a start.
+/// A node whose disk is damaged in the first segment of its log again and again, each time before where it was last; it
+/// fetches what it lost, up to `last`, and nothing may be released. Returns the most files of segments that there were
+/// at a start.
 fn damaged_again_and_again(last: u64, refetched: bool, options: impl Fn() -> Options) -> usize {
     let mut most = 0;
     let mut node = Node::try_open(Disk::default(), options()).unwrap();

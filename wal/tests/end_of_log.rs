@@ -1,5 +1,5 @@
-//! Where a log ends can be told after a power cut, in recycled segments too, on a medium that may lose what was flushed: as long as nothing was in
-//! flight, no start doubts its end. What that costs, and that no frame pays for it.
+//! Where a log ends can be told after a power cut, in recycled segments too, on a medium that may lose what was
+//! flushed: as long as nothing was in flight, no start doubts its end. What that costs, and that no frame pays for it.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -105,7 +105,8 @@ fn a_log_at_rest_is_certain() {
     }
 }
 
-/// With one small frame in flight at a time, zeros are written beside the frames: none waits for them, however long they take.
+/// With one small frame in flight at a time, zeros are written beside the frames: none waits for them, however long
+/// they take.
 #[test]
 fn small_frames_do_not_wait_for_zeros() {
     let mut node = recycled(lossy(), 1);
@@ -128,7 +129,8 @@ fn small_frames_do_not_wait_for_zeros() {
     assert!(zeroings > 10, "{zeroings}");
 }
 
-/// A frame for whose place zeros are on their way waits for them, and so does all behind it: whichever came last would stay.
+/// A frame for whose place zeros are on their way waits for them, and so does all behind it: whichever came last would
+/// stay.
 #[test]
 fn a_frame_never_meets_zeros_in_flight() {
     for blocks in [1, 3, 6] {
@@ -192,8 +194,8 @@ fn costs(node: &mut Node, act: impl FnOnce(&mut Node)) -> (u64, u64) {
     (all - grown.min(all), grown)
 }
 
-/// A byte of zeros for a byte of small frames; under load next to none for large ones, and one block where the log comes to rest. A log at rest
-/// writes nothing. On a safe medium there are none at all.
+/// A byte of zeros for a byte of small frames; under load next to none for large ones, and one block where the log
+/// comes to rest. A log at rest writes nothing. On a safe medium there are none at all.
 #[test]
 fn what_zeros_cost() {
     // So many frames that they stay within one segment: what is left unused at its end is no cost.
@@ -289,7 +291,8 @@ fn a_start_marks_the_end() {
     }
 }
 
-/// What a recovery could not understand lies behind the end, and is not overwritten: the log is marked by going on in the next segment.
+/// What a recovery could not understand lies behind the end, and is not overwritten: the log is marked by going on in
+/// the next segment.
 #[test]
 fn a_start_with_evidence_behind_the_end_marks_it_too() {
     let mut node = recycled(lossy(), 2);
@@ -313,8 +316,8 @@ fn a_start_with_evidence_behind_the_end_marks_it_too() {
     is_certain(&node, &lossy(), "after a recovery");
 }
 
-/// A life on a lossy medium, and the power fails at every operation of it. Nothing promised is lost; and the end is in doubt only where something was
-/// in flight.
+/// A life on a lossy medium, and the power fails at every operation of it. Nothing promised is lost; and the end is in
+/// doubt only where something was in flight.
 #[test]
 fn at_every_operation() {
     let options = || Options { medium: Medium::Lossy, ..small() };

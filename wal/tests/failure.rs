@@ -1,4 +1,5 @@
-//! Operations fail: the log stops at once, acknowledges nothing more, and starts again with everything it promised. H83, H37.
+//! Operations fail: the log stops at once, acknowledges nothing more, and starts again with everything it promised.
+//! H83, H37.
 #![allow(clippy::unwrap_used)]
 
 mod support;

@@ -1,4 +1,5 @@
-//! A killed process is told from a power cut: within one boot of the machine, with the medium in its place, all that was written is there.
+//! A killed process is told from a power cut: within one boot of the machine, with the medium in its place, all that
+//! was written is there.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod support;
@@ -93,7 +94,8 @@ fn whoever_looks_says_what_a_start_would_make_of_the_end() {
     assert_eq!(look(&recycled(Identity::default()).kill()).end(&HERE), End::Unknown, "the last start did not know where it was");
 }
 
-/// A write under way when the process is killed reaches the disk in part, before the next start reads: it was not acknowledged.
+/// A write under way when the process is killed reaches the disk in part, before the next start reads: it was not
+/// acknowledged.
 #[test]
 fn a_write_torn_by_the_kill_was_not_acknowledged() {
     for seed in 0..40 {
@@ -148,8 +150,9 @@ fn a_start_that_is_cut_short_vouches_for_nothing() {
     assert!(told > 5);
 }
 
-/// A dead process's last write lands before the next start reads, which its lock sees to. It lands where nothing newer was acknowledged, and is
-/// part of the log or is not. (Landing later it could take the place of an entry that the next process acknowledged.)
+/// A dead process's last write lands before the next start reads, which its lock sees to. It lands where nothing newer
+/// was acknowledged, and is part of the log or is not. (Landing later it could take the place of an entry that the next
+/// process acknowledged.)
 #[test]
 fn a_write_of_a_killed_process_lands_before_the_next_start() {
     for entries in [1u64, 3] {
@@ -182,8 +185,8 @@ fn a_write_of_a_killed_process_lands_before_the_next_start() {
     }
 }
 
-/// The lock keeps it from coming so late. Should it come all the same, after the next process has acknowledged other entries in its place, these are
-/// gone, and that is noticed.
+/// The lock keeps it from coming so late. Should it come all the same, after the next process has acknowledged other
+/// entries in its place, these are gone, and that is noticed.
 #[test]
 fn a_write_of_a_killed_process_that_lands_after_the_next_start_is_damage() {
     for medium in [Medium::Safe, Medium::Lossy] {

@@ -150,7 +150,8 @@ fn evidence_is_not_recycled() {
     assert!(node.world.log.iter().any(|op| op.starts_with("rename log-")), "others are recycled");
 }
 
-/// A segment continues the log that ended where it says: not one that lost its last frames and happens to end in the same entry.
+/// A segment continues the log that ended where it says: not one that lost its last frames and happens to end in the
+/// same entry.
 #[test]
 fn a_segment_continues_one_end_only() {
     let mut node = Node::open(Disk::default());

@@ -1,4 +1,5 @@
-//! What several users share, none of them can use up to another's cost: blocks, slots for reads, operations of the world.
+//! What several users share, none of them can use up to another's cost: blocks, slots for reads, operations of the
+//! world.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -23,7 +24,8 @@ fn release_all(node: &mut Node) {
     }
 }
 
-/// While log writes hang, segments go on being prepared and opened, each with a header that waits. A change of term can be written all the same.
+/// While log writes hang, segments go on being prepared and opened, each with a header that waits. A change of term can
+/// be written all the same.
 #[test]
 fn headers_leave_blocks_to_the_hard_state() {
     for spare_segments in [1, 4] {

@@ -8,8 +8,8 @@ use kontiki_core::LogIndex;
 use support::life::{Promised, check, life, small};
 use support::{Disk, Node, NotUp, Random, World, check_payloads};
 
-/// Starts on `disk` and lives until the power fails at operation `stop_at`, or to the end. For some seeds the process is killed
-/// then, and only the next power cut takes what was not flushed.
+/// Starts on `disk` and lives until the power fails at operation `stop_at`, or to the end. For some seeds the process
+/// is killed then, and only the next power cut takes what was not flushed.
 fn run(disk: Disk, stop_at: u64, seed: u64, promised: &mut Promised) -> (Disk, bool) {
     let end = |world: &World| if seed.is_multiple_of(3) { world.kill(seed) } else { world.cut(seed) };
     let mut world = World::new(disk);
@@ -157,7 +157,8 @@ fn h88_abandoned_segments_are_released() {
     }
 }
 
-/// What is released is gone or is there, never in part: the power fails at every operation of it, and nothing released is a start like any other.
+/// What is released is gone or is there, never in part: the power fails at every operation of it, and nothing released
+/// is a start like any other.
 #[test]
 fn h54_released_and_cut() {
     let mut node = Node::try_open(Disk::default(), small()).unwrap();
@@ -191,7 +192,8 @@ fn h54_released_and_cut() {
     }
 }
 
-/// The vote is rewritten with every start and every stop, and stands beside a log that moves on, is released and recycled.
+/// The vote is rewritten with every start and every stop, and stands beside a log that moves on, is released and
+/// recycled.
 #[test]
 fn h03_a_vote_outlives_rotation_release_and_restarts() {
     let mut node = Node::try_open(Disk::default(), small()).unwrap();
@@ -216,8 +218,8 @@ fn h03_a_vote_outlives_rotation_release_and_restarts() {
     assert!(node.wal.first_index().0 > 60);
 }
 
-/// The power fails while what a recovery put aside is let go of: the log still begins where it did. (A file put aside that were found to be the
-/// oldest would be taken for the log's beginning: seed 43 of the simulation.)
+/// The power fails while what a recovery put aside is let go of: the log still begins where it did. (A file put aside
+/// that were found to be the oldest would be taken for the log's beginning: seed 43 of the simulation.)
 #[test]
 fn evidence_goes_without_being_taken_for_the_log() {
     let mut node = Node::try_open(Disk::default(), small()).unwrap();

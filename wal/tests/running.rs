@@ -61,7 +61,8 @@ fn frames_that_wait_go_out_as_one_write() {
     node.world.log.clear();
     node.run();
     let writes: Vec<_> = node.world.log.iter().filter(|op| op.starts_with("write") && op.ends_with("true")).collect();
-    // The header and the frames; then the hard state, in two copies, that the log reaches into this segment, and that there is another one.
+    // The header and the frames; then the hard state, in two copies, that the log reaches into this segment, and that there
+    // is another one.
     let saved = ["write 0 +4096 durable=true", "write 4194304 +4096 durable=true"];
     assert_eq!(writes, [&["write 0 +4096 durable=true", "write 4096 +24576 durable=true"], &saved[..], &saved[..]].concat());
 }
@@ -372,7 +373,8 @@ fn idle_means_idle() {
     assert!(node.wal.idle() && node.wal.deadline().is_none());
 }
 
-/// A full disk while a spare is prepared is waited out; the log goes on to its last reserved byte, and on when there is space again.
+/// A full disk while a spare is prepared is waited out; the log goes on to its last reserved byte, and on when there is
+/// space again.
 #[test]
 fn h86_a_full_disk_is_waited_out() {
     let mut node = Node::open(Disk::default());
@@ -440,12 +442,13 @@ fn directories_that_cannot_be_used() {
     assert!(matches!(open(&mut world, options()), Some(Err(WalError::Locked { .. }))));
 }
 
-/// Frames that just fill what is left of a write, or of a read's buffer, just do not, and are one block smaller, in every order: what
-/// comes back has no hole.
+/// Frames that just fill what is left of a write, or of a read's buffer, just do not, and are one block smaller, in
+/// every order: what comes back has no hole.
 #[test]
 fn h28_no_frame_is_left_out() {
     let exact = |blocks: usize| blocks * kontiki_frame::BLOCK_BYTES - kontiki_frame::BODY_OFFSET - kontiki_frame::ENTRY_LENGTH_BYTES;
-    // Of 64 KiB, which is sixteen blocks: seven and eight and one fill them, eight and eight do, and one byte more is one block more.
+    // Of 64 KiB, which is sixteen blocks: seven and eight and one fill them, eight and eight do, and one byte more is one
+    // block more.
     let sizes = [exact(1), exact(7), exact(7) + 1, exact(8), exact(8) - 1];
     for first in 0..sizes.len() {
         for second in 0..sizes.len() {
@@ -486,7 +489,8 @@ fn writes_in_flight_are_bounded() {
     assert_eq!((node.wal.writes_in_flight(), node.wal.has_write_slot(), node.acked()), (0, true, Some(4)));
 }
 
-/// Descriptors, memory: whatever a segment takes and is not there is waited for, at every step, and no failure of the medium.
+/// Descriptors, memory: whatever a segment takes and is not there is waited for, at every step, and no failure of the
+/// medium.
 #[test]
 fn a_shortage_while_a_segment_is_prepared_is_waited_out() {
     fn of_preparation(op: &Op) -> bool {

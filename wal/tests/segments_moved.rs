@@ -1,6 +1,6 @@
-//! Segment files that are gone, in each other's place, rolled back, cut short; frames that were put elsewhere. The end of the log cannot vouch for
-//! itself: the hard state says which segments there must be. Whatever is done to the files of a killed node, it never takes a log that lacks what it
-//! acknowledged for a whole one.
+//! Segment files that are gone, in each other's place, rolled back, cut short; frames that were put elsewhere. The end
+//! of the log cannot vouch for itself: the hard state says which segments there must be. Whatever is done to the files
+//! of a killed node, it never takes a log that lacks what it acknowledged for a whole one.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod support;
@@ -40,8 +40,8 @@ fn swap(disk: &mut Disk, one: &str, other: &str) {
     rename(disk, "aside", other);
 }
 
-/// Logs with everything acknowledged, of a killed node: in new segments, in recycled ones, with several spares; each at every fill of the newest
-/// segment. With the number of the segment that holds the newest frame.
+/// Logs with everything acknowledged, of a killed node: in new segments, in recycled ones, with several spares; each at
+/// every fill of the newest segment. With the number of the segment that holds the newest frame.
 fn killed(spares: usize, recycled: bool) -> Vec<(Disk, u64)> {
     let mut node = Node::try_open(Disk::default(), Options { spare_segments: spares, ..options() }).unwrap();
     let mut disks = Vec::new();
@@ -68,8 +68,8 @@ fn worlds() -> Vec<(Disk, u64)> {
     [(1, false), (1, true), (3, false), (3, true)].into_iter().flat_map(|(spares, recycled)| killed(spares, recycled)).collect()
 }
 
-/// What must follow: damage is named, the sole voter stops and touches nothing, any other is *recovering*, with an honest prefix; and what it
-/// fetches again is there after the next start.
+/// What must follow: damage is named, the sole voter stops and touches nothing, any other is *recovering*, with an
+/// honest prefix; and what it fetches again is there after the next start.
 fn noticed(disk: &Disk, what: &str) -> Cause {
     let whole = options();
     let mut world = support::World::new(disk.clone());
@@ -116,8 +116,8 @@ fn any_segments_missing() {
     }
 }
 
-/// What is left of a log whose beginning is gone serves only a state machine that has what stood there: any other could never be given it, and
-/// the node would not start again. Its peers can give it all.
+/// What is left of a log whose beginning is gone serves only a state machine that has what stood there: any other could
+/// never be given it, and the node would not start again. Its peers can give it all.
 #[test]
 fn the_rest_of_a_log_is_kept_only_for_a_machine_that_goes_on_there() {
     let mut kept = 0;
@@ -212,7 +212,8 @@ fn parse_to(disk: &Disk, number: u64) -> u64 {
     at as u64
 }
 
-/// A segment as it was before: prepared, or a few frames in. Of the newest one that is known as far as the hard state was written since.
+/// A segment as it was before: prepared, or a few frames in. Of the newest one that is known as far as the hard state
+/// was written since.
 #[test]
 fn a_segment_rolled_back() {
     for spares in [1, 3] {
@@ -248,7 +249,8 @@ fn a_segment_rolled_back() {
     }
 }
 
-/// One intact frame of elsewhere over the last ones: of another place of this log, of another node, of an earlier use of the file.
+/// One intact frame of elsewhere over the last ones: of another place of this log, of another node, of an earlier use
+/// of the file.
 #[test]
 fn an_intact_frame_of_elsewhere_over_the_last_ones() {
     for (disk, tail) in worlds() {
@@ -343,8 +345,8 @@ fn updates_of_the_hard_state_for_each_segment() {
     }
 }
 
-/// The log begins where a header says truly what it continues. Here the second segment's header names an entry that is superseded later; were the
-/// log to begin there, damage could leave that header alone to speak.
+/// The log begins where a header says truly what it continues. Here the second segment's header names an entry that is
+/// superseded later; were the log to begin there, damage could leave that header alone to speak.
 #[test]
 fn first_minus_one_after_damage() {
     let with = || Options { retention_bytes: 2 * SEGMENT, ..options() };

@@ -1,5 +1,6 @@
-//! The system lacks something, memory, descriptors, threads, while nothing is broken: it is waited for, whatever is under way, and told from damage. Row by
-//! row: what may be done again is done again; what a flush may have dropped is not.
+//! The system lacks something, memory, descriptors, threads, while nothing is broken: it is waited for, whatever is
+//! under way, and told from damage. Row by row: what may be done again is done again; what a flush may have dropped is
+//! not.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -233,7 +234,8 @@ fn a_failure_beside_a_shortage_is_final() {
     assert_eq!(node.world.open_handles(), 0);
 }
 
-/// Space that was reserved and is not there: named for what it is, and final. The flush that says so may have dropped what others wrote.
+/// Space that was reserved and is not there: named for what it is, and final. The flush that says so may have dropped
+/// what others wrote.
 #[test]
 fn no_space_where_it_was_reserved_is_named() {
     for (fails, file) in [(is_durable_write as fn(&Op) -> bool, "log-"), (|op| matches!(op, Op::SyncDir { .. }), "log-")] {

@@ -1,8 +1,9 @@
-//! Counts the instructions of fixed workloads under valgrind's callgrind, and compares them with the numbers in the tree.
+//! Counts the instructions of fixed workloads under valgrind's callgrind, and compares them with the numbers in the
+//! tree.
 //!
-//! `cargo run --release -p kontiki-instructions -- --compare` fails if a workload takes noticeably more than `counts.toml`
-//! says; `--write` takes the counts of now for right. The counts are of one compiler on one architecture: with another
-//! they are shown and not judged. Without valgrind it says so and succeeds.
+//! `cargo run --release -p kontiki-instructions -- --compare` fails if a workload takes noticeably more than
+//! `counts.toml` says; `--write` takes the counts of now for right. The counts are of one compiler on one architecture:
+//! with another they are shown and not judged. Without valgrind it says so and succeeds.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "a program for people and scripts")]
 

@@ -1,4 +1,5 @@
-//! A follower of the floor: receives into the ring, checks each batch, writes it from where it lies, and says how far it is durable.
+//! A follower of the floor: receives into the ring, checks each batch, writes it from where it lies, and says how far
+//! it is durable.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -45,7 +46,8 @@ struct Follower {
     world: World,
     log: Log,
     socket: Handle,
-    /// The ring's tail, `filled` bytes of which were received and are not a whole batch yet; `None` while a receive has it.
+    /// The ring's tail, `filled` bytes of which were received and are not a whole batch yet; `None` while a receive has
+    /// it.
     block: Option<BlockMut>,
     filled: usize,
     /// Position in the stream behind the last whole batch.

@@ -1,5 +1,5 @@
-//! The leader of the floor: makes batches of the entries that wait, writes and sends each from one place, and commits what a
-//! majority has.
+//! The leader of the floor: makes batches of the entries that wait, writes and sends each from one place, and commits
+//! what a majority has.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

@@ -1,12 +1,14 @@
 //! The floor: the least that a durable log on several machines must do, and nothing else.
 //!
-//! No terms, no elections, no catch-up, no clients, no state machine: one leader, `replicas - 1` followers, each one thread
-//! over the [`Io`](kontiki_io::Io) of the engine. The leader keeps a number of entries of its own in flight; whatever waits when a write
-//! slot is free becomes one batch, sealed with one checksum, and goes from where it lies in the ring to the leader's log
-//! and to each follower. A follower checks the batch, writes it from where it was received, and answers with the position up to which it is
-//! durable. What a majority has is committed, and each committed entry is replaced by a new one.
+//! No terms, no elections, no catch-up, no clients, no state machine: one leader, `replicas - 1` followers, each one
+//! thread over the [`Io`](kontiki_io::Io) of the engine. The leader keeps a number of entries of its own in flight;
+//! whatever waits when a write slot is free becomes one batch, sealed with one checksum, and goes from where it lies in
+//! the ring to the leader's log and to each follower. A follower checks the batch, writes it from where it was
+//! received, and answers with the position up to which it is durable. What a majority has is committed, and each
+//! committed entry is replaced by a new one.
 //!
-//! The log is one that has run for a while: a row of segments whose blocks were all written before, used round and round.
+//! The log is one that has run for a while: a row of segments whose blocks were all written before, used round and
+//! round.
 //!
 //! It is a reference to hold a consensus engine against on the same machine at the same time, not a bound that is
 //! proved: it shares the engine's backend and memory, and leaves open how processes are placed on processors.

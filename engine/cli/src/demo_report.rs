@@ -59,8 +59,8 @@ pub(crate) fn measured(done: &Done, falls: &[Fall], notes: &Notes, written: Writ
     tally
 }
 
-/// The longest latency, and what it was: it may exceed every time without writes, since a client that was told to try elsewhere
-/// may be the last to be answered.
+/// The longest latency, and what it was: it may exceed every time without writes, since a client that was told to try
+/// elsewhere may be the last to be answered.
 fn longest(done: &Done, notes: &Notes) -> String {
     let longest = done.timeline.longest();
     let Some(point) = done.timeline.points().max_by_key(|p| p.latency_us.map_or(0, |l| l[2])) else { return milliseconds(longest) };

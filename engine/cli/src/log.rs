@@ -1,7 +1,7 @@
 //! A process's messages, on standard error.
 //!
-//! They only tell: what reads them may be slow, gone, or on a full disk, and the replica goes on. So they are written by
-//! a thread of their own behind a bounded queue, what does not fit is dropped, and an error of writing is nobody's.
+//! They only tell: what reads them may be slow, gone, or on a full disk, and the replica goes on. So they are written
+//! by a thread of their own behind a bounded queue, what does not fit is dropped, and an error of writing is nobody's.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -15,8 +15,8 @@ const MAX_LINES: usize = 4096;
 
 static WRITER: Mutex<Option<WorkerGuard>> = Mutex::new(None);
 
-/// Sends events to standard error, as RUST_LOG says, until the guard is dropped: then what is queued is written, as far as
-/// somebody reads it within a moment.
+/// Sends events to standard error, as RUST_LOG says, until the guard is dropped: then what is queued is written, as far
+/// as somebody reads it within a moment.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Messages(());

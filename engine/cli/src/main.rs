@@ -102,7 +102,8 @@ fn run(command: Command) -> Result<(), Error> {
     }
 }
 
-/// Prints what the argument parser has to say: help and version to standard output, which may be full, or what was wrong.
+/// Prints what the argument parser has to say: help and version to standard output, which may be full, or what was
+/// wrong.
 fn tell(told: &clap::Error) -> ExitCode {
     match told.print() {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {

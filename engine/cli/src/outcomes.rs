@@ -63,7 +63,8 @@ impl Outcomes {
         self.highest
     }
 
-    /// Entry `number` was acknowledged at `index`; `floor` is what [`floor`](Outcomes::floor) said when it was proposed.
+    /// Entry `number` was acknowledged at `index`; `floor` is what [`floor`](Outcomes::floor) said when it was
+    /// proposed.
     pub(crate) fn acknowledge(&mut self, number: u64, index: u64, floor: u64) {
         if index <= floor && self.out_of_order.is_none() {
             self.out_of_order = Some(OutOfOrder { number, index, floor });

@@ -51,8 +51,8 @@ const STALL: RGBColor = RGBColor(120, 120, 120);
 /// What is said where a plot cannot be written: it only tells, and nothing else of a run depends on it.
 pub(crate) const CANNOT_WRITE: &str = "cannot write the plot";
 
-/// Where a plot is to go, known to be writable. Nothing is written there before [`Target::write`]: what stood there survives a
-/// run that ends early.
+/// Where a plot is to go, known to be writable. Nothing is written there before [`Target::write`]: what stood there
+/// survives a run that ends early.
 #[derive(Debug)]
 pub(crate) struct Target(PathBuf);
 

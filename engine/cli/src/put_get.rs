@@ -21,11 +21,12 @@ const LEAST_SHARE: Duration = Duration::from_millis(250);
 /// Which cluster, and how long to try.
 #[derive(Args, Debug)]
 pub(crate) struct To {
-    /// Replicas to ask, as HOST:PORT; any one is enough, the leader is found from there. All addresses of a name are tried
+    /// Replicas to ask, as HOST:PORT; any one is enough, the leader is found from there. All addresses of a name are
+    /// tried
     #[arg(long = "to", value_name = "ADDR", value_delimiter = ',', required = true)]
     pub(crate) targets: Vec<Target>,
-    /// How long to try, in milliseconds. Whoever is busy, has a full disk or a full log, or knows no leader is asked again until
-    /// then, in turn with the others: another may come to lead, and a disk may have space again
+    /// How long to try, in milliseconds. Whoever is busy, has a full disk or a full log, or knows no leader is asked
+    /// again until then, in turn with the others: another may come to lead, and a disk may have space again
     #[arg(long, value_name = "MS", default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     timeout_ms: u64,
 }

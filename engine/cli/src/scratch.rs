@@ -81,8 +81,8 @@ impl Scratch {
     }
 }
 
-/// Starts this program once more, to make the directory, and to clear it away if this process goes without a word. In a process
-/// group of its own: what a terminal sends to this one does not reach it.
+/// Starts this program once more, to make the directory, and to clear it away if this process goes without a word. In a
+/// process group of its own: what a terminal sends to this one does not reach it.
 fn helper(parent: &Path, prefix: &str) -> std::io::Result<Child> {
     Command::new(std::env::current_exe()?)
         .args(["clear-away".as_ref(), parent.as_os_str(), prefix.as_ref()])
@@ -124,8 +124,8 @@ pub(crate) fn clear_away(command: &ClearAway) -> Result<(), Error> {
     }
 }
 
-/// Nothing more is told: who waits for the path has all of it. Whoever started this process may be gone by the time anything else
-/// is said.
+/// Nothing more is told: who waits for the path has all of it. Whoever started this process may be gone by the time
+/// anything else is said.
 fn close_output() -> Result<(), Error> {
     finish()?;
     let nowhere = std::fs::File::options().write(true).open("/dev/null").map_err(Error::system("cannot open /dev/null"))?;

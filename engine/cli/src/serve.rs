@@ -26,8 +26,8 @@ const EXAMPLE: &str = include_str!("node.example.toml");
 /// Give every replica its own file: they differ in `id` and `dir`. Messages go to standard error;
 /// RUST_LOG sets how many (default: info). A reader of them that is slow or gone loses some; the replica goes on.
 ///
-/// Signals: SIGINT, SIGTERM and SIGHUP stop it in order (SIGHUP is ignored under nohup); a second one ends it at once, as
-/// by a kill, which loses nothing that was acknowledged. SIGUSR1 and SIGUSR2 write its status into the messages.
+/// Signals: SIGINT, SIGTERM and SIGHUP stop it in order (SIGHUP is ignored under nohup); a second one ends it at once,
+/// as by a kill, which loses nothing that was acknowledged. SIGUSR1 and SIGUSR2 write its status into the messages.
 ///
 /// Exit codes: 0 stopped when asked, 1 failed, 2 bad configuration, 128 and the signal's number if ended at once.
 #[derive(Args, Debug)]

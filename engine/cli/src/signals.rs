@@ -143,8 +143,8 @@ impl Attendant {
     }
 }
 
-/// Writes the status into the log. On a thread of its own: a replica that hangs does not answer, and must still hear the
-/// next signal.
+/// Writes the status into the log. On a thread of its own: a replica that hangs does not answer, and must still hear
+/// the next signal.
 fn tell_status(proposer: Proposer) {
     static ASKED: AtomicBool = AtomicBool::new(false);
     if ASKED.swap(true, Ordering::SeqCst) {

@@ -1,4 +1,5 @@
-//! Stalls of a run: stretches in which nothing was acknowledged, what the machine was short of meanwhile, and what its replicas said.
+//! Stalls of a run: stretches in which nothing was acknowledged, what the machine was short of meanwhile, and what its
+//! replicas said.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -14,7 +14,8 @@ use crate::put_get::To;
 use crate::table;
 use crate::target::Target;
 
-/// Show what replicas say of themselves: role, term, progress; below that, who cannot be reached, who refuses whom, and why.
+/// Show what replicas say of themselves: role, term, progress; below that, who cannot be reached, who refuses whom, and
+/// why.
 #[derive(Args, Debug)]
 pub(crate) struct Status {
     #[command(flatten)]
@@ -22,7 +23,8 @@ pub(crate) struct Status {
     /// Print everything, as TOML
     #[arg(long)]
     full: bool,
-    /// Print everything, as JSON: a list with an object for each of --to, with its `status`, or the `error` that kept it from telling
+    /// Print everything, as JSON: a list with an object for each of --to, with its `status`, or the `error` that kept
+    /// it from telling
     #[arg(long, conflicts_with = "full")]
     json: bool,
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
-/// Width of a table of names and values where no terminal says how wide it is, as in a pipe or a file. (Rows of many columns keep to
-/// one line there, for programs that look for one.)
+/// Width of a table of names and values where no terminal says how wide it is, as in a pipe or a file. (Rows of many
+/// columns keep to one line there, for programs that look for one.)
 const PIPE_COLUMNS: u16 = 100;
 
 /// A table with this header; every column but the first is aligned to the right.

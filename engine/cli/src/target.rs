@@ -1,5 +1,5 @@
-//! Replicas as a user names them: HOST:PORT, where HOST is an address or a name. A name may stand for several addresses, and for
-//! others tomorrow: it is looked up whenever it is used, and all of its addresses are tried.
+//! Replicas as a user names them: HOST:PORT, where HOST is an address or a name. A name may stand for several
+//! addresses, and for others tomorrow: it is looked up whenever it is used, and all of its addresses are tried.
 
 use std::collections::VecDeque;
 use std::fmt;

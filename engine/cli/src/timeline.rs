@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 /// Longest latency told apart, in nanoseconds: a minute. Longer ones count as that.
 const MAX_NS: u64 = 60_000_000_000;
-/// Latencies below this are not told apart, in nanoseconds: finer than any clock is good for, and it keeps the histograms small.
+/// Latencies below this are not told apart, in nanoseconds: finer than any clock is good for, and it keeps the
+/// histograms small.
 const LEAST_NS: u64 = 64;
 
 /// A histogram of nanoseconds with so many significant digits.

@@ -32,7 +32,8 @@ fn cpu_ns_from_stat(pid: u32) -> Option<u64> {
 /// Memory of a process, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Memory {
-    /// Resident now (`VmRSS`). A page counts as often as it is mapped: the frame ring, mapped twice back to back, twice.
+    /// Resident now (`VmRSS`). A page counts as often as it is mapped: the frame ring, mapped twice back to back,
+    /// twice.
     pub(crate) rss_bytes: u64,
     /// The most that was ever resident (`VmHWM`), counted likewise.
     pub(crate) peak_rss_bytes: u64,
@@ -40,7 +41,8 @@ pub(crate) struct Memory {
     pub(crate) pss_bytes: Option<u64>,
 }
 
-/// Memory of a process; `None` if it is gone. The kernel walks all its pages for this: not to be asked while something is measured.
+/// Memory of a process; `None` if it is gone. The kernel walks all its pages for this: not to be asked while something
+/// is measured.
 pub(crate) fn memory(pid: u32) -> Option<Memory> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     Some(Memory {
@@ -56,7 +58,8 @@ pub(crate) fn rss_bytes(pid: u32) -> Option<u64> {
     kib(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "VmRSS:")
 }
 
-/// Bytes that a process has caused to be written to a medium so far, as the kernel counts them; `None` if it is gone or does not say.
+/// Bytes that a process has caused to be written to a medium so far, as the kernel counts them; `None` if it is gone or
+/// does not say.
 pub(crate) fn written_bytes(pid: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
     text.lines().find_map(|line| line.strip_prefix("write_bytes:"))?.trim().parse().ok()

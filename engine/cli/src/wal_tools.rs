@@ -111,8 +111,8 @@ fn judge(dir: &Path, verdict: &Verdict, here: &Identity) -> Result<(), Error> {
     Ok(())
 }
 
-/// Keeps a replica from starting on the directory while it is read: on the directory itself, as the replica does, and on the
-/// lock file, where there is one (a copy may have none).
+/// Keeps a replica from starting on the directory while it is read: on the directory itself, as the replica does, and
+/// on the lock file, where there is one (a copy may have none).
 fn lock(dir: &Path) -> Result<Vec<File>, Error> {
     let mut held = Vec::new();
     for path in [dir.to_path_buf(), dir.join(names::LOCK)] {
@@ -145,7 +145,8 @@ fn wait_shared(file: &File) -> Result<(), Errno> {
     }
 }
 
-/// Opens what should be a file or a directory: a pipe in its place would make an ordinary open wait for somebody at its other end.
+/// Opens what should be a file or a directory: a pipe in its place would make an ordinary open wait for somebody at its
+/// other end.
 fn open(path: &Path) -> std::io::Result<File> {
     File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)
 }

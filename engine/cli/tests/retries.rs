@@ -1,4 +1,5 @@
-//! What `put` and `get` do with a replica that does not take a request: whom they ask next, for how long, and what they say in the end.
+//! What `put` and `get` do with a replica that does not take a request: whom they ask next, for how long, and what they
+//! say in the end.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -18,7 +19,8 @@ use kontiki_net::{Channel, Hello, HelloKind, Response, codes, decode_request, en
 /// What a replica of these tests answers to the request of this number, from zero.
 type Answers = dyn Fn(usize) -> Response<'static> + Send + Sync;
 
-/// Something that speaks like a replica, and answers as it is told: its address, and how often it was asked to take something.
+/// Something that speaks like a replica, and answers as it is told: its address, and how often it was asked to take
+/// something.
 fn replica(answers: impl Fn(usize) -> Response<'static> + Send + Sync + 'static) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (addr, asked, answers) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)), Arc::new(answers));
@@ -96,7 +98,8 @@ fn where_one_lacks_room_the_others_are_asked() {
     assert!(hints.load(Ordering::SeqCst) > 0);
 }
 
-/// In the end it is said what was lacking, and by whom; it is not "unknown", and nobody is asked whether a majority is up.
+/// In the end it is said what was lacking, and by whom; it is not "unknown", and nobody is asked whether a majority is
+/// up.
 #[test]
 fn what_was_lacking_all_the_time_is_said() {
     let (addr, asked) = replica(|_| DISK_FULL);

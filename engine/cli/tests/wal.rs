@@ -84,7 +84,8 @@ fn what_is_no_log_and_what_is_in_use_is_refused() {
     assert!(bad(&wal("verify", &servers.data(1)), 1).contains("in use"));
 }
 
-/// What has a segment's name and is no file is none of the log's: a replica passes it over, and so does who reads the log for it.
+/// What has a segment's name and is no file is none of the log's: a replica passes it over, and so does who reads the
+/// log for it.
 #[test]
 fn what_is_no_file_is_passed_over() {
     let (_servers, data) = log();

@@ -31,8 +31,9 @@ impl Raft {
         if term_start.0 > 0 && reached >= term_start { reached } else { LogIndex(0) }
     }
 
-    /// What the leader named, as far as this log is known to equal the leader's and is durable here (hazards H24, H25). Not before the
-    /// leader's term is durable here: what was applied in a term that is forgotten would be measured by the leader of an older one.
+    /// What the leader named, as far as this log is known to equal the leader's and is durable here (hazards H24, H25).
+    /// Not before the leader's term is durable here: what was applied in a term that is forgotten would be measured
+    /// by the leader of an older one.
     fn committed_by_leader(&self) -> LogIndex {
         if !self.hard.is_durable() {
             return LogIndex(0);

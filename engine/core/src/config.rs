@@ -18,12 +18,13 @@ pub struct Config {
     pub election_min_ns: u64,
     /// Longest election timeout. Also how long a leader may go without hearing from a quorum.
     pub election_max_ns: u64,
-    /// Where this node's flushes are too slow for these timeouts they are longer, up to this for the longest: at least `election_max_ns`.
+    /// Where this node's flushes are too slow for these timeouts they are longer, up to this for the longest: at least
+    /// `election_max_ns`.
     pub election_limit_ns: u64,
     /// Heartbeat interval, at most half the shortest election timeout.
     pub heartbeat_ns: u64,
-    /// After how long a follower is told of a commit index that no frame carries, at most a heartbeat interval. Under load the next
-    /// frame carries it; zero tells it at once, by a message before each frame.
+    /// After how long a follower is told of a commit index that no frame carries, at most a heartbeat interval. Under
+    /// load the next frame carries it; zero tells it at once, by a message before each frame.
     pub news_ns: u64,
     /// Window per follower, in bytes.
     pub window_bytes: u64,
@@ -51,7 +52,8 @@ pub enum ConfigError {
         /// This node.
         node: NodeId,
     },
-    /// Timeouts must satisfy 0 < 2 * heartbeat <= election min <= election max <= election limit <= a day, and news <= heartbeat.
+    /// Timeouts must satisfy 0 < 2 * heartbeat <= election min <= election max <= election limit <= a day, and news <=
+    /// heartbeat.
     Timeouts,
     /// Both windows must be at least 1.
     Window,

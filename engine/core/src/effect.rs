@@ -19,8 +19,8 @@ pub enum Effect {
         /// Whether this node is recovering (it neither campaigns nor votes).
         recovering: bool,
     },
-    /// Write the frame of the [`crate::Event::Append`] or [`crate::Event::Sealed`] just stepped, with only `range` counting.
-    /// Where `range.from` is not past the log's end, the frame supersedes what stood there.
+    /// Write the frame of the [`crate::Event::Append`] or [`crate::Event::Sealed`] just stepped, with only `range`
+    /// counting. Where `range.from` is not past the log's end, the frame supersedes what stood there.
     /// An `Append` that is answered without this effect is to be dropped. Covered by [`crate::Event::LogDurable`].
     AppendFrame {
         /// Names the write.
@@ -28,7 +28,8 @@ pub enum Effect {
         /// What counts of it.
         range: IndexRange,
     },
-    /// The leader wants its no-op in the log: seal an empty entry exactly as `frame` says and step [`crate::Event::Sealed`].
+    /// The leader wants its no-op in the log: seal an empty entry exactly as `frame` says and step
+    /// [`crate::Event::Sealed`].
     SealNoop {
         /// What the header must say.
         frame: FrameMeta,

@@ -1,4 +1,5 @@
-//! Elections: pre-vote, vote, and what a candidate counts (paper, section 5.2 and 5.4.1; thesis, sections 4.2.3 and 9.6).
+//! Elections: pre-vote, vote, and what a candidate counts (paper, section 5.2 and 5.4.1; thesis, sections 4.2.3 and
+//! 9.6).
 
 use crate::limits::MAX_TERM;
 use crate::peer::Ballot;
@@ -6,8 +7,8 @@ use crate::quorum::{self, Poll};
 use crate::raft::{Raft, Role};
 use crate::{Effects, LogIndex, Message, Term};
 
-/// This node's candidacy in the current term. It outlasts its timeout: asking for pre-votes again changes nothing, and a vote that comes late, of
-/// a voter whose disk is slow, still counts.
+/// This node's candidacy in the current term. It outlasts its timeout: asking for pre-votes again changes nothing, and
+/// a vote that comes late, of a voter whose disk is slow, still counts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Campaign {
     /// The vote for itself is durable: it counts, and the others may be asked.
@@ -26,7 +27,8 @@ impl Campaign {
 
 impl Raft {
     /// Whether an election that this node starts could end well: its disk answers, its terms are not used up, and its
-    /// log holds what its state machine has applied. (If no log in the cluster holds it any more, that is an operator's to decide.)
+    /// log holds what its state machine has applied. (If no log in the cluster holds it any more, that is an operator's
+    /// to decide.)
     pub(crate) fn may_ask_for_votes(&self) -> bool {
         self.disk_is_prompt() && self.hard.term.0 < MAX_TERM && self.holds_what_is_committed(self.log.last())
     }
@@ -128,8 +130,9 @@ impl Raft {
         self.role == Role::Leader || self.now < self.sticky_until
     }
 
-    /// Whether an election is under way that another one would only be in the way of: this node's term or vote is on its way to the disk; or, where
-    /// disks are slow, it has voted, not for this peer, and does not wait for the outcome in vain yet.
+    /// Whether an election is under way that another one would only be in the way of: this node's term or vote is on
+    /// its way to the disk; or, where disks are slow, it has voted, not for this peer, and does not wait for the
+    /// outcome in vain yet.
     fn is_awaiting_an_election(&self, peer: usize) -> bool {
         let other = self.hard.vote.is_some() && self.hard.vote != self.peers.get(peer).map(|peer| peer.id);
         let waits = other && self.leader.is_none() && self.role != Role::PreCandidate && self.now < self.election_at;
@@ -143,8 +146,9 @@ impl Raft {
         free && self.holds_what_is_committed(last_index) && self.log.is_covered_by(last_term, last_index)
     }
 
-    /// Whether a log that ends at `last` can hold all that this node knows to be committed. Where this one's own log lost some of it, its
-    /// state machine still knows better: whoever led without it would put other entries where that has already been.
+    /// Whether a log that ends at `last` can hold all that this node knows to be committed. Where this one's own log
+    /// lost some of it, its state machine still knows better: whoever led without it would put other entries where
+    /// that has already been.
     fn holds_what_is_committed(&self, last: LogIndex) -> bool {
         self.commit <= last
     }

@@ -52,8 +52,8 @@ pub enum Event {
         /// Header and stamp.
         append: Append,
     },
-    /// A frame waits for room in the log. That alone may show that what the log holds already equals the leader's, so that some of it
-    /// can be released. To be stepped as [`Event::Append`] all the same, once there is room.
+    /// A frame waits for room in the log. That alone may show that what the log holds already equals the leader's, so
+    /// that some of it can be released. To be stepped as [`Event::Append`] all the same, once there is room.
     Offered {
         /// The sender.
         from: NodeId,

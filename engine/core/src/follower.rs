@@ -99,8 +99,8 @@ impl Raft {
         }
     }
 
-    /// The leader names its commit index. What lies past the end of this log is not remembered: whatever brings more of the log names it again,
-    /// and what was never true must not hold for entries to come.
+    /// The leader names its commit index. What lies past the end of this log is not remembered: whatever brings more of
+    /// the log names it again, and what was never true must not hold for entries to come.
     pub(crate) fn hear_commit(&mut self, commit: LogIndex) {
         self.following.leader_commit = self.following.leader_commit.max(commit.min(self.log.last()));
     }

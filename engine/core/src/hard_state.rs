@@ -13,8 +13,8 @@ pub(crate) struct HardState {
     changed: bool,
     /// Term or vote did: others may be told nothing that rests on them.
     binding: bool,
-    /// The newest write asked for that has a new term or vote, until it is durable. A newer one covers all older ones: whatever an older
-    /// one promised holds in the newer state too.
+    /// The newest write asked for that has a new term or vote, until it is durable. A newer one covers all older ones:
+    /// whatever an older one promised holds in the newer state too.
     outstanding: Option<WriteId>,
     /// Since when there has been one.
     saving_since: Time,
@@ -41,7 +41,8 @@ impl HardState {
         self.vote = Some(node);
     }
 
-    /// The node has recovered. Nothing that it says waits for the disk to know: if that forgets it, the node recovers once more.
+    /// The node has recovered. Nothing that it says waits for the disk to know: if that forgets it, the node recovers
+    /// once more.
     pub(crate) fn recovered(&mut self) {
         self.changed |= self.recovering;
         self.recovering = false;

@@ -90,8 +90,9 @@ impl Raft {
         let Some(peer) = self.peers.get_mut(at).filter(|peer| peer.session.is_some()) else { return };
         let due = peer.heartbeat_due(self.heartbeat_ns) <= self.now;
         let commit = self.commit.min(peer.progress.matched());
-        // Commit moved on and no frame carries the news. Under load the next frame will; a message of its own, before each frame,
-        // would cost a wake-up on both sides. So it is told if none came for a while, and nobody waits for an answer.
+        // Commit moved on and no frame carries the news. Under load the next frame will; a message of its own, before each
+        // frame, would cost a wake-up on both sides. So it is told if none came for a while, and nobody waits for an
+        // answer.
         if commit <= peer.progress.told_commit || peer.progress.sending.is_some() {
             peer.news_at = None;
         } else {

@@ -29,15 +29,18 @@ pub const HUNG_DISK_TIMEOUTS: u64 = 3;
 /// Highest term taken from a peer or campaigned in: sums of terms stay far from overflow.
 pub const MAX_TERM: u64 = u64::MAX / 4;
 
-/// How far a term may lie above this node's and be believed of a peer. Each is an election that somebody held, so no honest one is that
-/// far ahead, but of whoever was away for weeks of elections: that node goes up by as much once a [`TERM_STEP_NS`], until it is there.
+/// How far a term may lie above this node's and be believed of a peer. Each is an election that somebody held, so no
+/// honest one is that far ahead, but of whoever was away for weeks of elections: that node goes up by as much once a
+/// [`TERM_STEP_NS`], until it is there.
 pub const MAX_TERM_STEP: u64 = 1 << 20;
 
-/// For how long peers have to name terms that are not believed before this node goes up by [`MAX_TERM_STEP`], and how long that step then
-/// bounds what is believed, in nanoseconds. The greatest term is far beyond what any peer can bring about so.
+/// For how long peers have to name terms that are not believed before this node goes up by [`MAX_TERM_STEP`], and how
+/// long that step then bounds what is believed, in nanoseconds. The greatest term is far beyond what any peer can bring
+/// about so.
 pub const TERM_STEP_NS: u64 = 1_000_000_000;
 
-/// For how long a term that was not believed is remembered, in nanoseconds: one message changes nothing, however long ago the last was.
+/// For how long a term that was not believed is remembered, in nanoseconds: one message changes nothing, however long
+/// ago the last was.
 pub const DOUBT_NS: u64 = 16 * TERM_STEP_NS;
 
 /// Highest log index taken from a peer: sums of indexes stay far from overflow.

@@ -1,11 +1,12 @@
 //! How slow this node's own disk is, and how long elections wait on that account.
 //!
-//! Others are silent in an election while their disks make term and vote durable: a candidate before it asks, a voter before it answers. Each of
-//! the two saves its hard state, in two copies one after the other. Timeouts shorter than that condemn every candidate before its votes can
-//! have come. So they stretch with what this node's own flushes take, up to a limit; where flushes are quick they are as configured.
+//! Others are silent in an election while their disks make term and vote durable: a candidate before it asks, a voter
+//! before it answers. Each of the two saves its hard state, in two copies one after the other. Timeouts shorter than
+//! that condemn every candidate before its votes can have come. So they stretch with what this node's own flushes take,
+//! up to a limit; where flushes are quick they are as configured.
 //!
-//! A leader's heartbeats wait for no disk, and how quick the others' disks are need not be known: a vote that comes late still counts
-//! (`election.rs`), and nobody grants a pre-vote while its own vote is on its way to the disk.
+//! A leader's heartbeats wait for no disk, and how quick the others' disks are need not be known: a vote that comes
+//! late still counts (`election.rs`), and nobody grants a pre-vote while its own vote is on its way to the disk.
 
 use crate::config::Config;
 use crate::raft::{Raft, Role};
@@ -43,8 +44,8 @@ impl Pace {
         }
     }
 
-    /// A hard state that was asked for at `since` is durable. Its measure counts whole where it is longer: the election that it is part of
-    /// waits for as much from others.
+    /// A hard state that was asked for at `since` is durable. Its measure counts whole where it is longer: the election
+    /// that it is part of waits for as much from others.
     fn saved(&mut self, since: Time, now: Time, config: &Config) {
         let flush_ns = now.since(since.max(self.saved_at)) / FLUSHES_OF_A_SAVE;
         self.saved_at = now;
@@ -55,7 +56,8 @@ impl Pace {
         }
     }
 
-    /// Log writes, the oldest of them asked for at `since`, are durable. One that takes long once in a while says little about elections.
+    /// Log writes, the oldest of them asked for at `since`, are durable. One that takes long once in a while says
+    /// little about elections.
     fn logged(&mut self, since: Time, now: Time, config: &Config) {
         let begun = since.max(self.logged_at);
         let together = core::mem::replace(&mut self.logged_at, now) == now;
@@ -71,8 +73,8 @@ impl Pace {
 
     fn set(&mut self, flush_ns: u64, config: &Config) {
         let Config { election_min_ns: min, election_max_ns: max, election_limit_ns: limit, heartbeat_ns, .. } = *config;
-        // Beyond the limit more makes no difference, but would take longer to forget: a process that was stopped for an hour in the middle of a
-        // write.
+        // Beyond the limit more makes no difference, but would take longer to forget: a process that was stopped for an hour in
+        // the middle of a write.
         self.flush_ns = flush_ns.min(limit);
         // A heartbeat interval stands for the round trip.
         let needed = flush_ns.saturating_mul(FLUSHES_OF_AN_ELECTION).saturating_add(heartbeat_ns);
@@ -91,8 +93,8 @@ fn scaled(value: u64, by: u64, of: u64) -> u64 {
 }
 
 impl Raft {
-    /// Shortest and longest election timeout in effect, in nanoseconds: as configured, unless this node's flushes are too slow for that. Then
-    /// they are as much longer as an election needs, up to [`Config::election_limit_ns`].
+    /// Shortest and longest election timeout in effect, in nanoseconds: as configured, unless this node's flushes are
+    /// too slow for that. Then they are as much longer as an election needs, up to [`Config::election_limit_ns`].
     pub fn election_timeouts_ns(&self) -> (u64, u64) {
         (self.pace.election_min_ns, self.pace.election_max_ns)
     }
@@ -132,8 +134,8 @@ impl Raft {
         }
     }
 
-    /// Term and vote are durable, after a write that began at `since`. What the disk took is not the others' silence: the wait for them goes on
-    /// where it stood, or begins anew where elections take long.
+    /// Term and vote are durable, after a write that began at `since`. What the disk took is not the others' silence:
+    /// the wait for them goes on where it stood, or begins anew where elections take long.
     fn resume_waiting(&mut self, since: Time) {
         if self.role == Role::Leader {
             return;

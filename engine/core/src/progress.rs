@@ -15,8 +15,8 @@ pub(crate) enum Mode {
     },
     /// The logs agree up to `next - 1`: frames are sent ahead of their answers.
     Replicate,
-    /// The follower needs what this log no longer holds. Nothing is sent until its log ends elsewhere than at `seen`, or a while has passed:
-    /// what it answered may have been wrong.
+    /// The follower needs what this log no longer holds. Nothing is sent until its log ends elsewhere than at `seen`,
+    /// or a while has passed: what it answered may have been wrong.
     Behind {
         /// Its last index when that was found.
         seen: LogIndex,

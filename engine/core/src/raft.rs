@@ -339,9 +339,10 @@ impl Raft {
 
     /// How far this log itself is known to hold what is committed; nothing past it may be released.
     ///
-    /// After a restart an entry at or below the applied index need not be the one that was applied. Damage, or a power cut before the
-    /// disk had what others committed, ends a log before frames that superseded earlier ones, and those stand in it again. So only
-    /// that counts which a leader's frames have shown to be equal. (A leader's own log is what its followers' are measured by.)
+    /// After a restart an entry at or below the applied index need not be the one that was applied. Damage, or a power
+    /// cut before the disk had what others committed, ends a log before frames that superseded earlier ones, and
+    /// those stand in it again. So only that counts which a leader's frames have shown to be equal. (A leader's own
+    /// log is what its followers' are measured by.)
     pub fn commit_here(&self) -> LogIndex {
         let leads = self.role == Role::Leader && !self.hard.recovering;
         let sound = if leads { self.log.last() } else { self.following.verified.max(self.log.first().prev()) };

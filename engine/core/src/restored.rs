@@ -23,15 +23,16 @@ pub struct Restored {
     pub runs: Vec<(LogIndex, Term)>,
     /// Last index of the log; one before `first` if it is empty.
     pub last: LogIndex,
-    /// Index to which the state machine is already applied (may exceed `last`). What the log no longer holds must lie within it: that
-    /// it was applied is what says that it was ever committed.
+    /// Index to which the state machine is already applied (may exceed `last`). What the log no longer holds must lie
+    /// within it: that it was applied is what says that it was ever committed.
     pub applied: LogIndex,
 }
 
 /// Why a core cannot begin with a [`Restored`]: what it says contradicts itself, or is past every limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RestoredError {
-    /// The state machine lacks entries that the log no longer holds: nothing says that what the log says about them is true.
+    /// The state machine lacks entries that the log no longer holds: nothing says that what the log says about them is
+    /// true.
     Gap {
         /// Applied up to here.
         applied: LogIndex,

@@ -1,4 +1,5 @@
-//! What is believed of the terms that peers name. A term is for good: one message with the greatest would end all elections.
+//! What is believed of the terms that peers name. A term is for good: one message with the greatest would end all
+//! elections.
 
 use crate::limits::{DOUBT_NS, MAX_TERM, MAX_TERM_STEP, TERM_STEP_NS};
 use crate::raft::Raft;
@@ -45,8 +46,8 @@ impl Raft {
         credible
     }
 
-    /// The same of a term that this node is to enter or act on. One that is not believed is walked up to in steps, each of which takes a
-    /// while, and somebody who still names such a term.
+    /// The same of a term that this node is to enter or act on. One that is not believed is walked up to in steps, each
+    /// of which takes a while, and somebody who still names such a term.
     pub(crate) fn believes(&mut self, term: Term, fx: &mut Effects) -> bool {
         let credible = self.credible_term(term);
         if !credible && (1..=MAX_TERM).contains(&term.0) && self.belief.is_insisted_on(self.now) {

@@ -17,8 +17,8 @@ impl Raft {
         self.election_at = self.now.plus_ns(timeout_ns);
     }
 
-    /// Lets heartbeats be no further apart than `interval_ns`, whatever the configuration says: a follower with a short election timeout
-    /// would not stay one. The last call holds; `u64::MAX` lets the configuration be.
+    /// Lets heartbeats be no further apart than `interval_ns`, whatever the configuration says: a follower with a short
+    /// election timeout would not stay one. The last call holds; `u64::MAX` lets the configuration be.
     pub fn limit_heartbeat(&mut self, interval_ns: u64) {
         self.heartbeat_ns = self.config.heartbeat_ns.min(interval_ns.max(1));
     }
@@ -57,8 +57,8 @@ impl Raft {
         }
     }
 
-    /// When silence has a consequence: a leader steps down, anyone else starts an election. Not while this node's own term and vote are on
-    /// their way to the disk: it is this one then that is silent.
+    /// When silence has a consequence: a leader steps down, anyone else starts an election. Not while this node's own
+    /// term and vote are on their way to the disk: it is this one then that is silent.
     fn condemned_at(&self) -> Time {
         if self.role == Role::Leader {
             [self.quorum_lost_at(), self.disk_hung_at()].into_iter().flatten().min().unwrap_or(Time(u64::MAX))
@@ -94,8 +94,9 @@ impl Raft {
         Some(quorum.max(self.leading.floor).plus_ns(self.election_max_ns()))
     }
 
-    /// Leader: when its oldest write will have been outstanding for too long to go on leading (hazard H97). `None` where nothing can be
-    /// committed without this disk, whoever leads: to step down would only tell callers that the outcome is unknown.
+    /// Leader: when its oldest write will have been outstanding for too long to go on leading (hazard H97). `None`
+    /// where nothing can be committed without this disk, whoever leads: to step down would only tell callers that
+    /// the outcome is unknown.
     fn disk_hung_at(&self) -> Option<Time> {
         if self.peers.len() < quorum::majority(self.peers.len() + 1) {
             return None;

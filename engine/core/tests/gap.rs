@@ -1,6 +1,6 @@
-//! A gap between what the state machine has applied and where the log begins: what recovery says of a log whose oldest segment has no live
-//! frame and whose superseding frame is damaged (first, and the term before it, are those of the segment's header). Nothing vouches for
-//! what is said to lie in the gap, so a node that has one does not take part.
+//! A gap between what the state machine has applied and where the log begins: what recovery says of a log whose oldest
+//! segment has no live frame and whose superseding frame is damaged (first, and the term before it, are those of the
+//! segment's header). Nothing vouches for what is said to lie in the gap, so a node that has one does not take part.
 #![allow(clippy::unwrap_used)]
 
 mod harness;
@@ -20,8 +20,8 @@ fn what_lies_before_the_first_index_is_not_acknowledged() {
     }
     cluster.run(400_000_000);
     assert_eq!(cluster.node(n2).log.len(), 6);
-    // n2 stops. As recovery found it: entries 7 to 14 of term 1 had once stood before its oldest segment, never committed, and superseded by
-    // a frame that is damaged now.
+    // n2 stops. As recovery found it: entries 7 to 14 of term 1 had once stood before its oldest segment, never committed,
+    // and superseded by a frame that is damaged now.
     cluster.stop(n2, 9);
     let disk = &mut cluster.node_mut(n2).disk;
     for index in 7..=14 {

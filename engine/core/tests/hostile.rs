@@ -1,5 +1,6 @@
-//! Numbers from the ends of their range, in each field of each message and of each frame's stamp and header, to a node in each role, one at a
-//! time: nothing panics, no term becomes durable that would end elections, and the cluster lives on.
+//! Numbers from the ends of their range, in each field of each message and of each frame's stamp and header, to a node
+//! in each role, one at a time: nothing panics, no term becomes durable that would end elections, and the cluster lives
+//! on.
 #![allow(clippy::unwrap_used)]
 
 mod harness;
@@ -148,7 +149,8 @@ fn fields(message: &mut Message) -> Vec<&mut u64> {
     }
 }
 
-/// All that is to be tried on a receiver: each message with each of its numbers extreme, with all of them, and the last frame again likewise.
+/// All that is to be tried on a receiver: each message with each of its numbers extreme, with all of them, and the last
+/// frame again likewise.
 fn bodies(cluster: &Cluster, receiver: NodeId) -> Vec<Body> {
     let raft = cluster.node(receiver).raft.as_ref().unwrap();
     let mut bodies = Vec::new();
@@ -238,7 +240,8 @@ fn extreme_numbers_do_no_lasting_harm() {
     }
 }
 
-/// The greatest number of all, said of everything by one peer to another without end: it may keep these two from working together, not longer.
+/// The greatest number of all, said of everything by one peer to another without end: it may keep these two from
+/// working together, not longer.
 #[test]
 fn a_flood_of_extreme_numbers_wears_nothing_out() {
     for scene in SCENES {

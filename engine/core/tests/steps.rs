@@ -420,7 +420,8 @@ fn a_probe_goes_back_to_the_end_of_the_followers_log() {
     assert_eq!(next(&one), Some((1, 0)));
 }
 
-/// H40: a probe that leaves no trace is sent again after twice the time, up to an election timeout, in steps of heartbeats.
+/// H40: a probe that leaves no trace is sent again after twice the time, up to an election timeout, in steps of
+/// heartbeats.
 #[test]
 fn probes_are_repeated_ever_more_slowly() {
     let mut one = One::start(3, log(5));
@@ -446,8 +447,8 @@ fn probes_are_repeated_ever_more_slowly() {
     assert_eq!(gaps, [0, 40, 40, 80, 160, 320]);
 }
 
-/// A vote that comes without a pre-vote before it, or after things changed since: whoever has applied what its log lost gives it to no
-/// shorter log than that, recovering or not.
+/// A vote that comes without a pre-vote before it, or after things changed since: whoever has applied what its log lost
+/// gives it to no shorter log than that, recovering or not.
 #[test]
 fn no_vote_for_a_log_without_what_was_applied() {
     for (recovering, last, granted) in [(false, 2, false), (false, 3, true), (true, 2, false), (true, 3, true)] {
@@ -463,7 +464,8 @@ fn no_vote_for_a_log_without_what_was_applied() {
     }
 }
 
-/// A frame that waits for room shows what the log before it is worth: so that some of it can be released, or there never would be room.
+/// A frame that waits for room shows what the log before it is worth: so that some of it can be released, or there
+/// never would be room.
 #[test]
 fn a_waiting_frame_vouches_for_what_is_before_it() {
     let offered = |from, term, index, prev_term| match frame_of(from, term, index, prev_term) {

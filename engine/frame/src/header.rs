@@ -54,7 +54,8 @@ pub struct Header {
     pub group: GroupId,
     /// Term, indexes and number of entries.
     pub meta: FrameMeta,
-    /// The leader's wall clock at sealing, ns since the Unix epoch: for people and state machines, never for decisions of ours.
+    /// The leader's wall clock at sealing, ns since the Unix epoch: for people and state machines, never for decisions
+    /// of ours.
     pub proposed_ns: u64,
     /// Bytes of entries behind the header, length prefixes included.
     pub body_bytes: u32,

@@ -78,7 +78,8 @@ fn parse(frame: &[u8], magic: [u8; 4]) -> Result<[u64; FIELDS], FrameError> {
     Ok(core::array::from_fn(|i| u64_at(frame, AT_FIELDS + 8 * i)))
 }
 
-/// A stamp's range: not empty, not from index zero. Whether it lies in the frame is [`crate::Header::check_range`]'s to say.
+/// A stamp's range: not empty, not from index zero. Whether it lies in the frame is [`crate::Header::check_range`]'s to
+/// say.
 fn range(from: u64, to: u64) -> Result<IndexRange, FrameError> {
     if from == 0 || from > to {
         return Err(FrameError::Range);

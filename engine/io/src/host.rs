@@ -78,8 +78,8 @@ impl Finished {
     }
 }
 
-/// Lookups under way and waiting. Each runs on a thread of its own that ends with it, so a resolver that does not answer
-/// holds up neither files nor other names, and costs nothing while nobody asks.
+/// Lookups under way and waiting. Each runs on a thread of its own that ends with it, so a resolver that does not
+/// answer holds up neither files nor other names, and costs nothing while nobody asks.
 #[derive(Debug)]
 pub(crate) struct Resolver {
     lookup: Lookup,

@@ -25,9 +25,9 @@ use crate::{IoError, errno};
 /// | a snapshot took the place of a btrfs subvolume | yes (before 6.10 not known) | not known | not known |
 /// | which file systems are known at all | ext2 to ext4, XFS, F2FS, btrfs, UBIFS, FAT, exFAT, tmpfs | ext2 to ext4, XFS, F2FS, FAT, exFAT | ext4, XFS, F2FS |
 ///
-/// Of network file systems, FUSE, overlays and ZFS nothing is known: a server that restarts, or a data set that is rolled
-/// back, leaves the mount as it is. Not told apart by anybody: older files written over newer ones in the same directory, and a
-/// drive that loses its own power, and its cache, without being noticed by the kernel.
+/// Of network file systems, FUSE, overlays and ZFS nothing is known: a server that restarts, or a data set that is
+/// rolled back, leaves the mount as it is. Not told apart by anybody: older files written over newer ones in the same
+/// directory, and a drive that loses its own power, and its cache, without being noticed by the kernel.
 ///
 /// In a container without `/sys`, read as on a kernel from 6.8 on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -39,7 +39,8 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// What can be known of a directory here and now, as [`Op::Identify`](crate::Op) says it: for a program that only looks, and has no `Io`.
+    /// What can be known of a directory here and now, as [`Op::Identify`](crate::Op) says it: for a program that only
+    /// looks, and has no `Io`.
     ///
     /// # Errors
     /// The directory cannot be opened, or something needed to ask is lacking.

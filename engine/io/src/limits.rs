@@ -63,7 +63,8 @@ pub const MAX_LOOKUPS: usize = 8;
 /// Connections that may wait to be accepted on one listener.
 pub const LISTEN_BACKLOG: i32 = 128;
 
-/// Unanswered connection requests after the first (1, 2, 4 seconds apart): a dead host fails a connect in about seven seconds.
+/// Unanswered connection requests after the first (1, 2, 4 seconds apart): a dead host fails a connect in about seven
+/// seconds.
 pub const CONNECT_RETRIES: i32 = 2;
 
 /// How long sent bytes may stay unacknowledged before the kernel gives the connection up, in milliseconds.

@@ -1,12 +1,12 @@
 //! The exclusive lock of a directory.
 //!
 //! It is held twice. On the directory itself, which has no name that could be taken from under it: whoever removes the
-//! lock file lets nobody in, and neither does a second way to the directory (a link, a bind mount, a new name). And on the lock file,
-//! which scripts can test (`flock -n`), and which holds where directories cannot be locked.
+//! lock file lets nobody in, and neither does a second way to the directory (a link, a bind mount, a new name). And on
+//! the lock file, which scripts can test (`flock -n`), and which holds where directories cannot be locked.
 //!
 //! Both are locks of open files (flock): they conflict between processes and within one, and last until the last
-//! descriptor of each is gone, however a process ends. io_uring keeps two of its own, in the ring's table of files: the ring outlives a
-//! killed process until its last operation has ended, and so does the lock.
+//! descriptor of each is gone, however a process ends. io_uring keeps two of its own, in the ring's table of files: the
+//! ring outlives a killed process until its last operation has ended, and so does the lock.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};

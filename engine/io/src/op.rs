@@ -123,13 +123,13 @@ impl Gather {
 /// Reads and receives may come back short (a read only at the end of the file, a receive at any length; zero is
 /// the end of the stream). Writes and sends are whole or failed: the backend continues short ones itself, and
 /// retries EINTR and EAGAIN itself. After a failed send the connection's state is undefined: close it.
-/// A [`Shortage`](crate::IoErrorKind::Shortage) says that nothing broke and that the same operation may be submitted again: it was not begun, or
-/// doing it again from its beginning makes it whole (the same bytes are written anew, and then flushed). What a flush
-/// lacked on its way is none: the kernel may have dropped what was to be flushed, so that a second flush says nothing.
-/// Memory that was lent comes back with the completion, failed or not. Lengths and offsets of reads and writes are
-/// multiples of the block size in every backend ([`Op::assert_valid`]). Operations on one file are not ordered
-/// among each other: what must come after waits for the completion of what must come before. A handle that was
-/// closed fails whatever is submitted on it.
+/// A [`Shortage`](crate::IoErrorKind::Shortage) says that nothing broke and that the same operation may be submitted
+/// again: it was not begun, or doing it again from its beginning makes it whole (the same bytes are written anew, and
+/// then flushed). What a flush lacked on its way is none: the kernel may have dropped what was to be flushed, so that a
+/// second flush says nothing. Memory that was lent comes back with the completion, failed or not. Lengths and offsets
+/// of reads and writes are multiples of the block size in every backend ([`Op::assert_valid`]). Operations on one file
+/// are not ordered among each other: what must come after waits for the completion of what must come before. A handle
+/// that was closed fails whatever is submitted on it.
 #[derive(Debug)]
 pub enum Op {
     /// Opens a directory; with `create`, makes it and its parents first, and makes their entries durable.

@@ -1,4 +1,5 @@
-//! A process without descriptors: told at start, waited out while it runs. A process of its own, since limits are a process's.
+//! A process without descriptors: told at start, waited out while it runs. A process of its own, since limits are a
+//! process's.
 #![allow(clippy::unwrap_used)]
 
 mod common;

@@ -60,7 +60,8 @@ fn a_directory_that_may_not_be_written_says_so() {
     }
 }
 
-/// No thread is to be had: one that must be there from the start is missed with its number; whatever finds out later lacks something, and has not begun.
+/// No thread is to be had: one that must be there from the start is missed with its number; whatever finds out later
+/// lacks something, and has not begun.
 #[test]
 fn without_threads_it_says_so() {
     if elsewhere("without_threads_it_says_so", "true") == Elsewhere::Done {

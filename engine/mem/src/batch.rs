@@ -63,8 +63,8 @@ pub struct Sealed {
 
 const LANES: usize = limits::OPEN_BATCHES;
 
-/// Shared by all callers and the reactor. Its lanes are used in a circle: first those that are sealed, then the open one,
-/// then spares, then free ones.
+/// Shared by all callers and the reactor. Its lanes are used in a circle: first those that are sealed, then the open
+/// one, then spares, then free ones.
 #[derive(Debug)]
 pub struct OpenBatch {
     word: Line<AtomicU64>,
@@ -188,7 +188,8 @@ struct Reservation {
     completed: bool,
 }
 
-/// Entries of a reservation that are written; their tickets are to be noted. Those that are not, by the time this goes, have none.
+/// Entries of a reservation that are written; their tickets are to be noted. Those that are not, by the time this goes,
+/// have none.
 struct Enlisting<'a> {
     tables: &'a Arc<Tables>,
     table: u32,
@@ -242,9 +243,9 @@ impl Drop for Unfinished<'_> {
 }
 
 impl OpenBatch {
-    /// `tickets` are what callers wait with: the batch takes the slab over. `header_bytes` are left free at the front of each block, and
-    /// `body_bytes` are what it has behind them; at most `max_entries` per batch; `side_tables` batches may be alive (open, or sealed and
-    /// not yet dropped) at once. Closed at first.
+    /// `tickets` are what callers wait with: the batch takes the slab over. `header_bytes` are left free at the front
+    /// of each block, and `body_bytes` are what it has behind them; at most `max_entries` per batch; `side_tables`
+    /// batches may be alive (open, or sealed and not yet dropped) at once. Closed at first.
     ///
     /// # Panics
     /// If a number is zero or over its bound in [`limits`], or all side tables together exceed the address space.
@@ -329,8 +330,8 @@ impl OpenBatch {
     }
 
     /// Any thread: writes one entry. `prefix` (none, or 16 bytes: session, sequence) goes before the payload;
-    /// the length field counts prefix and payload. Lock-free, allocates nothing. A ticket of another slab, or one that was put into a batch
-    /// before, is not put into this one.
+    /// the length field counts prefix and payload. Lock-free, allocates nothing. A ticket of another slab, or one that
+    /// was put into a batch before, is not put into this one.
     pub fn propose<T>(&self, prefix: &[u8], payload: &[u8], ticket: &mut Ticket<T>) -> Slot {
         let need = LENGTH_BYTES.saturating_add(prefix.len()).saturating_add(payload.len());
         let reserved = self.reserve(|room, _, _| if need <= room { (need, 1) } else { (0, 0) });
@@ -347,8 +348,8 @@ impl OpenBatch {
 
     /// Any thread: writes many entries in one reservation, as many as fit; each has its ticket in `tickets`.
     /// Returns how many were written (a prefix of `payloads`), and what became of them; `Full` or `Closed` only
-    /// if none was. Lock-free, allocates nothing. If a ticket's `as_mut` panics the entries are in the batch all the same, and nobody waits
-    /// for those from there on.
+    /// if none was. Lock-free, allocates nothing. If a ticket's `as_mut` panics the entries are in the batch all the
+    /// same, and nobody waits for those from there on.
     ///
     /// # Panics
     /// If there are fewer tickets than payloads.
@@ -393,8 +394,8 @@ impl OpenBatch {
         (written, unfinished.finish())
     }
 
-    /// Reserves what `fit` says, which is given the room for the next entry in bytes, the room for those behind it, and the entries that
-    /// may still come, and answers with bytes and entries to take; none if it does not fit.
+    /// Reserves what `fit` says, which is given the room for the next entry in bytes, the room for those behind it, and
+    /// the entries that may still come, and answers with bytes and entries to take; none if it does not fit.
     #[inline]
     fn reserve(&self, fit: impl Fn(usize, usize, u32) -> (usize, u32)) -> Result<Reservation, Slot> {
         let beyond = self.beyond.load(Ordering::Relaxed);
@@ -467,8 +468,8 @@ impl OpenBatch {
         Slot::Written { before: reservation.ordinal, completed: reservation.completed || complete(before + entries) }
     }
 
-    /// Reactor: lets no batch hold more than `body_bytes` of entries from now on, but for one that a single entry makes longer. What is
-    /// written already stays.
+    /// Reactor: lets no batch hold more than `body_bytes` of entries from now on, but for one that a single entry makes
+    /// longer. What is written already stays.
     pub fn keep_to(&self, body_bytes: usize) {
         self.beyond.store(self.body_bytes.saturating_sub(body_bytes), Ordering::Relaxed);
     }
@@ -484,8 +485,8 @@ impl OpenBatch {
         Word::unpack(self.word.0.load(Ordering::Relaxed)).spares
     }
 
-    /// Reactor: no newcomers into the open batch from now on; a spare takes them. False if nothing is open or it is empty
-    /// (then it stays open).
+    /// Reactor: no newcomers into the open batch from now on; a spare takes them. False if nothing is open or it is
+    /// empty (then it stays open).
     pub fn seal(&self) -> bool {
         let mut now = self.word.0.load(Ordering::Relaxed);
         loop {
@@ -505,8 +506,8 @@ impl OpenBatch {
         }
     }
 
-    /// The batch whose last word was `word` takes no more reservations. Called once, by whoever took the word on. True if
-    /// all its writers have finished: nobody else will say so.
+    /// The batch whose last word was `word` takes no more reservations. Called once, by whoever took the word on. True
+    /// if all its writers have finished: nobody else will say so.
     fn sealed(&self, word: Word) -> bool {
         let lane = &self.lanes[word.lane].0;
         lane.left.store(word.room, Ordering::Relaxed);

@@ -1,8 +1,9 @@
 //! The one place that copies payload bytes, and counts them.
 //!
-//! The count is per process and split into stripes, one cache line each: a thread has one for itself, so that counting is a load and
-//! a store and no locked operation, which would wait for the very bytes just written. A clippy list forbids `copy_from_slice` elsewhere in the engine: what is copied
-//! is copied here, and a test can state how often a proposal's bytes move.
+//! The count is per process and split into stripes, one cache line each: a thread has one for itself, so that counting
+//! is a load and a store and no locked operation, which would wait for the very bytes just written. A clippy list
+//! forbids `copy_from_slice` elsewhere in the engine: what is copied is copied here, and a test can state how often a
+//! proposal's bytes move.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -2,8 +2,8 @@
 
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
-/// Bits of a slot's number, in the head and in a ticket's id. What is left is for tags and generations: they come round only after
-/// 2^40 steps, which take hours.
+/// Bits of a slot's number, in the head and in a ticket's id. What is left is for tags and generations: they come round
+/// only after 2^40 steps, which take hours.
 pub(crate) const SLOT_BITS: u32 = 24;
 const SLOT: u64 = (1 << SLOT_BITS) - 1;
 /// No slot: the end of the list.
@@ -84,8 +84,8 @@ impl FreeList {
         }
     }
 
-    /// Takes up to `most` slots by one step, and gives each to `each`; how many there were. If `each` panics, those that it was not
-    /// given yet go back.
+    /// Takes up to `most` slots by one step, and gives each to `each`; how many there were. If `each` panics, those
+    /// that it was not given yet go back.
     pub(crate) fn pop_many(&self, most: usize, mut each: impl FnMut(u32)) -> usize {
         let mut head = self.head.load(Ordering::Acquire);
         loop {

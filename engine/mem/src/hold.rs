@@ -1,10 +1,11 @@
-//! Keeps what tickets rest on: the slab, the records of their batches, and a value of the engine's own; by a count of references that
-//! are taken, and let go of, by many at once.
+//! Keeps what tickets rest on: the slab, the records of their batches, and a value of the engine's own; by a count of
+//! references that are taken, and let go of, by many at once.
 //!
 //! As `Arc`, without weak references. A caller that proposes and takes answers in runs would otherwise pay two
 //! read-modify-writes for each ticket's reference, which is a good part of what a proposal costs it.
 //!
-//! Slab and records are chosen when it is made, for good: a ticket finds its slot, and its outcome, in the same place as long as it lives.
+//! Slab and records are chosen when it is made, for good: a ticket finds its slot, and its outcome, in the same place
+//! as long as it lives.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -39,13 +40,15 @@ impl<T> Kept<T> {
     }
 }
 
-/// A reference to a value, and to where tickets are taken from ([`Hold::take`]). Both live until the last reference is gone.
+/// A reference to a value, and to where tickets are taken from ([`Hold::take`]). Both live until the last reference is
+/// gone.
 pub struct Hold<T> {
     kept: NonNull<Kept<T>>,
     owns: PhantomData<Kept<T>>,
 }
 
-// SAFETY: as for `Arc`: a reference gives access to the value from its thread (`Sync`), and the last one drops it there (`Send`).
+// SAFETY: as for `Arc`: a reference gives access to the value from its thread (`Sync`), and the last one drops it there
+// (`Send`).
 unsafe impl<T: Send + Sync> Send for Hold<T> {}
 // SAFETY: as above; a `&Hold` can be cloned.
 unsafe impl<T: Send + Sync> Sync for Hold<T> {}
@@ -58,7 +61,8 @@ impl<T> Hold<T> {
         Hold::of(value, records.slab(), Some(records))
     }
 
-    /// The first reference to `value`, and to a slab of tickets that are resolved one by one ([`Resolver::resolve`](crate::Resolver::resolve)).
+    /// The first reference to `value`, and to a slab of tickets that are resolved one by one
+    /// ([`Resolver::resolve`](crate::Resolver::resolve)).
     pub fn alone(value: T, tickets: &Tickets) -> Hold<T> {
         Hold::of(value, tickets.slab(), None)
     }

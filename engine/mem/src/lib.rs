@@ -5,12 +5,11 @@
 //!
 //! # Proofs
 //!
-//! - `cargo test -p kontiki-mem`: units, a model of the ring, stress of what threads share, and a counting
-//!   allocator.
-//! - `RUSTFLAGS="--cfg loom" cargo test -p kontiki-mem --release --lib loom`: every interleaving of small cases
-//!   of the same, orderings included.
-//! - `cargo +nightly miri test -p kontiki-mem`: the aliasing rules. There is no `mmap` under Miri; rings then stand
-//!   on plain memory.
+//! - `cargo test -p kontiki-mem`: units, a model of the ring, stress of what threads share, and a counting allocator.
+//! - `RUSTFLAGS="--cfg loom" cargo test -p kontiki-mem --release --lib loom`: every interleaving of small cases of the
+//!   same, orderings included.
+//! - `cargo +nightly miri test -p kontiki-mem`: the aliasing rules. There is no `mmap` under Miri; rings then stand on
+//!   plain memory.
 //! - `RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address cargo test -p kontiki-mem --lib --tests --target
 //!   x86_64-unknown-linux-gnu`: the bounds, and use after free. Likewise `thread` (with
 //!   `-Cunsafe-allow-abi-mismatch=sanitizer` where the standard library cannot be rebuilt: it then reports that

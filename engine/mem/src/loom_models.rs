@@ -158,7 +158,8 @@ fn batch_comes_out_whole_and_the_bell_rings() {
     });
 }
 
-/// Two callers and room for one entry in a batch: one of them rolls over to the spare and seals, the other may still be writing.
+/// Two callers and room for one entry in a batch: one of them rolls over to the spare and seals, the other may still be
+/// writing.
 #[test]
 fn batch_rolls_over_and_the_bell_rings() {
     model(|| {
@@ -433,7 +434,8 @@ fn two_in_a_batch(open: &OpenBatch, ring: &mut Ring) -> (Batch, Ticket, Ticket) 
     (open.poll_sealed().unwrap().1, one, two)
 }
 
-/// One caller waits, one drops, while the whole batch is answered: the sleeper wakes with outcome and reply, and slots and table come back.
+/// One caller waits, one drops, while the whole batch is answered: the sleeper wakes with outcome and reply, and slots
+/// and table come back.
 #[test]
 fn record_answers_who_waits_and_who_is_gone() {
     model(|| {
@@ -454,7 +456,8 @@ fn record_answers_who_waits_and_who_is_gone() {
     });
 }
 
-/// A ticket that is resolved by itself looks beside its old table's next life: it must not take that outcome for its own.
+/// A ticket that is resolved by itself looks beside its old table's next life: it must not take that outcome for its
+/// own.
 #[test]
 fn record_of_another_batch_is_nobodys_outcome() {
     model(|| {

@@ -36,8 +36,9 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    /// `bytes` of zeroed memory, aligned to [`BLOCK_BYTES`]. A page of a large region is touched by its use, not before: an
-    /// allocator would write zeros into all of an aligned region, and what is never used would take memory.
+    /// `bytes` of zeroed memory, aligned to [`BLOCK_BYTES`]. A page of a large region is touched by its use, not
+    /// before: an allocator would write zeros into all of an aligned region, and what is never used would take
+    /// memory.
     pub(crate) fn zeroed(bytes: usize) -> Memory {
         #[cfg(not(any(miri, loom)))]
         if bytes >= MAPPED_FROM_BYTES {

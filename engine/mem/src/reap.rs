@@ -1,5 +1,5 @@
-//! Tickets that are answered are taken, and let go of, in runs: what each would pay for itself (its slot on the free list, its
-//! reference to the record, its hold on both) is paid once for all that lie together.
+//! Tickets that are answered are taken, and let go of, in runs: what each would pay for itself (its slot on the free
+//! list, its reference to the record, its hold on both) is paid once for all that lie together.
 
 use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
@@ -11,10 +11,11 @@ use crate::ticket::Ticket;
 use crate::tickets::{Outcome, TicketId};
 
 impl<V> Ticket<V> {
-    /// Takes the tickets at the front of `queue` that have their outcome, oldest first, up to one that has none: each is given to
-    /// `each`, with its outcome and its reply, and then dropped. How many those were. Cheaper than to poll and drop them one by one; but
-    /// their slots come back only at the end of a run: `each` may find none to propose with. If `each` panics, the ticket that it was
-    /// given stays in the queue, and those before it are gone.
+    /// Takes the tickets at the front of `queue` that have their outcome, oldest first, up to one that has none: each
+    /// is given to `each`, with its outcome and its reply, and then dropped. How many those were. Cheaper than to
+    /// poll and drop them one by one; but their slots come back only at the end of a run: `each` may find none to
+    /// propose with. If `each` panics, the ticket that it was given stays in the queue, and those before it are
+    /// gone.
     pub fn reap<T>(queue: &mut VecDeque<T>, mut each: impl FnMut(&V, Outcome, &[u8])) -> usize
     where
         T: AsMut<Ticket<V>> + Into<Ticket<V>>,
@@ -54,8 +55,8 @@ impl<V> Gone<V> {
     fn add(&mut self, ticket: Ticket<V>) {
         // Looked at once more: what is given here is whatever `Into` made of what was looked at.
         let Some((place, _)) = ticket.found() else { return drop(ticket) };
-        // Its slot is untouched, and nobody else has anything to do with it any more: what is left of its drop can be put together
-        // with others'.
+        // Its slot is untouched, and nobody else has anything to do with it any more: what is left of its drop can be put
+        // together with others'.
         let id = ticket.id();
         ticket.slab().renew(id);
         let hold = {

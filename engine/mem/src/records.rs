@@ -1,19 +1,20 @@
 //! What becomes of a batch as a whole: its tickets by ordinal, and one outcome for all of them.
 //!
 //! Tickets of a batch that is applied whole are not resolved one by one: the resolver writes replies in a row and then
-//! one word, and each ticket, which knows its *place* (table and ordinal), finds its outcome there. So the slots of tickets stay with
-//! the callers' processor, and the resolver touches nothing of theirs.
+//! one word, and each ticket, which knows its *place* (table and ordinal), finds its outcome there. So the slots of
+//! tickets stay with the callers' processor, and the resolver touches nothing of theirs.
 //!
 //! ```text
 //! free --open--> callers note tickets --sealed--> Batch --complete (DONE)--> outcomes are read --last reference--> free
 //! ```
 //!
-//! A table stays as long as a ticket finds its outcome there: one reference each, and one of the [`Batch`]. A ticket that is resolved by
-//! itself (part of a batch, a long reply, a lost leadership) has its outcome in its own slot, and the resolver lets its reference go. So that
-//! tickets which a caller keeps for long do not keep all tables, batches are resolved one by one once few tables are free.
+//! A table stays as long as a ticket finds its outcome there: one reference each, and one of the [`Batch`]. A ticket
+//! that is resolved by itself (part of a batch, a long reply, a lost leadership) has its outcome in its own slot, and
+//! the resolver lets its reference go. So that tickets which a caller keeps for long do not keep all tables, batches
+//! are resolved one by one once few tables are free.
 //!
-//! The tables of an open batch, and the slab that its tickets are from, are one thing: what is noted in a table is always a ticket of
-//! that slab, which knows that place as its own.
+//! The tables of an open batch, and the slab that its tickets are from, are one thing: what is noted in a table is
+//! always a ticket of that slab, which knows that place as its own.
 
 use std::fmt;
 
@@ -183,8 +184,8 @@ impl Tables {
         }
     }
 
-    /// Notes one ticket, and tells it where. One that is not of this slab, or that was noted before, is not noted: nobody waits for
-    /// that entry.
+    /// Notes one ticket, and tells it where. One that is not of this slab, or that was noted before, is not noted:
+    /// nobody waits for that entry.
     ///
     /// # Safety
     /// The table is that of a batch in which the caller reserved the ordinal and has not finished, and of this and
@@ -215,8 +216,8 @@ impl Tables {
     }
 }
 
-/// A sealed batch's tickets, by ordinal, and what becomes of them. Of fixed size; its table goes back on drop, from whatever thread, once
-/// its tickets are gone.
+/// A sealed batch's tickets, by ordinal, and what becomes of them. Of fixed size; its table goes back on drop, from
+/// whatever thread, once its tickets are gone.
 pub struct Batch {
     tables: Arc<Tables>,
     table: u32,
@@ -226,12 +227,14 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// The tickets of the batch's entries, in the entries' order; the default where nobody waits, or the ticket was resolved by itself.
+    /// The tickets of the batch's entries, in the entries' order; the default where nobody waits, or the ticket was
+    /// resolved by itself.
     pub fn tickets(&self) -> &[TicketId] {
         self.tables.witness[self.table as usize].shared();
         assert!(self.count as usize <= self.tables.entries, "more tickets than a side table has");
-        // SAFETY: in bounds by the assertion, aligned, initialised (zeroed when made, any bits are a `TicketId`). All writers of the
-        // batch have finished (`poll_sealed` saw so before it made this handle), and the table is not reused before this handle's drop.
+        // SAFETY: in bounds by the assertion, aligned, initialised (zeroed when made, any bits are a `TicketId`). All writers
+        // of the batch have finished (`poll_sealed` saw so before it made this handle), and the table is not reused
+        // before this handle's drop.
         unsafe { std::slice::from_raw_parts(self.tables.id_at(self.table, 0), self.count as usize) }
     }
 
@@ -241,7 +244,8 @@ impl Batch {
         self.count as usize
     }
 
-    /// Whether so few tables are free that tickets are better resolved one by one, so that those which are kept keep no table.
+    /// Whether so few tables are free that tickets are better resolved one by one, so that those which are kept keep no
+    /// table.
     pub fn is_scarce(&self) -> bool {
         2 * self.tables.used.load(Ordering::Relaxed) as usize > self.tables.records.len()
     }
@@ -259,8 +263,8 @@ impl Batch {
         }
         let at = self.tables.at(self.table, ordinal as u32);
         self.tables.records[self.table as usize].replies.exclusive();
-        // SAFETY: in bounds (`at`). Nobody else writes replies of this batch (`&mut self`, and there is one `Batch` to a table),
-        // and nobody reads them before `DONE`, which `complete` sets, once.
+        // SAFETY: in bounds (`at`). Nobody else writes replies of this batch (`&mut self`, and there is one `Batch` to a
+        // table), and nobody reads them before `DONE`, which `complete` sets, once.
         unsafe {
             self.tables.lengths.at(at).write(reply.len() as u8);
             if !reply.is_empty() {
@@ -270,8 +274,8 @@ impl Batch {
         true
     }
 
-    /// The outcomes stand: entry `n` is applied at `first + n`. What else there is to do, by flags; `None` if the engine is gone, or it
-    /// was said before.
+    /// The outcomes stand: entry `n` is applied at `first + n`. What else there is to do, by flags; `None` if the
+    /// engine is gone, or it was said before.
     pub(crate) fn publish(&mut self, first: u64) -> Option<Completed> {
         let record = &self.tables.records[self.table as usize];
         self.published = true;
@@ -320,13 +324,13 @@ impl Batch {
         Some((id, slot.state.load(Ordering::Acquire)))
     }
 
-    /// The ticket of entry `ordinal` was resolved by itself just now, and will not look here. It is forgotten: what it is called may be
-    /// another's name one day.
+    /// The ticket of entry `ordinal` was resolved by itself just now, and will not look here. It is forgotten: what it
+    /// is called may be another's name one day.
     pub(crate) fn let_go(&mut self, ordinal: usize) {
         assert!(ordinal < self.count as usize, "an entry that the batch does not have");
         self.tables.witness[self.table as usize].exclusive();
-        // SAFETY: in bounds and aligned (`id_at`). All writers of the batch have finished, there is one `Batch` to a table, and what
-        // reads it borrows the batch.
+        // SAFETY: in bounds and aligned (`id_at`). All writers of the batch have finished, there is one `Batch` to a table, and
+        // what reads it borrows the batch.
         unsafe { self.tables.id_at(self.table, ordinal as u32).write(TicketId::default()) }
         self.tables.release(self.table, 1);
     }
@@ -351,7 +355,8 @@ impl fmt::Debug for Batch {
     }
 }
 
-/// An open batch as its tickets know it: the slab that they are from, and where the outcomes of batches stand. Clone it freely.
+/// An open batch as its tickets know it: the slab that they are from, and where the outcomes of batches stand. Clone it
+/// freely.
 #[derive(Debug, Clone)]
 pub struct Records {
     tables: Arc<Tables>,
@@ -366,7 +371,8 @@ impl Records {
         Arc::clone(&self.tables.slab)
     }
 
-    /// Tickets taken whose slot is not free again; out of date at once. Counts them one by one. Means nothing after [`Records::end`].
+    /// Tickets taken whose slot is not free again; out of date at once. Counts them one by one. Means nothing after
+    /// [`Records::end`].
     pub fn in_flight(&self) -> usize {
         self.tables.slab.in_flight()
     }
@@ -401,8 +407,8 @@ impl Records {
     pub(crate) unsafe fn reply(&self, place: Place) -> &[u8] {
         let at = self.tables.at(place.table, place.ordinal);
         self.record(place).replies.shared();
-        // SAFETY: in bounds (`at`; a length is at most that of a place). After `DONE` nobody writes before the table is used again, which
-        // the ticket's reference prevents.
+        // SAFETY: in bounds (`at`; a length is at most that of a place). After `DONE` nobody writes before the table is used
+        // again, which the ticket's reference prevents.
         unsafe {
             let length = self.tables.lengths.at(at).read();
             self.tables.replies.slice(at * SMALL_REPLY, length.into())
@@ -430,8 +436,8 @@ impl Records {
         self.tables.release(table, tickets);
     }
 
-    /// The engine is gone: no batch's outcome will come any more, no ticket is taken, and every one that is unresolved ends as
-    /// [`Outcome::Unknown`](crate::Outcome::Unknown) now, its waiter woken. For good.
+    /// The engine is gone: no batch's outcome will come any more, no ticket is taken, and every one that is unresolved
+    /// ends as [`Outcome::Unknown`](crate::Outcome::Unknown) now, its waiter woken. For good.
     pub fn end(&self) {
         for record in &self.tables.records {
             record.flags.fetch_or(flag::CLOSED, Ordering::AcqRel);

@@ -137,9 +137,9 @@ impl Ring {
         table.held()
     }
 
-    /// Base address and length in bytes, for registration with io_uring: the first copy, and of the second what blocks that run over the
-    /// end mostly need ([`limits::REGISTERED_OVERLAP`]), since what is registered is resident, twice over. Valid while the ring or
-    /// any of its blocks lives; to be read and written only through blocks.
+    /// Base address and length in bytes, for registration with io_uring: the first copy, and of the second what blocks
+    /// that run over the end mostly need ([`limits::REGISTERED_OVERLAP`]), since what is registered is resident,
+    /// twice over. Valid while the ring or any of its blocks lives; to be read and written only through blocks.
     pub fn registration(&self) -> (*mut u8, usize) {
         (self.shared.memory.at(0), self.shared.capacity + self.shared.capacity.min(limits::REGISTERED_OVERLAP))
     }

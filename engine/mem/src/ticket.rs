@@ -1,6 +1,7 @@
 //! One ticket, as its caller holds it: waited for, polled or awaited; and how a batch comes to know it.
 //!
-//! It looks for its outcome in its own slot first ([`tickets`](crate::tickets)), then in the record of its batch ([`records`](crate::records)).
+//! It looks for its outcome in its own slot first ([`tickets`](crate::tickets)), then in the record of its batch
+//! ([`records`](crate::records)).
 
 use std::cell::Cell;
 use std::fmt;
@@ -18,8 +19,8 @@ use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::tickets::{Outcome, Slab, TicketId, flag};
 
 /// One proposal's outcome to come: wait for it, poll it, or await it. One thread at a time uses it (`Send`, not
-/// `Sync`), since it holds the waker of one. Dropping it unresolved gives the slot back once it is resolved; at once, if it belongs to
-/// batches and was put into none.
+/// `Sync`), since it holds the waker of one. Dropping it unresolved gives the slot back once it is resolved; at once,
+/// if it belongs to batches and was put into none.
 ///
 /// What it rests on is chosen where its [`Hold`] is made, and is no caller's to give (E0432: there is no such trait):
 ///
@@ -47,7 +48,8 @@ impl<T> Hold<T> {
         Some(Ticket::at(self.clone(), slot))
     }
 
-    /// Takes up to `most` slots at once, and appends their tickets; how many there were. Allocates only if `tickets` must grow.
+    /// Takes up to `most` slots at once, and appends their tickets; how many there were. Allocates only if `tickets`
+    /// must grow.
     pub fn take_many<K: From<Ticket<T>>>(&self, most: usize, tickets: &mut Vec<K>) -> usize {
         let slab = self.kept().slab();
         let most = most.min(slab.slots.len());
@@ -109,8 +111,8 @@ impl<T> Ticket<T> {
         self.hold.kept().slab()
     }
 
-    /// It is noted at `place` of `tables`, and will look there for its outcome; false if it cannot, since they are not of its slab's
-    /// batches, or it was noted before.
+    /// It is noted at `place` of `tables`, and will look there for its outcome; false if it cannot, since they are not
+    /// of its slab's batches, or it was noted before.
     #[inline]
     pub(crate) fn place(&mut self, tables: &Arc<Tables>, place: Place) -> bool {
         let here = self.placed.get().is_none() && self.hold.kept().records().is_some_and(|records| records.are_of(tables));
@@ -129,8 +131,8 @@ impl<T> Ticket<T> {
         self.id
     }
 
-    /// Gives back a ticket whose proposal was never written (so that nobody will resolve it). One that was put into a batch is no more
-    /// than dropped.
+    /// Gives back a ticket whose proposal was never written (so that nobody will resolve it). One that was put into a
+    /// batch is no more than dropped.
     pub fn cancel(self) {
         if self.placed.get().is_none() {
             self.settle();
@@ -233,7 +235,8 @@ impl<T> Ticket<T> {
             return &[];
         }
         let Some((records, place)) = self.record() else { return &[] };
-        // SAFETY: the batch has an outcome and this ticket none of its own: it has its reference, and lets go of it in its drop.
+        // SAFETY: the batch has an outcome and this ticket none of its own: it has its reference, and lets go of it in its
+        // drop.
         unsafe { records.reply(place) }
     }
 }
@@ -259,8 +262,8 @@ impl<T> Future for Ticket<T> {
 impl<T> Drop for Ticket<T> {
     #[inline]
     fn drop(&mut self) {
-        // Acquire: the resolver's part comes before the slot's reuse. (A reply is read only once done, and then it is this thread
-        // that frees the slot.) Once `DONE` is set nobody else changes the state.
+        // Acquire: the resolver's part comes before the slot's reuse. (A reply is read only once done, and then it is this
+        // thread that frees the slot.) Once `DONE` is set nobody else changes the state.
         let mut before = self.state().load(Ordering::Acquire);
         if before & flag::DONE == 0 {
             match self.record() {

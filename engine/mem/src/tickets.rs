@@ -12,13 +12,15 @@
 //! number off the free list, no more. (An id that is made up may resolve a ticket ahead of its time. That is no race.)
 //!
 //! A slab is one of two kinds, for good. Tickets of the one are resolved by id. The other belongs to an
-//! [`OpenBatch`](crate::OpenBatch), which takes it over whole: its tickets are resolved through their batch alone, and nobody can do so by id.
-//! Most of these are resolved by none of the above: their batch was applied as a whole, and the outcome stands in its record
-//! ([`records`](crate::records)), where they look once their own slot has none. Then the slot is the caller's alone, who takes no
-//! compare-exchange to give it back; that is sound because nobody else can settle it any more.
+//! [`OpenBatch`](crate::OpenBatch), which takes it over whole: its tickets are resolved through their batch alone, and
+//! nobody can do so by id. Most of these are resolved by none of the above: their batch was applied as a whole, and the
+//! outcome stands in its record ([`records`](crate::records)), where they look once their own slot has none. Then the
+//! slot is the caller's alone, who takes no compare-exchange to give it back; that is sound because nobody else can
+//! settle it any more.
 //!
-//! What every proposal touches is dense, sixteen bytes a slot: the resolver and the callers are on different processors, and a line
-//! that goes from one to the other serves four tickets. Wakers and replies lie elsewhere, and are touched where there are any.
+//! What every proposal touches is dense, sixteen bytes a slot: the resolver and the callers are on different
+//! processors, and a line that goes from one to the other serves four tickets. Wakers and replies lie elsewhere, and
+//! are touched where there are any.
 
 use std::fmt;
 use std::task::Waker;
@@ -72,7 +74,8 @@ pub enum Outcome {
     Unknown,
 }
 
-/// A slot's state: `generation (40) | reply length (17) | kind (2) | flags (5)`. Only the generation set: free, or owned and unresolved.
+/// A slot's state: `generation (40) | reply length (17) | kind (2) | flags (5)`. Only the generation set: free, or
+/// owned and unresolved.
 pub(crate) mod flag {
     /// Someone is about to write the reply and then the outcome, and nobody else will.
     pub(crate) const CLAIMED: u64 = 1;
@@ -84,7 +87,8 @@ pub(crate) mod flag {
     pub(crate) const DROPPED: u64 = 8;
     /// An [`Outcome::Applied`](super::Outcome::Applied).
     pub(crate) const APPLIED: u64 = 16;
-    /// An [`Outcome::NotApplied`](super::Outcome::NotApplied); both of them, an [`Outcome::Unanswered`](super::Outcome::Unanswered).
+    /// An [`Outcome::NotApplied`](super::Outcome::NotApplied); both of them, an
+    /// [`Outcome::Unanswered`](super::Outcome::Unanswered).
     pub(crate) const NOT_APPLIED: u64 = 32;
     /// Not resolved by the engine: it is gone. Where the batch has an outcome, that counts.
     pub(crate) const ABANDONED: u64 = 64;
@@ -199,7 +203,8 @@ impl Slab {
         (true, waker)
     }
 
-    /// Puts a slot back that is both done and dropped. The waker that it still had, to be dropped now that nothing hangs on it.
+    /// Puts a slot back that is both done and dropped. The waker that it still had, to be dropped now that nothing
+    /// hangs on it.
     #[must_use]
     #[inline]
     pub(crate) fn free(&self, id: TicketId, flags: u64) -> Option<Waker> {
@@ -218,7 +223,8 @@ impl Slab {
         self.slots[id.slot() as usize].state.store(generation, Ordering::Release);
     }
 
-    /// The engine is gone: no slot is taken any more, and every ticket that is unresolved ends as [`Outcome::Unknown`] now.
+    /// The engine is gone: no slot is taken any more, and every ticket that is unresolved ends as [`Outcome::Unknown`]
+    /// now.
     pub(crate) fn abandon(&self) {
         self.free.close();
         // Whatever was taken was taken before the close, and is seen here as it was then or later. Slots that are
@@ -266,8 +272,8 @@ impl fmt::Debug for Slab {
     }
 }
 
-/// A slab of tickets, which are taken through a [`Hold`](crate::Hold). There is one handle to it: whoever gives it to an
-/// [`OpenBatch`](crate::OpenBatch) resolves none of its tickets by id any more.
+/// A slab of tickets, which are taken through a [`Hold`](crate::Hold). There is one handle to it: whoever gives it to
+/// an [`OpenBatch`](crate::OpenBatch) resolves none of its tickets by id any more.
 ///
 /// ```compile_fail,E0382
 /// let tickets = kontiki_mem::Tickets::new(1, 0);
@@ -288,8 +294,9 @@ impl Tickets {
     /// `slots` tickets at once, each with room for a reply of `reply_bytes`.
     ///
     /// # Panics
-    /// If all replies together exceed the address space, there are more than [`MAX_TICKETS`](crate::limits::MAX_TICKETS) slots, or a
-    /// reply may be longer than [`MAX_REPLY_BYTES`](crate::limits::MAX_REPLY_BYTES).
+    /// If all replies together exceed the address space, there are more than
+    /// [`MAX_TICKETS`](crate::limits::MAX_TICKETS) slots, or a reply may be longer than
+    /// [`MAX_REPLY_BYTES`](crate::limits::MAX_REPLY_BYTES).
     pub fn new(slots: usize, reply_bytes: usize) -> Tickets {
         assert!(slots <= limits::MAX_TICKETS, "{slots} tickets: must be at most {}", limits::MAX_TICKETS);
         assert!(reply_bytes <= limits::MAX_REPLY_BYTES, "a reply of {reply_bytes} bytes: must be at most {}", limits::MAX_REPLY_BYTES);
@@ -349,12 +356,12 @@ const _: () = assert!(limits::MAX_TICKETS < crate::free_list::MAX_SLOTS && limit
 /// How many different wakers a resolver gathers before it fires them.
 const WAKERS: usize = 64;
 
-/// Resolves tickets: one for each thread that does. Wakes each waiting caller once per batch: wakers are gathered in a table of fixed
-/// size, equal ones once, and fired by [`Resolver::flush`], when the table is full, and on drop. A waker that panics is its caller's
-/// matter: all others are woken.
+/// Resolves tickets: one for each thread that does. Wakes each waiting caller once per batch: wakers are gathered in a
+/// table of fixed size, equal ones once, and fired by [`Resolver::flush`], when the table is full, and on drop. A waker
+/// that panics is its caller's matter: all others are woken.
 ///
-/// It has no slab of its own. A batch knows the slab of its tickets, so a ticket is never resolved in another's place; and while the
-/// tickets of a batch are looked at, none of them is forgotten:
+/// It has no slab of its own. A batch knows the slab of its tickets, so a ticket is never resolved in another's place;
+/// and while the tickets of a batch are looked at, none of them is forgotten:
 ///
 /// ```compile_fail,E0502
 /// fn both(resolver: &mut kontiki_mem::Resolver, batch: &mut kontiki_mem::Batch) {
@@ -380,7 +387,8 @@ impl Resolver {
         Resolver { wakers: Vec::with_capacity(WAKERS) }
     }
 
-    /// Resolves a ticket of a slab that belongs to no batches. False if the id is stale or already resolved. Cheap if nobody waits.
+    /// Resolves a ticket of a slab that belongs to no batches. False if the id is stale or already resolved. Cheap if
+    /// nobody waits.
     ///
     /// # Panics
     /// If `reply` is longer than [`Tickets::reply_bytes`].
@@ -390,11 +398,12 @@ impl Resolver {
         resolved
     }
 
-    /// Resolves one ticket of a batch by itself: not all of the batch ends so, or its reply is long. False if it has its outcome already, or
-    /// nobody waits for that entry.
+    /// Resolves one ticket of a batch by itself: not all of the batch ends so, or its reply is long. False if it has
+    /// its outcome already, or nobody waits for that entry.
     ///
     /// # Panics
-    /// If the batch has no such entry, all of it was [completed](Resolver::complete), or `reply` is longer than [`Records::reply_bytes`](crate::Records::reply_bytes).
+    /// If the batch has no such entry, all of it was [completed](Resolver::complete), or `reply` is longer than
+    /// [`Records::reply_bytes`](crate::Records::reply_bytes).
     pub fn resolve_one(&mut self, batch: &mut Batch, ordinal: usize, outcome: Outcome, reply: &[u8]) -> bool {
         let Some(id) = batch.unresolved(ordinal) else { return false };
         let (resolved, waker) = batch.slab().resolve(id, outcome, reply);
@@ -406,8 +415,9 @@ impl Resolver {
         resolved
     }
 
-    /// All of a batch is applied, from index `first` on, and its replies are noted ([`Batch::reply`]): resolves its tickets, but for those that
-    /// were resolved by themselves. Costs the same for many as for one, unless some were dropped, or many wait.
+    /// All of a batch is applied, from index `first` on, and its replies are noted ([`Batch::reply`]): resolves its
+    /// tickets, but for those that were resolved by themselves. Costs the same for many as for one, unless some
+    /// were dropped, or many wait.
     pub fn complete(&mut self, batch: &mut Batch, first: u64) {
         let Some(found) = batch.publish(first) else { return };
         if found.crowded || found.dropped {

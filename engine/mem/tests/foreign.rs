@@ -200,7 +200,8 @@ fn a_ticket_is_resolved_by_itself_once() {
     f.is_whole();
 }
 
-/// What another node's resolver does to a batch it does not know, it does through the batch: replies that are borrowed stay as they are.
+/// What another node's resolver does to a batch it does not know, it does through the batch: replies that are borrowed
+/// stay as they are.
 #[test]
 fn a_resolver_of_another_node() {
     let (mut f, mut stranger) = (Fixture::new(), Fixture::new());
@@ -349,7 +350,8 @@ fn a_waker_that_comes_back_in_as_it_is_cloned() {
     f.is_whole();
 }
 
-/// The drop of a waker panics, on the resolver's side: a ticket that is gone, two tickets with one waker. Nobody else is hurt.
+/// The drop of a waker panics, on the resolver's side: a ticket that is gone, two tickets with one waker. Nobody else
+/// is hurt.
 #[test]
 fn a_waker_that_panics_as_it_is_dropped() {
     let mut f = Fixture::new();

@@ -155,7 +155,8 @@ fn no_outcome_of_its_own_afterwards() {
     Resolver::new().resolve_one(&mut batch, 0, Outcome::Unknown, &[]);
 }
 
-/// Callers that wait, drop, and look, beside a resolver that answers whole batches and single tickets; nothing is lost, nothing leaks.
+/// Callers that wait, drop, and look, beside a resolver that answers whole batches and single tickets; nothing is lost,
+/// nothing leaks.
 #[test]
 fn callers_and_a_resolver_side_by_side() {
     let mut f = fixture(8);

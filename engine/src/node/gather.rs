@@ -1,15 +1,16 @@
 //! When what waits in the open batch becomes a frame.
 //!
-//! Every frame costs each replica a write, a receive and a wake-up, so a few large ones beat many small ones. But a proposal that waits
-//! longer than it saves is late. Three rules:
+//! Every frame costs each replica a write, a receive and a wake-up, so a few large ones beat many small ones. But a
+//! proposal that waits longer than it saves is late. Three rules:
 //!
 //! * With nothing under way, at once; a full batch always.
-//! * With a frame under way, its commit is waited for, which is near: the callers whom it answers propose again, and join. Where it is
-//!   not near (far followers), for twice the time that a write takes here, and then the next frame goes out behind it.
-//! * Callers that were just answered come back within microseconds. A reactor with a thread of its own waits for them awake
-//!   ([`Replica::linger`]): that saves the wake-up, and lets all of them in. Where they did not come back the last times, it does not.
-//!   (A turn looks for what to seal before it learns of a commit, and the wait stands between it and the next: so what waits when a commit
-//!   comes goes out together with what those say whom it answers.)
+//! * With a frame under way, its commit is waited for, which is near: the callers whom it answers propose again, and
+//!   join. Where it is not near (far followers), for twice the time that a write takes here, and then the next frame
+//!   goes out behind it.
+//! * Callers that were just answered come back within microseconds. A reactor with a thread of its own waits for them
+//!   awake ([`Replica::linger`]): that saves the wake-up, and lets all of them in. Where they did not come back the
+//!   last times, it does not. (A turn looks for what to seal before it learns of a commit, and the wait stands between
+//!   it and the next: so what waits when a commit comes goes out together with what those say whom it answers.)
 
 use kontiki_core::{Role, Time};
 use kontiki_io::Io;
@@ -92,8 +93,8 @@ impl Replica {
         bytes + self.config.max_entry_bytes.min(most / 4) >= most || entries as usize >= MAX_FRAME_ENTRIES.min(self.config.max_in_flight)
     }
 
-    /// Whether so much waits that a frame of its own is worth what it costs: then it goes out behind the one before, and its callers'
-    /// work overlaps with that one's way.
+    /// Whether so much waits that a frame of its own is worth what it costs: then it goes out behind the one before,
+    /// and its callers' work overlaps with that one's way.
     fn is_ample(&self, entries: u32) -> bool {
         entries >= AMPLE_ENTRIES && self.wal.writes_in_flight() <= 1
     }
@@ -143,8 +144,8 @@ impl Replica {
             if now.since(grown) > patience || now.since(begun) > MAX_LINGER_NS {
                 break;
             }
-            // The caller may be waiting for this very processor. And each look takes the word from whoever is proposing: the more there
-            // are to come, the more rarely.
+            // The caller may be waiting for this very processor. And each look takes the word from whoever is proposing: the more
+            // there are to come, the more rarely.
             for _ in 0..=(expected.saturating_sub(entries.into()) / ENTRIES_PER_YIELD).min(MAX_YIELDS) {
                 std::thread::yield_now();
             }

@@ -80,8 +80,8 @@ impl Replica {
         self.queue.announce();
     }
 
-    /// While there is no next segment, nothing is applied after which the state machine would be asked what of it is durable, and only that can
-    /// make room: it is asked now and then.
+    /// While there is no next segment, nothing is applied after which the state machine would be asked what of it is
+    /// durable, and only that can make room: it is asked now and then.
     pub(super) fn ask_durable(&mut self, now: Time) {
         if self.lacking.is_none() {
             self.ask_durable_at = Time(u64::MAX);
@@ -94,7 +94,8 @@ impl Replica {
     /// What the state machine has made durable need not stay in the log, beyond the retention limit.
     pub(super) fn release(&mut self) {
         // A leader may have applied what its own disk does not hold yet: that must stay.
-        // A damaged log may hold what was superseded where that has already been: not before a leader's frames have shown which.
+        // A damaged log may hold what was superseded where that has already been: not before a leader's frames have shown
+        // which.
         let durable = self.queue.durable().min(self.queue.applied()).min(self.raft.durable()).min(self.raft.commit_here());
         if durable <= self.released {
             return;

@@ -1,4 +1,5 @@
-//! What peers have said of themselves, and what this node makes of it: which frames it seals, how often it says that it leads.
+//! What peers have said of themselves, and what this node makes of it: which frames it seals, how often it says that it
+//! leads.
 
 use kontiki_core::{NodeId, Time};
 use kontiki_io::tell;
@@ -39,7 +40,8 @@ impl Neighbours {
         self.known.iter().find(|known| known.id == id)
     }
 
-    /// The longest frame that a peer takes and the one that it needs and does not take, in bytes; zero where nothing is known of that.
+    /// The longest frame that a peer takes and the one that it needs and does not take, in bytes; zero where nothing is
+    /// known of that.
     pub(super) fn frames(&self, id: NodeId) -> (usize, usize) {
         self.get(id).map_or((0, 0), |known| (known.said.takes_frame_bytes as usize, known.needs_bytes))
     }
@@ -90,7 +92,8 @@ impl Replica {
         self.agree();
     }
 
-    /// Says where a peer's limits and this node's differ so that it matters: once, and where it says something else each time, once a minute.
+    /// Says where a peer's limits and this node's differ so that it matters: once, and where it says something else
+    /// each time, once a minute.
     fn compare(&mut self, peer: NodeId, said: Parameters, now: Time) {
         let mut says = |what| self.net.admits_lines(1, Some(peer), what, now);
         let config = &self.config;

@@ -118,8 +118,8 @@ impl Replica {
         self.raft.step(now, Event::FramesSent { peer, session, to: next.prev(), bytes, frames }, &mut self.fx);
     }
 
-    /// Reads what a follower will be in need of while it writes what it has got. Not what is in memory, and not with a buffer that somebody
-    /// else may need.
+    /// Reads what a follower will be in need of while it writes what it has got. Not what is in memory, and not with a
+    /// buffer that somebody else may need.
     fn read_ahead(&mut self, peer: NodeId, from: LogIndex, upto: LogIndex, io: &mut dyn Io) {
         if from <= upto && self.cache.get(from).is_none() && self.catchup.has_buffer(true) {
             self.begin_read(Reader::Peer { peer, from }, from, upto, io);

@@ -1,7 +1,8 @@
 //! The last of a log's room: kept for the first entries of new terms, where no more room can be had.
 //!
-//! A leader commits nothing before the first entry of its own term, and a replica that has started again applies nothing before a leader commits. So a
-//! log that is full to its last block would lead nowhere, apply nothing, and never hear from its state machine that it may forget.
+//! A leader commits nothing before the first entry of its own term, and a replica that has started again applies
+//! nothing before a leader commits. So a log that is full to its last block would lead nowhere, apply nothing, and
+//! never hear from its state machine that it may forget.
 
 use kontiki_frame::Kind;
 
@@ -14,8 +15,8 @@ impl Replica {
         self.wal.out_of_space(self.config.max_frame_bytes + limits::reserve_bytes(self.config.segment_bytes))
     }
 
-    /// Whether a leader's frame can be written, or refused, now. What callers proposed to it in its own term leaves the reserve alone; what it has from earlier
-    /// ones does not: the first entry of its term comes behind it.
+    /// Whether a leader's frame can be written, or refused, now. What callers proposed to it in its own term leaves the
+    /// reserve alone; what it has from earlier ones does not: the first entry of its term comes behind it.
     pub(super) fn has_room_for(&self, frame: &Stalled) -> bool {
         // A deposed leader's is refused, whatever room there is; where it waited, the next leader's would wait behind it.
         if frame.append.leader_term < self.raft.term() {

@@ -16,10 +16,10 @@ impl Replica {
         self.raft.durable().min(self.awaited)
     }
 
-    /// While it leads: up to where followers were sent the log from memory, where they still make progress. Beyond that the memory is
-    /// theirs, and callers get `Busy` once it is full: a leader that outruns a follower that is just a little slower loses
-    /// it for good once the log no longer holds what it needs. One that made no progress for `hold_back_ms` is not waited for
-    /// any more; nor is one that is already read to from the log.
+    /// While it leads: up to where followers were sent the log from memory, where they still make progress. Beyond that
+    /// the memory is theirs, and callers get `Busy` once it is full: a leader that outruns a follower that is just
+    /// a little slower loses it for good once the log no longer holds what it needs. One that made no progress for
+    /// `hold_back_ms` is not waited for any more; nor is one that is already read to from the log.
     fn await_followers(&mut self, now: Time) {
         let patience_ns = self.config.hold_back_ms * 1_000_000;
         let Some(oldest) = self.cache.first() else { return };

@@ -88,7 +88,8 @@ impl Replica {
         self.sealed(Hand { block, header }, now, io);
     }
 
-    /// Opens the next batch at the tail of the ring, and as many behind it as callers lately filled, where memory allows.
+    /// Opens the next batch at the tail of the ring, and as many behind it as callers lately filled, where memory
+    /// allows.
     pub(super) fn open_batches(&mut self) {
         if self.is_out_of_space() {
             return;

@@ -64,8 +64,8 @@ impl Replica {
         }
     }
 
-    /// Tells the operator when elections wait longer than configured, as this disk is slow, and when they do not any more: each time that what
-    /// they wait has doubled, or is back to half.
+    /// Tells the operator when elections wait longer than configured, as this disk is slow, and when they do not any
+    /// more: each time that what they wait has doubled, or is back to half.
     pub(super) fn watch_pace(&mut self) {
         let (min, max) = self.raft.election_timeouts_ns();
         let told = self.told_election_ns;
@@ -89,8 +89,8 @@ impl Replica {
         }
     }
 
-    /// Where nothing more can be written until there is space again, callers are told so, and so are those whose proposals were taken: they
-    /// are in no log, and would wait for as long as that takes.
+    /// Where nothing more can be written until there is space again, callers are told so, and so are those whose
+    /// proposals were taken: they are in no log, and would wait for as long as that takes.
     pub(super) fn watch_room(&mut self) {
         let none = self.is_out_of_space();
         self.shared.set_no_room(if none { Lack::of(&self.wal) } else { None });
@@ -187,7 +187,8 @@ impl Replica {
         }
     }
 
-    /// No more proposals, no more messages; what is under way ends. The log is closed as soon as its own writes are done, whatever peers do.
+    /// No more proposals, no more messages; what is under way ends. The log is closed as soon as its own writes are
+    /// done, whatever peers do.
     pub(crate) fn begin_close(&mut self, now: Time, io: &mut dyn Io) {
         // Nobody is to be sent here any more, with what is not in the log either.
         self.shared.set_leader(None);

@@ -112,7 +112,8 @@ impl Cluster {
         }
     }
 
-    /// Proposes until one attempt is known to be applied; unknown outcomes are tried again, so only for idempotent payloads.
+    /// Proposes until one attempt is known to be applied; unknown outcomes are tried again, so only for idempotent
+    /// payloads.
     pub fn commit(&self, payload: &[u8]) -> LogIndex {
         loop {
             match self.propose(payload).wait() {

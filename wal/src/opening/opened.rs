@@ -32,7 +32,8 @@ impl Opening {
         let Recovered { log, files, end, blank_to, damage, evidence, .. } = *recovered;
         let mut segments = Segments::none();
         let whole = |file: &SegmentFile| file.bytes == self.options.segment_bytes;
-        // A spare lies above everything that was ever written to: numbers grow along the log. Behind damage nobody knows what was written to.
+        // A spare lies above everything that was ever written to: numbers grow along the log. Behind damage nobody knows what
+        // was written to.
         let written = files.iter().filter(|file| file.linked || file.evidence).map(|file| file.number).max().unwrap_or(0);
         let mut tail_whole = true;
         for (file, &handle) in files.iter().zip(&self.segment_handles) {

@@ -1,4 +1,5 @@
-//! The verdict, and what follows from it: nothing was written to the log before, and from here on the start is made durable.
+//! The verdict, and what follows from it: nothing was written to the log before, and from here on the start is made
+//! durable.
 
 use kontiki_core::Incarnation;
 use kontiki_io::{Op, tell};
@@ -23,8 +24,9 @@ impl Opening {
         let lossy = self.options.medium == Medium::Lossy;
         // A log that was closed in order and ends where it ended then is whole, whatever lies behind.
         let clean = self.record.clean_end == recovered.end;
-        // Nor is anything of it lost if a process was killed and the power stayed on: all that was written is there, on the medium or in
-        // a cache that is flushed below, and nothing of the dead process is still on its way once its lock is free.
+        // Nor is anything of it lost if a process was killed and the power stayed on: all that was written is there, on the
+        // medium or in a cache that is flushed below, and nothing of the dead process is still on its way once its lock
+        // is free.
         let killed = self.record.place.is_same(&self.place);
         let uncertain = recovered.damage.is_none() && lossy && !clean && !killed && !recovered.marked;
         self.report = RecoveryReport {
@@ -63,7 +65,8 @@ impl Opening {
         Ok(self.sync_segment(0))
     }
 
-    /// The segments that there are, to be named by this start. A segment that is missing stays named until there is a newer one.
+    /// The segments that there are, to be named by this start. A segment that is missing stays named until there is a
+    /// newer one.
     pub(super) fn span(&self, recovered: &Recovered) -> SegmentSpan {
         let SegmentSpan { oldest, newest, generation, source } = self.record.span;
         let oldest = recovered.log.oldest_segment().unwrap_or(oldest);
@@ -90,7 +93,8 @@ impl Opening {
         (goes_on && recovered.files.get(tail)?.bytes == self.options.segment_bytes).then_some(tail)
     }
 
-    /// A log that was closed in order may end where no zeros follow. They are written before the note of its end goes: from then on they tell it.
+    /// A log that was closed in order may end where no zeros follow. They are written before the note of its end goes:
+    /// from then on they tell it.
     pub(super) fn mark_end(&mut self) -> Option<Then> {
         let tail = self.tail()?;
         let (recovered, preparer) = (self.recovered.as_mut()?, self.preparer.as_ref()?);
@@ -105,7 +109,8 @@ impl Opening {
         Some(Then::Op(Step::MarkEnd, Op::Write { file: handle, offset, data, durable: true }))
     }
 
-    /// Flushes every segment that may hold frames past the watermark: what was read may have come from the drive's cache, and counts as durable from now on.
+    /// Flushes every segment that may hold frames past the watermark: what was read may have come from the drive's
+    /// cache, and counts as durable from now on.
     pub(super) fn sync_segment(&mut self, from: usize) -> Then {
         if let Some(recovered) = &self.recovered {
             for (at, file) in recovered.files.iter().enumerate().skip(from) {

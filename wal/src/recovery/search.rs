@@ -35,8 +35,8 @@ impl Recovery {
         }
     }
 
-    /// Whether the file of segment `number` may have been that of segment `former` before. A file is recycled once the log has gone on
-    /// durably behind it, to a number that was not used yet, and leaves none of its own number.
+    /// Whether the file of segment `number` may have been that of segment `former` before. A file is recycled once the
+    /// log has gone on durably behind it, to a number that was not used yet, and leaves none of its own number.
     pub(super) fn was_released(&self, former: u64, number: u64) -> bool {
         former < number && self.tail().is_none_or(|tail| former < tail) && self.file_of(former).is_none()
     }

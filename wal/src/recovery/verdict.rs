@@ -21,8 +21,8 @@ pub(crate) struct Recovered {
     pub(crate) evidence: bool,
     /// What lies between the end and this position is zeros.
     pub(crate) blank_to: u64,
-    /// Nothing was ever written behind the end but what had not been acknowledged: there is a block of zeros, or no place for a block; and no
-    /// segment after it whose header was lost.
+    /// Nothing was ever written behind the end but what had not been acknowledged: there is a block of zeros, or no
+    /// place for a block; and no segment after it whose header was lost.
     pub(crate) marked: bool,
     pub(crate) frames: u64,
     pub(crate) frame_bytes: u64,
@@ -35,8 +35,9 @@ pub(crate) struct Recovered {
 }
 
 impl Recovery {
-    /// The verdict, by what the hard state says: whether a first start was finished, so that there must be a log; where it ended when it was
-    /// closed in order, all of it durable; which segments there must be. `applied` is the last entry that the state machine has.
+    /// The verdict, by what the hard state says: whether a first start was finished, so that there must be a log; where
+    /// it ended when it was closed in order, all of it durable; which segments there must be. `applied` is the last
+    /// entry that the state machine has.
     pub(crate) fn finish(mut self, record: &Record, applied: LogIndex) -> Recovered {
         assert_eq!(self.mode, Mode::Done, "every file was read");
         self.watermark = self.watermark.max(record.clean_end).max(record.watermark);
@@ -93,8 +94,9 @@ impl Recovery {
         }
     }
 
-    /// The first segment behind the log's end that must be there and is not: numbers have no gaps there, up to the newest that the hard state
-    /// names. A released file that was to become the newest is still there under its old name, if a crash came before its new one.
+    /// The first segment behind the log's end that must be there and is not: numbers have no gaps there, up to the
+    /// newest that the hard state names. A released file that was to become the newest is still there under its old
+    /// name, if a crash came before its new one.
     pub(super) fn missing(&self, record: &Record) -> Option<u64> {
         let SegmentSpan { oldest, newest, source, .. } = record.span;
         let from = self.tail().map_or(oldest, |tail| tail + 1);
@@ -102,8 +104,8 @@ impl Recovery {
         (number < newest || self.file_of(source).is_none()).then_some(number)
     }
 
-    /// A file behind the log's end that is not the one that was prepared: every one has a segment's length from before it has its name, and
-    /// of the newest the hard state knows how often it was used.
+    /// A file behind the log's end that is not the one that was prepared: every one has a segment's length from before
+    /// it has its name, and of the newest the hard state knows how often it was used.
     pub(super) fn wrong_file(&self, record: &Record) -> Option<(u64, Cause)> {
         if !record.initialised {
             return None;
@@ -130,13 +132,15 @@ impl Recovery {
         wrong.min_by_key(|(position, _)| *position)
     }
 
-    /// Whether what is left of the log goes on where the state machine is: it could never be given what is missing before it.
+    /// Whether what is left of the log goes on where the state machine is: it could never be given what is missing
+    /// before it.
     pub(super) fn is_of_use(&self, applied: LogIndex) -> bool {
         self.log.first().0 <= applied.0.saturating_add(1)
     }
 
-    /// Of a log whose beginning is missing nothing can be taken if its end is not whole: what the first file that is left says of the entry
-    /// before it may have been superseded by what is gone. Nor if the state machine lacks entries from before: peers give it all of them.
+    /// Of a log whose beginning is missing nothing can be taken if its end is not whole: what the first file that is
+    /// left says of the entry before it may have been superseded by what is gone. Nor if the state machine lacks
+    /// entries from before: peers give it all of them.
     pub(super) fn give_up_beginning(&mut self) {
         for file in self.files.iter_mut().filter(|file| file.number >= self.oldest) {
             file.evidence |= file.linked;

@@ -67,8 +67,9 @@ impl Recovery {
         Ok((length, stamp, header))
     }
 
-    /// Whether a frame stands where nothing stood at the last start, and was written by a process before that. The lock keeps the writes of a
-    /// dead process from coming so late. Where it could not, whatever the last process wrote there is gone.
+    /// Whether a frame stands where nothing stood at the last start, and was written by a process before that. The lock
+    /// keeps the writes of a dead process from coming so late. Where it could not, whatever the last process wrote
+    /// there is gone.
     pub(super) fn is_of_the_dead(&self, stamp: &DiskStamp) -> bool {
         let (boot, end) = self.last_start;
         stamp.position >= end && stamp.boot < boot

@@ -1,10 +1,11 @@
 //! Keeping segments ready ahead of use, and letting go of those that are not needed any more.
 //!
-//! The end of a log cannot vouch for itself: a file that is gone leaves no trace. So the hard state names the segments that the log may lie
-//! in, and does so before it matters. No frame enters a segment that is not named durably; nobody waits for that, for a segment is named
-//! when it is prepared. No file of the log goes before the hard state says durably that the log begins behind it. One update says
-//! both when a released file is to become the next spare: it names the spare before the file is renamed, and what a crash leaves in between
-//! is a released file under its old name.
+//! The end of a log cannot vouch for itself: a file that is gone leaves no trace. So the hard state names the segments
+//! that the log may lie in, and does so before it matters. No frame enters a segment that is not named durably; nobody
+//! waits for that, for a segment is named when it is prepared. No file of the log goes before the hard state says
+//! durably that the log begins behind it. One update says both when a released file is to become the next spare: it
+//! names the spare before the file is renamed, and what a crash leaves in between is a released file under its old
+//! name.
 
 use kontiki_frame::BLOCK_BYTES;
 use kontiki_io::{Io, IoError, tell};
@@ -20,13 +21,15 @@ impl Wal {
         self.segments.prepared.len() < self.options.spare_segments && self.segments.len() < MAX_SEGMENTS
     }
 
-    /// Position of the first frame in the current segment: what lies behind it, lies in this segment. Behind everything if there is none.
+    /// Position of the first frame in the current segment: what lies behind it, lies in this segment. Behind everything
+    /// if there is none.
     fn current_begins(&self) -> u64 {
         self.segments.current().map_or(u64::MAX, |segment| segment.number * self.options.segment_bytes + BLOCK_BYTES as u64)
     }
 
-    /// Lets go of what recoveries put aside, once the log has gone on behind it and the node has again what it lost; sooner if there would
-    /// be no room for the log: a node with a bad disk refetches again and again, and its state machine may need all of the log.
+    /// Lets go of what recoveries put aside, once the log has gone on behind it and the node has again what it lost;
+    /// sooner if there would be no room for the log: a node with a bad disk refetches again and again, and its
+    /// state machine may need all of the log.
     fn release_evidence(&mut self) {
         if self.segments.aside.is_empty() || self.saver.recovering() && self.segments.len() <= MAX_SEGMENTS / 2 {
             return;
@@ -56,8 +59,8 @@ impl Wal {
         }
     }
 
-    /// Starts the next job of preparation, if any: first what was released, oldest first, then a new file. One job, or one note of it in the
-    /// hard state, at a time.
+    /// Starts the next job of preparation, if any: first what was released, oldest first, then a new file. One job, or
+    /// one note of it in the hard state, at a time.
     pub(super) fn prepare(&mut self, io: &mut dyn Io) {
         if self.preparer.waits() && !self.lacking.holds(io.now()) {
             let again = self.preparer.again();
@@ -66,8 +69,8 @@ impl Wal {
         if self.preparer.busy() || !self.saver.noted() {
             return;
         }
-        // With the segments it is noted how far the log was durable. If that lies in the current segment, neither a file that is gone
-        // nor what stood in it when it was prepared passes for all of it.
+        // With the segments it is noted how far the log was durable. If that lies in the current segment, neither a file that
+        // is gone nor what stood in it when it was prepared passes for all of it.
         let begins = self.current_begins();
         if self.appender.durable() > begins {
             if self.saver.watermark() <= begins {

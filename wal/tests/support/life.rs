@@ -31,7 +31,8 @@ pub fn small() -> Options {
     Options { segment_bytes: 64 << 10, max_write_bytes: 8 << 10, max_frame_bytes: 16 << 10, ..options() }
 }
 
-/// A life: votes, appends over several segments, supersedes, releases, recycles. Ends early if the power or an operation fails.
+/// A life: votes, appends over several segments, supersedes, releases, recycles. Ends early if the power or an
+/// operation fails.
 pub fn life(node: &mut Node, promised: &mut Promised, seed: u64) -> bool {
     let mut logs = promised.logs.clone();
     let mut states = promised.states.clone();

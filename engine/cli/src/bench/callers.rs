@@ -1,4 +1,5 @@
-//! The load inside the leader's process: threads that call the library as a product would, and wait on their oldest ticket.
+//! The load inside the leader's process: threads that call the library as a product would, and wait on their oldest
+//! ticket.
 
 use std::sync::Barrier;
 use std::thread;

@@ -1,5 +1,5 @@
-//! A client of a bench from outside, in a process of its own: one connection, requests and answers in batches, as many as the
-//! system calls find.
+//! A client of a bench from outside, in a process of its own: one connection, requests and answers in batches, as many
+//! as the system calls find.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -148,7 +148,8 @@ impl Link {
         }
     }
 
-    /// Sends what is due when it is due, on a thread of its own: nothing that happens to the answers holds it up, but a full socket.
+    /// Sends what is due when it is due, on a thread of its own: nothing that happens to the answers holds it up, but a
+    /// full socket.
     fn at_a_pace(mut self, load: &Load) -> std::io::Result<Measured> {
         let begun = Instant::now();
         let pace = Pace::new(begun, load.rate.unwrap_or(1));

@@ -1,5 +1,5 @@
-//! A replica without threads of its own: the caller's thread turns it, and proposes between two turns, as a product with an
-//! event loop would.
+//! A replica without threads of its own: the caller's thread turns it, and proposes between two turns, as a product
+//! with an event loop would.
 
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};

@@ -1,5 +1,6 @@
-//! Filling the log before anything is measured. A log grows until it holds what it retains, and each new segment is filled with
-//! zeros once; from then on segments are recycled, for as long as the product lives. That is what a bench is about.
+//! Filling the log before anything is measured. A log grows until it holds what it retains, and each new segment is
+//! filled with zeros once; from then on segments are recycled, for as long as the product lives. That is what a bench
+//! is about.
 
 use std::collections::VecDeque;
 
@@ -7,7 +8,8 @@ use kontiki::{Config, ProposeError, Proposer, Ticket};
 
 /// Entries in flight meanwhile.
 const IN_FLIGHT: usize = 32;
-/// One step of it, in bytes. Between two steps the slowest replica catches up: nobody must fall behind what the log retains.
+/// One step of it, in bytes. Between two steps the slowest replica catches up: nobody must fall behind what the log
+/// retains.
 pub(super) const STEP_BYTES: u64 = 16 << 20;
 /// Most steps: whoever sets a huge retention measures a log that grows.
 const MOST_STEPS: u64 = 16;

@@ -30,8 +30,8 @@ pub(crate) struct Load {
     /// Propose so many entries with one call, at most, where so many are due; 1: each by itself
     #[arg(long, value_name = "N", default_value_t = DEFAULT_RUN, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) run: u32,
-    /// Propose so many entries per second, over all callers, instead of one for each that is answered. Latency is then from when
-    /// an entry was due, so that a stall counts for all that it held up
+    /// Propose so many entries per second, over all callers, instead of one for each that is answered. Latency is then
+    /// from when an entry was due, so that a stall counts for all that it held up
     #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub(crate) rate: Option<u64>,
 }

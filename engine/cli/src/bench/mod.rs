@@ -39,8 +39,8 @@ use result::Report;
 ///
 /// Without --to, starts replicas as separate processes on 127.0.0.1 with their logs in a temporary
 /// directory. The load runs in the process of the replica that leads, through the library's own interface, as in a
-/// product that links it, or with --clients in processes that speak to it over TCP; the state machine counts. Latency is from propose
-/// to the resolved ticket. The processor time counts all processes.
+/// product that links it, or with --clients in processes that speak to it over TCP; the state machine counts. Latency
+/// is from propose to the resolved ticket. The processor time counts all processes.
 ///
 /// With --to, drives a running cluster of `kontiki serve` over TCP: it puts values under 1000 keys that begin
 /// with "bench-".

@@ -1,5 +1,5 @@
-//! One replica of a bench, in a process of its own. The one that leads runs the load in its own process, unless the load comes from
-//! outside.
+//! One replica of a bench, in a process of its own. The one that leads runs the load in its own process, unless the
+//! load comes from outside.
 
 use std::path::PathBuf;
 use std::sync::mpsc::RecvTimeoutError;

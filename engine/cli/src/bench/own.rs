@@ -106,7 +106,8 @@ pub(super) fn run(setup: &Setup, dir: &Path, stop: &StopFlag) -> Result<Report, 
     Ok(Report { behind, ..Report::new(setup, &measured, counted, uses) })
 }
 
-/// Replicas that do not have all of the load soon after its end: they fell behind what the log retains, and took no part.
+/// Replicas that do not have all of the load soon after its end: they fell behind what the log retains, and took no
+/// part.
 fn behind(cluster: &Cluster) -> usize {
     let deadline = Instant::now() + BEHIND_LIMIT;
     loop {

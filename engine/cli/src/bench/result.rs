@@ -71,7 +71,8 @@ pub(crate) struct Report {
     pub(crate) floor: bool,
     /// Replicas.
     pub(crate) replicas: usize,
-    /// Replicas that fell behind what the log retains and so took no part in all of it: the figures are then of fewer replicas.
+    /// Replicas that fell behind what the log retains and so took no part in all of it: the figures are then of fewer
+    /// replicas.
     pub(crate) behind: usize,
     /// Proposals refused because a bound was reached.
     pub(crate) busy: u64,

@@ -1,7 +1,8 @@
-//! The proposals of one caller within the leader's process, as a product would make them: tickets in a ring, oldest first.
+//! The proposals of one caller within the leader's process, as a product would make them: tickets in a ring, oldest
+//! first.
 //!
-//! Where several are due they are proposed in runs, with one call each, as whoever has several would (`--run`). Nothing is allocated while it
-//! runs. Time is read once per run of proposals and once per run of answers, not per
+//! Where several are due they are proposed in runs, with one call each, as whoever has several would (`--run`). Nothing
+//! is allocated while it runs. Time is read once per run of proposals and once per run of answers, not per
 //! entry: at ten million entries a second the clock itself would be a good part of what is measured.
 
 use std::collections::VecDeque;

@@ -11,8 +11,8 @@ use crate::table;
 const LOCK_LIMIT: Duration = Duration::from_secs(20);
 
 impl Run<'_> {
-    /// Kills some of those that run, and starts them again at once. There must be a leader then, and a write that is proposed after
-    /// the kill must be acknowledged: with three replicas and one away, too.
+    /// Kills some of those that run, and starts them again at once. There must be a leader then, and a write that is
+    /// proposed after the kill must be acknowledged: with three replicas and one away, too.
     pub(super) fn kill_some(&mut self, number: u32, away: &mut Option<u64>) -> Result<(), Error> {
         self.come_and_go(away)?;
         let mut up: Vec<u64> = self.cluster.replicas.iter().map(|replica| replica.id).filter(|id| Some(*id) != *away).collect();
@@ -70,7 +70,8 @@ impl Run<'_> {
         }
     }
 
-    /// Starts a replica that was killed, and waits until it answers. It may be refused at first: what its process was writing has not ended.
+    /// Starts a replica that was killed, and waits until it answers. It may be refused at first: what its process was
+    /// writing has not ended.
     pub(super) fn start_again(&mut self, id: u64) -> Result<(), Error> {
         let deadline = Instant::now() + LOCK_LIMIT;
         let stop = self.stop;

@@ -50,14 +50,16 @@ pub(crate) struct Node {
     pub(crate) log: Vec<Entry>,
     /// What the disk holds durably.
     pub(crate) disk: Vec<Entry>,
-    /// The writes that made it so, in their order: a log is written on and on, and what is superseded stays where it is.
+    /// The writes that made it so, in their order: a log is written on and on, and what is superseded stays where it
+    /// is.
     written: Vec<(LogIndex, Vec<Entry>)>,
     pub(crate) record: HardRecord,
     /// A frame that has its place and is not told to the core yet.
     pub(crate) sealing: Vec<Entry>,
     log_writes: VecDeque<LogWrite>,
     hard_writes: VecDeque<(WriteId, HardRecord, Time)>,
-    /// What a flush takes: of a log write one, of a hard state one for each copy. Writes of a kind are flushed one after the other.
+    /// What a flush takes: of a log write one, of a hard state one for each copy. Writes of a kind are flushed one
+    /// after the other.
     pub(crate) flush_ns: u64,
     now: Time,
     hard_durable: WriteId,
@@ -161,7 +163,8 @@ impl Node {
         self.waiting.clear();
     }
 
-    /// How many writes have to be lost for something superseded to stand again, at least; `None`: nothing was superseded.
+    /// How many writes have to be lost for something superseded to stand again, at least; `None`: nothing was
+    /// superseded.
     pub(crate) fn back_to_superseded(&self) -> Option<usize> {
         let reached = self.written.iter().scan(0, |last, (from, entries)| {
             let superseding = from.0 <= *last;

@@ -212,7 +212,8 @@ impl Uring {
         }
     }
 
-    /// Gives a read or write, whole, to the file worker: what is written anew and flushed is durable whatever came before.
+    /// Gives a read or write, whole, to the file worker: what is written anew and flushed is durable whatever came
+    /// before.
     fn go_on_aside(&mut self, slot: u32, work: Work) -> Ended {
         let task = match work {
             Work::Read(Read { file, buf, offset, len, .. }) => Task::Read { file, offset, buf, len },

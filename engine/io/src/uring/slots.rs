@@ -97,8 +97,8 @@ pub(super) struct Write {
 }
 
 impl Write {
-    /// Whether a failure may be that of a flush through the page cache: the kernel may then have dropped what other writes put there, and
-    /// tells that once. Past the page cache there is nothing of others' to drop.
+    /// Whether a failure may be that of a flush through the page cache: the kernel may then have dropped what other
+    /// writes put there, and tells that once. Past the page cache there is nothing of others' to drop.
     pub(super) fn may_have_flushed(&self) -> bool {
         self.durable && !self.linked && !self.file.is_direct()
     }

@@ -1,8 +1,9 @@
 //! One real replica under a script's control: completions, peers, clients, callers and time come in, operations go out.
 //!
-//! Core, log, transport, memory and apply stage are real; so are the transports of the peers. The disk, the wire and the clock are the
-//! script's: an operation is done as soon as it is submitted, unless the script holds its kind, and the clock moves only when told.
-//! The reactor turns when it would be woken, and not more often: a bell that is not rung is seen as something that does not happen.
+//! Core, log, transport, memory and apply stage are real; so are the transports of the peers. The disk, the wire and
+//! the clock are the script's: an operation is done as soon as it is submitted, unless the script holds its kind, and
+//! the clock moves only when told. The reactor turns when it would be woken, and not more often: a bell that is not
+//! rung is seen as something that does not happen.
 //!
 //! The scripts lie in `engine/tests/node`; their language is described in [`script`].
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::disallowed_methods, clippy::result_large_err)]

@@ -1,8 +1,8 @@
 //! The script language: one command a line. What happened stands indented below it.
 //!
-//! A script begins with `node`, which starts n1 and its peers n2, n3, ...: `n=3` says how many there are, `apply=thread` that the state
-//! machine has a thread of its own, `alone` that no peer is up, and every other `key=value` is a value of the configuration. After
-//! that come `run` blocks.
+//! A script begins with `node`, which starts n1 and its peers n2, n3, ...: `n=3` says how many there are,
+//! `apply=thread` that the state machine has a thread of its own, `alone` that no peer is up, and every other
+//! `key=value` is a value of the configuration. After that come `run` blocks.
 //!
 //! | command | what it does |
 //! |---|---|

@@ -16,7 +16,8 @@ use super::words::brief;
 /// The host under test.
 pub(super) const NODE: Host = 1;
 
-/// What a look at the clock takes while the node waits awake. (It yields between two looks, which takes long on a busy machine.)
+/// What a look at the clock takes while the node waits awake. (It yields between two looks, which takes long on a busy
+/// machine.)
 const LOOK_NS: u64 = 5_000;
 
 /// What scripts call an operation of the node.

@@ -1,4 +1,5 @@
-//! What a report measures: groups of cells, each cell one run of the engine and, where there is such a thing, one of the floor.
+//! What a report measures: groups of cells, each cell one run of the engine and, where there is such a thing, one of
+//! the floor.
 
 use clap::ValueEnum;
 use serde::Serialize;

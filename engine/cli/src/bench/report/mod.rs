@@ -1,7 +1,8 @@
 //! `kontiki bench --report`: the whole grid with the floor beside it, in rounds, as JSON, Markdown and plots.
 //!
-//! Within a group each round runs every cell once, the floor right before or after the engine, in turns: what drifts on a machine drifts
-//! for both. The files are written anew after each group, so that a report that is cut short is a shorter report.
+//! Within a group each round runs every cell once, the floor right before or after the engine, in turns: what drifts on
+//! a machine drifts for both. The files are written anew after each group, so that a report that is cut short is a
+//! shorter report.
 
 mod grid;
 mod markdown;
