@@ -45,6 +45,8 @@ pub(super) struct Kind {
 /// Flushes of a slow world, at most, and what a stall takes then, in milliseconds.
 const SLOW_FLUSH_MS: std::ops::RangeInclusive<u64> = 50..=400;
 const SLOW_STALL_MS: u64 = 3_000;
+/// One of so many flushes is a stall: so that each run of a world that stalls meets some.
+const SLOW_STALLS: std::ops::RangeInclusive<u64> = 30..=200;
 
 /// The longest frame that a node may have set, in bytes.
 const MOST_FRAME_BYTES: usize = 64 << 10;
@@ -53,7 +55,9 @@ impl Kind {
     pub(super) fn drawn(seed: u64, members: usize, faults: Faults) -> Kind {
         let mut random = Random::stream(seed, 13);
         let mut one_in = |n: u64| random.below(n) == 0;
-        let (slow, own_limits, new_limits, away) = (one_in(6), one_in(4), one_in(5), one_in(5));
+        // A sole voter is judged by what slow disks do to it, above all.
+        let slow = one_in(if members == 1 { 2 } else { 4 });
+        let (own_limits, new_limits, away) = (one_in(4), one_in(5), one_in(5));
         let who = random.below(members as u64) as usize;
         Kind {
             slow: slow && faults.has(Fault::SlowFlush),
@@ -73,7 +77,8 @@ impl Kind {
         let least_ms = random.between(most_ms / 4, most_ms);
         disk.flush = Delay::between(least_ms * MILLISECOND, most_ms * MILLISECOND);
         if random.coin() {
-            disk.flush = disk.flush.with_tail(Odds::one_in(200), SLOW_STALL_MS * MILLISECOND);
+            let stalls = random.between(*SLOW_STALLS.start(), *SLOW_STALLS.end()) as u32;
+            disk.flush = disk.flush.with_tail(Odds::one_in(stalls), SLOW_STALL_MS * MILLISECOND);
         }
         let Config { election_min_ms, election_max_ms, heartbeat_ms, .. } = Config::default();
         (config.election_min_ms, config.election_max_ms, config.heartbeat_ms) = (election_min_ms, election_max_ms, heartbeat_ms);
@@ -142,7 +147,7 @@ pub(super) fn leave_out(conditions: &mut Conditions, faults: Faults) {
 
 /// A cluster, and the bytes of log that its run is to make.
 pub(super) fn draw_setup(seed: u64, random: &mut Random) -> (Setup, u64) {
-    let members = random.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 6, 7]).copied().unwrap_or(3);
+    let members = random.pick(&[1, 1, 2, 3, 3, 3, 3, 4, 5, 5, 6, 7]).copied().unwrap_or(3);
     let max_frame_bytes = 16 << 10 << random.below(3);
     let election_min_ms = random.between(100, 400);
     let segment_bytes = 4096 + max_frame_bytes as u64 * random.between(4, 16);
