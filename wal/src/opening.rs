@@ -353,7 +353,7 @@ impl Opening {
             Step::MarkEnd => {
                 let number = self.tail().and_then(|at| self.listed.get(at)).copied().unwrap_or(0);
                 result.map_err(failed("write zeros to", names::segment(number)))?;
-                Ok(self.sync_dir())
+                Ok(self.sync_segment(0))
             }
             Step::SyncDir => {
                 result.map_err(failed("flush the directory of", hard_state()))?;

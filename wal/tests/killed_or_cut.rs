@@ -8,7 +8,7 @@ use kontiki_core::LogIndex;
 use kontiki_io::{Identity, Op};
 use kontiki_wal::offline::{End, examine};
 use kontiki_wal::{Medium, Options};
-use support::{Disk, Node, options};
+use support::{Disk, Node, NotUp, World, options};
 
 fn lossy() -> Options {
     Options { medium: Medium::Lossy, ..options() }
@@ -109,6 +109,42 @@ fn a_write_torn_by_the_kill_was_not_acknowledged() {
         assert_eq!((node.report.damage, node.report.uncertain, node.hard_state.recovering), (None, false, false), "seed {seed}");
         assert!(node.last() == last || node.last() == last + 3, "seed {seed}");
     }
+}
+
+/// The power fails after a kill has torn a write, while a start finds the log whole, or when it has: nobody doubts afterwards what that start
+/// was sure of.
+#[test]
+fn what_a_start_is_sure_of_after_a_kill_stays_so() {
+    let mut torn = 0;
+    for seed in 0..20 {
+        let mut node = recycled(HERE);
+        let last = node.last();
+        node.world.plan.hold = Some(|op| matches!(op, Op::Write { durable: true, .. }));
+        node.append(3, 1, 3000).unwrap();
+        node.run();
+        let killed = node.world.kill(seed);
+        torn += u32::from(Node::try_open(killed.clone(), lossy()).unwrap().report.dropped_tail_bytes > 0);
+        let boot = Node::try_open(killed.clone(), lossy()).unwrap().boot;
+        for stop_at in 0.. {
+            let mut world = World::new(killed.clone());
+            world.plan.stop_at = Some(stop_at);
+            let (cut, up) = match Node::start(world, lossy()) {
+                Ok(node) => (node.world.cut(stop_at % 5), true),
+                Err(NotUp::PowerFailed(world)) => (world.cut(stop_at % 5), false),
+                Err(NotUp::Error(error)) => panic!("{error}"),
+            };
+            let after = Node::try_open(cut.at(Identity { boot: 2, ..HERE }), lossy()).unwrap();
+            // Its boot number is the next but one: that of the start before it was saved.
+            let sure = after.boot > boot;
+            assert!(!(sure && after.report.uncertain), "seed {seed}, cut at {stop_at}: {}", after.report);
+            assert!(after.last() >= last || after.report.uncertain, "seed {seed}, cut at {stop_at}");
+            if up {
+                assert!(sure, "it had saved its own");
+                break;
+            }
+        }
+    }
+    assert!(torn > 5, "{torn} writes were torn");
 }
 
 /// Within one boot, too, what was known to be durable and is not there is damage.

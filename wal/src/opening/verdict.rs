@@ -2,6 +2,7 @@
 //! durable.
 
 use kontiki_core::Incarnation;
+use kontiki_frame::BLOCK_BYTES;
 use kontiki_io::{Op, tell};
 
 use super::{Opening, Step, Then};
@@ -62,7 +63,7 @@ impl Opening {
         self.record.span = self.span(&recovered);
         self.recovered = Some(Box::new(recovered));
         self.preparer = Some(Preparer::new(self.dir, self.options.segment_bytes, lossy));
-        Ok(self.sync_segment(0))
+        Ok(self.mark_end().unwrap_or_else(|| self.sync_segment(0)))
     }
 
     /// The segments that there are, to be named by this start. A segment that is missing stays named until there is a
@@ -85,16 +86,17 @@ impl Opening {
         }
     }
 
-    /// The file that the log ends in, if it goes on there: its place in the list.
+    /// The file that a log ends in which is known to be whole: its place in the list.
     pub(super) fn tail(&self) -> Option<usize> {
         let recovered = self.recovered.as_ref()?;
         let tail = recovered.files.iter().rposition(|file| file.linked)?;
-        let goes_on = recovered.damage.is_none() && !recovered.evidence && !self.report.uncertain;
-        (goes_on && recovered.files.get(tail)?.bytes == self.options.segment_bytes).then_some(tail)
+        let whole = recovered.damage.is_none() && !self.report.uncertain;
+        (whole && recovered.files.get(tail)?.bytes == self.options.segment_bytes).then_some(tail)
     }
 
-    /// A log that was closed in order may end where no zeros follow. They are written before the note of its end goes:
-    /// from then on they tell it.
+    /// A log that was closed in order, or whose process was killed, may end where no zeros follow. They are written
+    /// before anything says that this start has found it whole: from then on they tell where it ends. Of what a kill
+    /// has torn there they take the first block: it was never acknowledged, and the log goes on in another segment.
     pub(super) fn mark_end(&mut self) -> Option<Then> {
         let tail = self.tail()?;
         let (recovered, preparer) = (self.recovered.as_mut()?, self.preparer.as_ref()?);
@@ -103,7 +105,8 @@ impl Opening {
         if self.options.medium == Medium::Safe || recovered.blank_to > recovered.end || recovered.end >= limit {
             return None;
         }
-        recovered.blank_to = limit.min(recovered.end + MARGIN_BYTES as u64);
+        let zeros = if recovered.evidence { BLOCK_BYTES } else { MARGIN_BYTES };
+        recovered.blank_to = limit.min(recovered.end + zeros as u64);
         let offset = recovered.end - file.number * self.options.segment_bytes;
         let data = preparer.zeros((recovered.blank_to - recovered.end) as usize);
         Some(Then::Op(Step::MarkEnd, Op::Write { file: handle, offset, data, durable: true }))
@@ -123,7 +126,7 @@ impl Opening {
                 }
             }
         }
-        self.mark_end().unwrap_or_else(|| self.sync_dir())
+        self.sync_dir()
     }
 
     pub(super) fn sync_dir(&self) -> Then {
