@@ -154,13 +154,18 @@ fn roll_back(disk: &mut Disk, decay: &Decay, older: &Disk, segment: &Segment) ->
     missed && disk.roll_back(dir, &segment.name, segment.file, older)
 }
 
-/// A frame of elsewhere in the log comes to stand over the last one.
+/// A frame of elsewhere in the log comes to stand over the last one. Only where all before that one was durable when it was written: writes may
+/// overtake each other, and what stands behind a gap was never acknowledged.
 fn paste(disk: &mut Disk, decay: &Decay, chain: &[Segment], random: &mut Random) -> bool {
     let Some(tail) = chain.first() else { return false };
     let of = |segment: &Segment| frames(disk, segment).into_iter().map(|frame| (segment.base, segment.file, frame)).collect::<Vec<_>>();
     let (ends, others): (Vec<_>, Vec<_>) =
         chain.iter().flat_map(of).partition(|(_, file, (position, _))| *file == tail.file && *position == decay.end());
     let (Some(&(_, _, (last, _))), Some(&(base, file, (position, bytes)))) = (ends.first(), random.pick(&others)) else { return false };
+    let stamp = contents(disk, tail.file, last - tail.base, BLOCK_BYTES).and_then(|block| DiskStamp::parse(&block).ok());
+    if stamp.is_none_or(|stamp| stamp.watermark != last) {
+        return false;
+    }
     let room = disk.length(tail.file).saturating_sub(last - tail.base);
     let bytes = contents(disk, file, position - base, bytes.min(room) as usize);
     bytes.is_some_and(|bytes| disk.write(tail.file, last - tail.base, &bytes, true, &mut |_| true).is_ok())
@@ -248,6 +253,11 @@ mod tests {
                         let file = disk.find(Path::new(crate::cluster::DIR), &name(n)).unwrap();
                         write(&mut disk, &mut decay, file, n * SEGMENT + 2 * BLOCK, 0);
                     }
+                }
+                if matches!(mixup, Mixup::Pasted) {
+                    assert!(!mix_up(&mut disk, &decay, &mut older, &mut random, mixup), "something before the last may be missing");
+                    let (file, last) = (disk.find(Path::new(crate::cluster::DIR), &name(4)).unwrap(), 4 * SEGMENT + BLOCK);
+                    write(&mut disk, &mut decay, file, last, last);
                 }
                 let before = hashes(&disk);
                 if !mix_up(&mut disk, &decay, &mut older, &mut random, mixup) {
