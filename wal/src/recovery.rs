@@ -13,11 +13,12 @@ mod walk;
 pub(crate) use verdict::Recovered;
 
 use kontiki_core::{Incarnation, LogIndex, Term};
-use kontiki_frame::{BLOCK_BYTES, DiskStamp, Header, verify};
+use kontiki_frame::{BLOCK_BYTES, DiskStamp, Header, SECTOR_BYTES, verify, was_cut_short};
 
 use crate::Cause;
 use crate::hard_state::Record;
 use crate::index::LiveLog;
+use crate::layout::all_zero;
 use crate::segment_header::{Found, Identity};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
@@ -99,6 +100,8 @@ pub(crate) struct Recovery {
     cause: Cause,
     /// What lies between the log's end and this position is zeros.
     blank_to: u64,
+    /// What stands at the log's end was never written whole: a sector is still zeros that would not be.
+    cut_short: bool,
     frames: u64,
     frame_bytes: u64,
     longest_frame: usize,
@@ -134,6 +137,7 @@ impl Recovery {
             end: segment_bytes,
             cause: Cause::SegmentEnd,
             blank_to: 0,
+            cut_short: false,
             frames: 0,
             frame_bytes: 0,
             longest_frame: 0,
@@ -212,7 +216,11 @@ impl Recovery {
                             Ok(pending) => self.pending = Some(pending),
                             Err(cause) => match self.ends(cause) {
                                 Flow::Moved => return Flow::Moved,
-                                Flow::Continue => continue,
+                                Flow::Continue => {
+                                    // No stamp begins with a sector of zeros.
+                                    self.cut_short = bytes.get(..SECTOR_BYTES).is_some_and(all_zero);
+                                    continue;
+                                }
                             },
                         }
                     }
@@ -247,6 +255,7 @@ impl Recovery {
                         Err(error) => {
                             let flow = self.ends(error.into());
                             if flow == Flow::Continue {
+                                self.cut_short = was_cut_short(frame, &header);
                                 self.search_blocks(frame);
                             }
                             flow

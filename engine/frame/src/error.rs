@@ -41,6 +41,9 @@ pub enum FrameError {
     /// The padding is not zero.
     #[error("the frame's padding is not zero")]
     Padding,
+    /// The header says of sectors that they hold something where they do not, or the other way about.
+    #[error("the frame's header and its entries contradict each other")]
+    Filled,
     /// The entries do not tile the body.
     #[error("entry {ordinal} of the frame has an impossible length")]
     Entry {

@@ -3,7 +3,9 @@
 use kontiki_core::{ClusterId, FrameMeta, GroupId, IndexRange, LogIndex, Term};
 
 use crate::layout::{field, put, u16_at, u32_at, u64_at};
-use crate::{BODY_OFFSET, ENTRY_LENGTH_BYTES, FrameError, HEADER_BYTES, MAX_BODY_BYTES, STAMP_BYTES, VERSION, entries, frame_bytes};
+use crate::{
+    BODY_OFFSET, ENTRY_LENGTH_BYTES, FrameError, HEADER_BYTES, MAX_BODY_BYTES, SECTOR_BYTES, STAMP_BYTES, VERSION, entries, frame_bytes,
+};
 
 const MAGIC: [u8; 4] = *b"KtkF";
 
@@ -23,11 +25,15 @@ const AT_PREV_TERM: usize = 40;
 const AT_PROPOSED_NS: usize = 48;
 const AT_GROUP: usize = 56;
 const AT_CLUSTER: usize = 64;
-const AT_RESERVED: usize = 80;
+const AT_FILLED: usize = 80;
+const AT_RESERVED: usize = 88;
 
 const FLAG_SESSIONS: u8 = 1;
 
 const _: () = assert!(AT_RESERVED < HEADER_BYTES);
+
+// Stamp and header stand in one sector: who can read one has the other.
+const _: () = assert!(BODY_OFFSET <= SECTOR_BYTES);
 
 /// What a frame holds. One kind a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +129,34 @@ fn all_zero(bytes: &[u8]) -> bool {
     chunks.iter().all(|chunk| chunk.iter().fold(0, |any, &b| any | b) == 0) && rest.iter().all(|&b| b == 0)
 }
 
+/// The pieces of a frame that are not padding alone, at most 64: whole sectors each.
+fn pieces(frame: &[u8], body_bytes: usize) -> impl Iterator<Item = &[u8]> {
+    let piece = frame.len().div_ceil(64).next_multiple_of(SECTOR_BYTES);
+    frame[..(BODY_OFFSET + body_bytes).next_multiple_of(SECTOR_BYTES)].chunks(piece)
+}
+
+/// A bit for each piece: set if each of its sectors begins with something other than zeros, as nearly all do. The first
+/// sector counts as such: the stamp, of which this is made before, and the header stand there.
+fn filled(frame: &[u8], body_bytes: usize) -> u64 {
+    let begins = |sector: &[u8]| sector.first_chunk::<8>() != Some(&[0; 8]);
+    let of = |(n, piece): (usize, &[u8])| {
+        let from = if n == 0 { SECTOR_BYTES } else { 0 };
+        u64::from(piece[from..].chunks_exact(SECTOR_BYTES).all(begins)) << n
+    };
+    pieces(frame, body_bytes).enumerate().map(of).fold(0, |bits, bit| bits | bit)
+}
+
+/// Of a frame whose header is intact and whose body is not: whether a part of it was never written. A sector of zeros
+/// stands where the header says that the frame has none. On a medium on which what is lost reads as something else,
+/// such a frame was not written to its end, and nobody can have been told that it was.
+///
+/// `frame` is as long as `header` says.
+pub fn was_cut_short(frame: &[u8], header: &Header) -> bool {
+    let bits = u64_at(frame, STAMP_BYTES + AT_FILLED);
+    let pieces = pieces(frame, header.body_bytes as usize).enumerate();
+    pieces.filter(|(n, _)| bits & (1 << n) != 0).any(|(_, piece)| piece.chunks_exact(SECTOR_BYTES).any(all_zero))
+}
+
 /// Seals `frame`, which is exactly [`frame_bytes`] long and whose entries stand at [`BODY_OFFSET`]: writes the
 /// header with both checksums and zeroes the padding. The stamp's place is left alone.
 ///
@@ -134,6 +168,7 @@ pub fn seal(frame: &mut [u8], header: &Header) {
     let body_end = BODY_OFFSET + header.body_bytes as usize;
     frame[body_end..].fill(0);
     let body_checksum = crc32fast::hash(&frame[BODY_OFFSET..body_end]);
+    let filled = filled(frame, header.body_bytes as usize);
 
     let out = &mut frame[STAMP_BYTES..BODY_OFFSET];
     out.fill(0);
@@ -150,6 +185,7 @@ pub fn seal(frame: &mut [u8], header: &Header) {
     put(out, AT_PROPOSED_NS, &header.proposed_ns.to_le_bytes());
     put(out, AT_GROUP, &header.group.0.to_le_bytes());
     put(out, AT_CLUSTER, &header.cluster.0.to_le_bytes());
+    put(out, AT_FILLED, &filled.to_le_bytes());
     let crc = checksum(out);
     put(out, AT_CHECKSUM, &crc.to_le_bytes());
 }
@@ -227,6 +263,9 @@ pub fn verify(frame: &[u8]) -> Result<Header, FrameError> {
     }
     if !all_zero(padding) {
         return Err(FrameError::Padding);
+    }
+    if filled(frame, body.len()) != u64_at(frame, STAMP_BYTES + AT_FILLED) {
+        return Err(FrameError::Filled);
     }
     entries::check_tiling(body, &header)?;
     Ok(header)

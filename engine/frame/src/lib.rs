@@ -43,7 +43,7 @@ mod stamp;
 
 pub use entries::{Entries, Entry, entries, put_entry};
 pub use error::FrameError;
-pub use header::{Header, Kind, parse_header, seal, seal_noop, verify};
+pub use header::{Header, Kind, parse_header, seal, seal_noop, verify, was_cut_short};
 pub use stamp::{DiskStamp, WireStamp};
 
 /// Bytes of a stamp, at the very start of a frame.
@@ -54,6 +54,8 @@ pub const HEADER_BYTES: usize = 128;
 pub const BODY_OFFSET: usize = STAMP_BYTES + HEADER_BYTES;
 /// Frames are padded to this, in bytes.
 pub const BLOCK_BYTES: usize = 4096;
+/// What a disk writes whole or not at all, at least, in bytes.
+pub const SECTOR_BYTES: usize = 512;
 /// Largest frame, padding included: a constant of the format; configuration may only set less.
 pub const MAX_FRAME_BYTES: usize = 2 << 20;
 /// Largest body, in bytes.

@@ -22,7 +22,8 @@ pub(crate) struct Recovered {
     /// What lies between the end and this position is zeros.
     pub(crate) blank_to: u64,
     /// Nothing was ever written behind the end but what had not been acknowledged: there is a block of zeros, or no
-    /// place for a block; and no segment after it whose header was lost.
+    /// place for a block, or a frame of which a sector was never written; and no segment after it whose header was
+    /// lost.
     pub(crate) marked: bool,
     pub(crate) frames: u64,
     pub(crate) frame_bytes: u64,
@@ -74,7 +75,7 @@ impl Recovery {
         let evidence = self.files.iter().any(|file| file.evidence);
         let full = self.log.limit().is_none_or(|limit| self.end >= limit);
         let header_lost = self.files.iter().any(|file| self.tail().is_none_or(|tail| file.number > tail) && file.found == Found::Damaged);
-        let marked = (full || self.blank_to > self.end) && !header_lost;
+        let marked = (full || self.blank_to > self.end || self.cut_short) && !header_lost;
         Recovered {
             log: self.log,
             files: self.files,
