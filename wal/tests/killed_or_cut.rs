@@ -111,8 +111,8 @@ fn a_write_torn_by_the_kill_was_not_acknowledged() {
     }
 }
 
-/// The power fails after a kill has torn a write, while a start finds the log whole, or when it has: nobody doubts afterwards what that start
-/// was sure of.
+/// The power fails after a kill has torn a write, while a start finds the log whole, or when it has: nobody doubts
+/// afterwards what that start was sure of.
 #[test]
 fn what_a_start_is_sure_of_after_a_kill_stays_so() {
     let mut torn = 0;

@@ -310,7 +310,7 @@ impl Cluster {
                 }
             }
             if self.propose_at.is_some_and(|at| at <= self.sim.now()) {
-                self.propose_some();
+                (0..self.workload.burst).for_each(|_| self.propose_some());
                 self.propose_at = Some(self.sim.now().plus_ns(1 + self.workload.pause()));
             }
             if self.sim.now() >= limit {

@@ -40,7 +40,7 @@ pub fn run(seed: u64, extent: Extent) -> Report {
         setup.config.retention_bytes = 2 * log_bytes;
     }
     let base = setup.config.clone();
-    let mut workload = Workload::drawn(Random::stream(seed, 11), setup.config.max_entry_bytes);
+    let mut workload = Workload::drawn(Random::stream(seed, 11), setup.config.max_entry_bytes).in_bursts();
     if kind.own_limits || kind.new_limits {
         workload.payload_bytes = setup.config.max_entry_bytes;
     }

@@ -462,6 +462,7 @@ impl World {
     /// The process is gone, the kernel lives.
     pub(crate) fn end_process(&mut self, host: usize, how: &'static str) {
         self.record(host, how, self.hosts[host].boot, 0, 0);
+        self.hosts[host].unmarked |= self.is_unmarked(host);
         self.leave_writes_behind(host);
         self.abandon(host, false);
         let boot = self.hosts[host].boot;
@@ -495,6 +496,10 @@ impl World {
 
     /// The disk is left with what was flushed, and any part of the rest.
     fn lose_unflushed(&mut self, host: usize, writes: &[(FileId, u64, u64)], kept: &mut dyn FnMut(Unflushed) -> bool) {
+        let state = &self.hosts[host];
+        // A process that only started has nothing under way that its log consists of: hard states, and zeros.
+        let idle = state.process.has_started && state.process.logged_at_ns.is_none() && state.late_writes.is_empty();
+        let unmarked = state.unmarked || self.is_unmarked(host);
         self.abandon_late_writes(host);
         let state = &mut self.hosts[host];
         let mut choices = 0u64;
@@ -510,7 +515,7 @@ impl World {
             state.unnoticed = None;
         }
         // With nothing unflushed and nothing under way, a power cut takes nothing.
-        state.doubtful |= choices > 0;
+        state.doubtful |= choices > 0 && !idle || unmarked;
         let mut garbled = 0;
         for &(file, offset, _) in writes {
             let group = state.disk_conditions.erase_group_bytes;

@@ -107,6 +107,7 @@ impl World {
             lock_refused: false,
             recovering: false,
             doubtful: false,
+            unmarked: false,
             closed: false,
             saved_boot: 0,
             older: None,

@@ -41,6 +41,8 @@ pub struct Workload {
     pub pause_ns: u64,
     /// Longest payload, in bytes.
     pub payload_bytes: usize,
+    /// Proposals that come at once.
+    pub burst: usize,
 }
 
 impl Workload {
@@ -53,14 +55,22 @@ impl Workload {
         let payload_bytes = if random.coin() { longest.min(200) } else { longest } as usize;
         let registers = random.between(1, REGISTERS as u64);
         let reads = random.pick(&[Odds::one_in(10), Odds::one_in(3), Odds::one_in(2)]).copied().unwrap_or(Odds::NEVER);
-        Workload { random, commands: 0, registers, reads, in_flight, pause_ns, payload_bytes }
+        Workload { random, commands: 0, registers, reads, in_flight, pause_ns, payload_bytes, burst: 1 }
+    }
+
+    /// The same, with proposals that come in bursts, half of the time.
+    #[must_use]
+    pub fn in_bursts(mut self) -> Workload {
+        self.burst = if self.random.coin() { 1 } else { 1 << self.random.between(2, 5) };
+        self.in_flight = self.in_flight.max(self.burst);
+        self
     }
 
     /// Slows down so that what is proposed within `within_ns` takes about `log_bytes` of log at most: a log without snapshots is finite.
     pub fn fit(&mut self, within_ns: u64, log_bytes: u64) {
         let frame_bytes = kontiki_frame::frame_bytes(kontiki_frame::ENTRY_LENGTH_BYTES + self.payload_bytes) as u64;
         // The mean pause is half the longest.
-        let pause_ns = 2 * u128::from(within_ns) * u128::from(frame_bytes) / u128::from(log_bytes.max(1));
+        let pause_ns = 2 * u128::from(within_ns) * u128::from(frame_bytes) * self.burst as u128 / u128::from(log_bytes.max(1));
         self.pause_ns = self.pause_ns.max(u64::try_from(pause_ns).unwrap_or(u64::MAX));
     }
 
@@ -125,6 +135,18 @@ mod tests {
                 assert!(value != crate::judge::linearize::INITIAL && seen.insert(value));
             }
         }
+    }
+
+    #[test]
+    fn what_comes_at_once_comes_less_often() {
+        let paced = |burst| {
+            let mut workload = Workload { burst, pause_ns: 0, payload_bytes: 1000, ..Workload::drawn(Random::new(4), 1000) };
+            workload.fit(60 * 1_000_000_000, 1 << 20);
+            workload.pause_ns
+        };
+        assert!(paced(1) > 0 && paced(8) / 8 == paced(1), "{} {}", paced(1), paced(8));
+        let drawn: Vec<usize> = (0..50).map(|seed| Workload::drawn(Random::new(seed), 1000).in_bursts().burst).collect();
+        assert!(drawn.contains(&1) && drawn.iter().any(|&burst| burst > 8), "{drawn:?}");
     }
 
     #[test]

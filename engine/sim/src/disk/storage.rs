@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use kontiki_io::{Handle, Identity, IoBuf, IoErrorKind, Name, Op, Output};
+use kontiki_wal::limits::LIGHT_FRAME_BYTES;
 
 use crate::cluster::marks;
-use crate::conditions::SECOND;
+use crate::conditions::{MILLISECOND, SECOND};
 use crate::disk::FileId;
 use crate::disk::decay::u64_at;
 use crate::world::World;
@@ -15,6 +16,9 @@ use crate::world::trace::hash_bytes;
 
 /// Counts the times at which a majority of the disks is damaged, and an entry that was acknowledged may be lost.
 pub(crate) const BEYOND: &str = "damage on a majority of disks";
+
+/// How soon a log at rest has marked its end, in nanoseconds: its own patience, and that of a slow processor.
+const MARKED_WITHIN_NS: u64 = 100 * MILLISECOND;
 
 /// A value of its own for these three, never zero.
 fn one_of(a: u64, b: u64, c: u64) -> u128 {
@@ -33,10 +37,21 @@ fn says_recovering(bytes: &[u8]) -> Option<bool> {
     Some(flags & 1 != 0)
 }
 
+/// Whether a write is one of frames or of a segment's header, and neither zeros nor a hard state: all of those have a
+/// magic number.
+fn is_of_log(bytes: &[u8]) -> bool {
+    says_recovering(bytes).is_none() && bytes.first_chunk::<4>().is_some_and(|magic| *magic != [0; 4])
+}
+
 impl World {
     pub(crate) fn start_storage(&mut self, host: usize, operation: u64) {
         let state = &mut self.hosts[host];
         let Some(pending) = state.process.operations.get_mut(&operation) else { return };
+        if let Op::Write { data, .. } = &pending.op
+            && is_of_log(data.bytes())
+        {
+            state.process.logged_at_ns.get_or_insert(0);
+        }
         let conditions = &state.disk_conditions;
         let random = &mut state.disk_random;
         let moving = |bytes: usize| (bytes as u64).saturating_mul(SECOND) / conditions.bytes_per_s.max(1);
@@ -111,7 +126,8 @@ impl World {
                     self.strike_in(host, incarnation, "log given up for a read error");
                 }
                 self.write(host, id, *offset, bytes, durable)?;
-                self.note_hard_state(host, bytes);
+                let started = self.note_hard_state(host, bytes);
+                self.note_written(host, bytes, started);
                 if kontiki_frame::parse_header(bytes).is_ok_and(|header| header.frame_bytes() > self.hosts[host].own_frame_bytes) {
                     self.marks.add(marks::LONGER_FRAME);
                 }
@@ -134,9 +150,29 @@ impl World {
         }
     }
 
-    /// Reads in a hard state what its node believes.
-    pub(crate) fn note_hard_state(&mut self, host: usize, bytes: &[u8]) {
-        let Some(recovering) = says_recovering(bytes) else { return };
+    /// Notes what a living process has written.
+    fn note_written(&mut self, host: usize, bytes: &[u8], started: bool) {
+        let now_ns = self.now_ns;
+        let HostState { process, unmarked, .. } = &mut self.hosts[host];
+        if started {
+            process.has_started = true;
+            *unmarked = false;
+        } else if is_of_log(bytes) {
+            process.logged_at_ns = Some(now_ns);
+            process.is_heavy |= bytes.len() > LIGHT_FRAME_BYTES;
+        }
+    }
+
+    /// Whether a log has had no time yet to mark its end: zeros are written once it rests, where frames are heavy.
+    pub(crate) fn is_unmarked(&self, host: usize) -> bool {
+        let HostState { process, paused, .. } = &self.hosts[host];
+        let rests = process.logged_at_ns.is_some_and(|at| self.now_ns.saturating_sub(at) >= MARKED_WITHIN_NS);
+        process.is_heavy && (*paused || !rests)
+    }
+
+    /// Reads in a hard state what its node believes; whether it is the first of a process.
+    pub(crate) fn note_hard_state(&mut self, host: usize, bytes: &[u8]) -> bool {
+        let Some(recovering) = says_recovering(bytes) else { return false };
         let state = &mut self.hosts[host];
         state.closed = u64_at(bytes, 88) != 0;
         let boot = u64_at(bytes, 24);
@@ -158,6 +194,7 @@ impl World {
             // What a start finds out about the log stands in the hard state that it saves with its boot number.
             state.doubtful &= recovering || state.decay.is_struck();
         }
+        started
     }
 
     fn lies(&mut self, host: usize) -> bool {

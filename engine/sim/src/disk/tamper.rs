@@ -154,8 +154,8 @@ fn roll_back(disk: &mut Disk, decay: &Decay, older: &Disk, segment: &Segment) ->
     missed && disk.roll_back(dir, &segment.name, segment.file, older)
 }
 
-/// A frame of elsewhere in the log comes to stand over the last one. Only where all before that one was durable when it was written: writes may
-/// overtake each other, and what stands behind a gap was never acknowledged.
+/// A frame of elsewhere in the log comes to stand over the last one. Only where all before that one was durable when it
+/// was written: writes may overtake each other, and what stands behind a gap was never acknowledged.
 fn paste(disk: &mut Disk, decay: &Decay, chain: &[Segment], random: &mut Random) -> bool {
     let Some(tail) = chain.first() else { return false };
     let of = |segment: &Segment| frames(disk, segment).into_iter().map(|frame| (segment.base, segment.file, frame)).collect::<Vec<_>>();

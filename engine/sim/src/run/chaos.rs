@@ -29,6 +29,10 @@ pub(super) enum Plan {
     Stop(usize, &'static str),
     /// This process of a node, which was asked to stop, has ended.
     Ended(usize, u64),
+    /// The power fails again as soon as this process of a node serves.
+    Flicker(usize, u64),
+    /// The power fails, if this process still runs.
+    Cut(usize, u64),
 }
 
 /// The streams of random numbers that strikes draw from, one each: so that one left out changes nothing of the others.
@@ -39,6 +43,10 @@ pub(super) const STOP_NS: u64 = 10 * SECOND;
 /// How long whoever is away most of the time stays at most, and how long it is away, in nanoseconds.
 const AWAY_UP_NS: u64 = 3 * SECOND;
 const AWAY_NS: std::ops::Range<u64> = 5 * SECOND..40 * SECOND;
+/// After one of so many starts the power fails again; and how often it is looked whether the start is done, in
+/// nanoseconds.
+const FLICKERS: u64 = 6;
+const FLICKER_NS: u64 = MILLISECOND / 2;
 
 pub(super) struct Chaos<'a> {
     pub(super) cluster: &'a mut Cluster,
@@ -170,8 +178,25 @@ impl Chaos<'_> {
             self.cluster.set_config(n, config);
         }
         self.cluster.start(n);
+        if self.random.below(FLICKERS) == 0 && self.faults.has(Fault::PowerCut) {
+            self.plan_after(FLICKER_NS, Plan::Flicker(n, self.cluster.starts(n)));
+        }
         if self.kind.away == Some(n) {
             self.plan(AWAY_UP_NS, Plan::Leave(n));
+        }
+    }
+
+    /// Power that comes back flickers: a process that has just started loses it again, with nothing of its own written
+    /// yet.
+    fn flicker(&mut self, n: usize, start: u64) {
+        if self.cluster.starts(n) != start || !self.cluster.is_up(n) {
+            return;
+        }
+        if self.cluster.is_serving(n) {
+            let flush_ns = self.cluster.sim().disk_conditions(self.cluster.host(n)).flush.max_ns;
+            self.plan(2 * flush_ns, Plan::Cut(n, start));
+        } else {
+            self.plan_after(FLICKER_NS, Plan::Flicker(n, start));
         }
     }
 
@@ -205,6 +230,14 @@ impl Chaos<'_> {
                 Plan::Plenty(n) => self.end_shortage(n),
                 Plan::Leave(n) => self.leave(n),
                 Plan::Stop(n, mark) => self.ask_to_stop(n, mark),
+                Plan::Flicker(n, start) => self.flicker(n, start),
+                Plan::Cut(n, start) => {
+                    if self.cluster.starts(n) == start && self.cluster.is_up(n) {
+                        self.cluster.sim().count("power flickered");
+                        self.cluster.power_cut(n);
+                        self.plan(SECOND, Plan::Start(n));
+                    }
+                }
                 Plan::Ended(n, start) => {
                     if self.cluster.starts(n) == start && self.cluster.is_stopping(n) {
                         self.cluster.judge_mut().not_live("an orderly stop ends", STOP_NS);

@@ -161,6 +161,9 @@ pub(crate) struct HostState {
     /// Something may have been lost: a power cut met writes under way, or the disk was struck. Until a recovery has found the log whole,
     /// or made it whole.
     pub(crate) doubtful: bool,
+    /// The log of the process that ran last may have ended so lately, after heavy frames, that nothing marks its end
+    /// yet.
+    pub(crate) unmarked: bool,
     /// The hard state last written says that the log was closed in order.
     pub(crate) closed: bool,
     /// Boot number of the hard state last written.
@@ -202,6 +205,12 @@ pub(crate) struct Process {
     pub(crate) refused: BTreeMap<(u32, u64), usize>,
     /// The incarnation that the disk knew when it began to read: until it has saved its own, it is recovering the log.
     pub(crate) began_at: Option<u64>,
+    /// It has saved a hard state of its own: what it found at its start is flushed.
+    pub(crate) has_started: bool,
+    /// When the last write of frames or headers to its log ended, in world time; zero while the first is under way.
+    pub(crate) logged_at_ns: Option<u64>,
+    /// One of them was so long that the log is marked only once it rests.
+    pub(crate) is_heavy: bool,
 }
 
 impl Process {
