@@ -10,7 +10,7 @@ use kontiki_core::Time;
 use kontiki_io::{Gather, Handle, Io, IoBuf, Op, Piece};
 use kontiki_mem::{Pool, PoolBuf};
 
-use crate::hello::Hello;
+use crate::handshake::hello::Hello;
 use crate::limits::HELLO_BYTES;
 use crate::token::{Action, token};
 

@@ -1,6 +1,6 @@
 //! What the transport counts, for operators and tests.
 
-use crate::refusal::{REFUSAL_KINDS, Refusal};
+use crate::handshake::refusal::{REFUSAL_KINDS, Refusal};
 
 /// Totals since the start. All of them only grow.
 #[derive(Clone, Debug, Default)]

@@ -8,10 +8,10 @@ use kontiki_frame::{Header, WireStamp};
 use kontiki_io::IoError;
 use kontiki_mem::BlockMut;
 
+use crate::handshake::reach::Unreached;
+use crate::handshake::refusal::Refusal;
 use crate::limits::EVENTS;
-use crate::parameters::Parameters;
-use crate::reach::Unreached;
-use crate::refusal::Refusal;
+use crate::session::parameters::Parameters;
 
 /// One thing that happened on the network.
 #[derive(Debug)]

@@ -76,53 +76,37 @@
 //! [`Net::payload`] and [`Net::respond`] on the node's side, [`client::Client`] on theirs.
 
 mod address;
-mod bulk_in;
-mod bulk_out;
-pub mod client;
-mod client_wire;
-pub mod codes;
+mod clients;
 mod conns;
-mod control;
 mod counters;
-mod dial;
 mod event;
-mod hello;
-mod inbox;
+mod handshake;
 pub mod limits;
-mod listen;
 mod log_gate;
-mod long_request;
 mod net;
 mod options;
-mod outbox;
-mod parameters;
-mod peer;
 mod random;
-mod reach;
-mod refusal;
-mod refused;
-mod serve;
 mod session;
 mod token;
-mod versions;
 mod wire;
 
 pub use address::{Address, AddressError};
-pub use bulk_out::{BulkRoom, FrameStamp, Pinning};
-pub use client_wire::{
+pub use clients::client_wire::{
     ClientWireError, Request, Response, decode_request, decode_response, encode_request, encode_response, request_bytes,
 };
-pub use control::{Control, ControlError, Payload as ControlPayload};
+pub use clients::serve::STATUS_ALONE;
+pub use clients::{client, codes};
 pub use counters::Counters;
 pub use event::{ClientEvent, ClientId, DownReason, NetError, NetEvent, Payload};
-pub use hello::{Channel, HandshakeRefusal, Hello, HelloError, HelloKind};
+pub use handshake::hello::{Channel, HandshakeRefusal, Hello, HelloError, HelloKind};
+pub use handshake::reach::Unreached;
+pub use handshake::refusal::Refusal;
+pub use handshake::refused::Refused;
+pub use handshake::versions::Versions;
 pub use net::Net;
 pub use options::{Options, OptionsError};
-pub use parameters::Parameters;
-pub use reach::Unreached;
-pub use refusal::Refusal;
-pub use refused::Refused;
-pub use serve::STATUS_ALONE;
 pub use session::SendError;
+pub use session::bulk_out::{BulkRoom, FrameStamp, Pinning};
+pub use session::control::{Control, ControlError, Payload as ControlPayload};
+pub use session::parameters::Parameters;
 pub use token::TOKEN_TAG;
-pub use versions::Versions;

@@ -8,26 +8,26 @@ use kontiki_io::{Completion, Handle, Io, IoBuf, IoError, Output, tell};
 use kontiki_mem::{Pool, Ring};
 
 use crate::address::Address;
-use crate::bulk_in::Rules;
-use crate::bulk_out::BulkOut;
+use crate::clients::serve::Client;
 use crate::conns::{Conns, Purpose, Slot};
 use crate::counters::Counters;
 use crate::event::{ClientEvent, DownReason, Events, NetEvent};
-use crate::hello::{Channel, HandshakeRefusal, Hello, HelloKind};
+use crate::handshake::hello::{Channel, HandshakeRefusal, Hello, HelloKind};
+use crate::handshake::listen::Listener;
+use crate::handshake::reach::{Reach, Unreached};
+use crate::handshake::refusal::Refusal;
+use crate::handshake::refused::RefusedTable;
 use crate::limits::{
     CONNECTIONS_PER_PEER, CONTROL_BUFFER_BYTES, HELLO_BYTES, MAX_GREETINGS, SMALL_BYTES, SPARE_CLIENTS, STAMPS_BYTES, STATUS_PLACES,
     STATUS_REQUEST_BYTES,
 };
-use crate::listen::Listener;
 use crate::log_gate::{Hushed, LogGate, Topic};
 use crate::options::{Options, OptionsError};
-use crate::parameters::Parameters;
-use crate::peer::Peer;
 use crate::random::Random;
-use crate::reach::{Reach, Unreached};
-use crate::refusal::Refusal;
-use crate::refused::RefusedTable;
-use crate::serve::Client;
+use crate::session::bulk_in::Rules;
+use crate::session::bulk_out::BulkOut;
+use crate::session::parameters::Parameters;
+use crate::session::peer::Peer;
 use crate::token::{Action, parse};
 
 /// Buffers, all set aside at the start.

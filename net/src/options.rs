@@ -6,7 +6,7 @@ use kontiki_core::{ClusterId, GroupId, Incarnation, NodeId};
 
 use crate::address::Address;
 use crate::limits::{CLIENT_HEADER_BYTES, MAX_CLIENTS, MAX_PEERS};
-use crate::parameters::Parameters;
+use crate::session::parameters::Parameters;
 
 const MS: u64 = 1_000_000;
 

@@ -1,23 +1,31 @@
 //! An open session: its control and bulk channels, its pulse, its end.
 
+pub(crate) mod bulk_in;
+pub(crate) mod bulk_out;
+pub(crate) mod control;
+pub(crate) mod inbox;
+pub(crate) mod outbox;
+pub(crate) mod parameters;
+pub(crate) mod peer;
+
 use kontiki_core::{Message, NodeId, SessionId, Time};
 use kontiki_io::{Io, tell};
 use kontiki_mem::{Block, Ring};
 
-use crate::bulk_in::{BulkIn, Next};
-use crate::bulk_out::{BulkRoom, FrameStamp, Pinning};
 use crate::conns::{Purpose, Slot};
-use crate::control::{Control, ControlError, Payload};
 use crate::event::{DownReason, NetEvent};
-use crate::inbox::Inbox;
+use crate::handshake::reach::Unreached;
+use crate::handshake::refusal::Refusal;
 use crate::limits::{CONTROL_MAX_BYTES, MAX_INCARNATION_JUMP, RING_RETRY_NS};
 use crate::log_gate::Topic;
 use crate::net::Net;
-use crate::outbox::Outbox;
-use crate::parameters::Parameters;
-use crate::peer::{Half, Seen, Session};
-use crate::reach::Unreached;
-use crate::refusal::Refusal;
+use crate::session::bulk_in::{BulkIn, Next};
+use crate::session::bulk_out::{BulkRoom, FrameStamp, Pinning};
+use crate::session::control::{Control, ControlError, Payload};
+use crate::session::inbox::Inbox;
+use crate::session::outbox::Outbox;
+use crate::session::parameters::Parameters;
+use crate::session::peer::{Half, Seen, Session};
 
 /// Why something was not queued for a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -7,15 +7,15 @@ use kontiki_io::limits::MAX_ADDRESSES;
 use kontiki_core::{Incarnation, NodeId, SessionId, Time};
 
 use crate::address::Address;
-use crate::bulk_in::BulkIn;
-use crate::bulk_out::BulkOut;
 use crate::conns::Slot;
-use crate::hello::HandshakeRefusal;
-use crate::inbox::Inbox;
+use crate::handshake::hello::HandshakeRefusal;
+use crate::handshake::reach::Reach;
 use crate::limits::MAX_HALVES;
-use crate::outbox::Outbox;
-use crate::parameters::Parameters;
-use crate::reach::Reach;
+use crate::session::bulk_in::BulkIn;
+use crate::session::bulk_out::BulkOut;
+use crate::session::inbox::Inbox;
+use crate::session::outbox::Outbox;
+use crate::session::parameters::Parameters;
 
 /// A process: the incarnation of a node, and the number it drew at its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,12 +7,12 @@ use kontiki_io::{Handle, Io, IoError, IoErrorKind, Op, Output, tell};
 
 use crate::conns::{Purpose, Slot};
 use crate::event::{NetError, NetEvent};
-use crate::hello::{Channel, HandshakeRefusal, Hello, HelloError, HelloKind};
+use crate::handshake::hello::{Channel, HandshakeRefusal, Hello, HelloError, HelloKind};
+use crate::handshake::refusal::Refusal;
 use crate::limits::{ACCEPT_RETRY_NS, MAX_GREETINGS};
 use crate::log_gate::Topic;
 use crate::net::Net;
-use crate::peer::{Half, Process};
-use crate::refusal::Refusal;
+use crate::session::peer::{Half, Process};
 use crate::token::{Action, token};
 
 /// The listening socket and what is outstanding on it.

@@ -12,8 +12,8 @@
 
 use kontiki_core::{ClusterId, Incarnation, NodeId, SessionId};
 
+use crate::handshake::versions::Versions;
 use crate::limits::HELLO_BYTES;
-use crate::versions::Versions;
 use crate::wire::{Reader, Writer, checksum_around};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"KONTIKI\n");

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::hello::Channel;
+use crate::handshake::hello::Channel;
 use crate::limits::{OLDEST_CLIENT_VERSION, OLDEST_NODE_VERSION, PROTOCOL_VERSION};
 
 /// The lowest and the highest version that one side speaks, and every one between.

@@ -14,8 +14,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use kontiki_core::{ClusterId, Incarnation, NodeId, SessionId};
 
 use crate::address::Address;
-use crate::client_wire::{ClientWireError, Request, Response, decode_response, encode_request, message_bytes, request_bytes};
-use crate::hello::{Channel, HandshakeRefusal, Hello, HelloError, HelloKind};
+use crate::clients::client_wire::{ClientWireError, Request, Response, decode_response, encode_request, message_bytes, request_bytes};
+use crate::handshake::hello::{Channel, HandshakeRefusal, Hello, HelloError, HelloKind};
 use crate::limits::HELLO_BYTES;
 
 /// Room for answers to begin with; a longer one gets as much as it needs, in bytes.

@@ -11,18 +11,18 @@ use kontiki_core::Time;
 use kontiki_io::{Io, IoBuf};
 use kontiki_mem::{Pool, PoolBuf};
 
-use crate::client_wire::{ClientWireError, Request, Response, decode_request, encode_response, message_bytes};
-use crate::codes;
+use crate::clients::client_wire::{ClientWireError, Request, Response, decode_request, encode_response, message_bytes};
+use crate::clients::codes;
+use crate::clients::long_request::LongRequest;
 use crate::conns::{Purpose, Slot};
 use crate::event::{ClientEvent, ClientId, NetEvent, Payload};
-use crate::hello::{Channel, HandshakeRefusal, Hello, HelloKind};
-use crate::inbox::Inbox;
+use crate::handshake::hello::{Channel, HandshakeRefusal, Hello, HelloKind};
+use crate::handshake::refusal::Refusal;
 use crate::limits::{CLIENT_HEADER_BYTES, CLIENT_SESSION_BYTES};
-use crate::long_request::LongRequest;
 use crate::net::{Net, Pools};
 use crate::options::Options;
-use crate::outbox::Outbox;
-use crate::refusal::Refusal;
+use crate::session::inbox::Inbox;
+use crate::session::outbox::Outbox;
 
 /// The `detail` of a [`HelloKind::Welcome`] to a client that got a place for the status alone.
 pub const STATUS_ALONE: u64 = 1;

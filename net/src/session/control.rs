@@ -11,7 +11,7 @@
 use kontiki_core::{LogIndex, Message, SessionId, Term};
 
 use crate::limits::{CONTROL_HEADER_BYTES, CONTROL_MAX_BYTES, PROTOCOL_VERSION};
-use crate::parameters::Parameters;
+use crate::session::parameters::Parameters;
 use crate::wire::{Reader, Writer, checksum_around};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"KTKc");

@@ -7,13 +7,13 @@ use kontiki_io::limits::MAX_ADDRESSES;
 use kontiki_io::{Io, IoError, IoErrorKind, Op, Output};
 
 use crate::conns::{Purpose, Slot};
-use crate::hello::{Channel, HandshakeRefusal, Hello, HelloError, HelloKind};
+use crate::handshake::hello::{Channel, HandshakeRefusal, Hello, HelloError, HelloKind};
+use crate::handshake::listen::process;
+use crate::handshake::reach::Unreached;
+use crate::handshake::refusal::Refusal;
 use crate::limits::MAX_ABANDONED_DIALS;
-use crate::listen::process;
 use crate::net::Net;
-use crate::peer::Half;
-use crate::reach::Unreached;
-use crate::refusal::Refusal;
+use crate::session::peer::Half;
 use crate::token::{Action, token};
 
 impl Net {

@@ -3,10 +3,10 @@
 use kontiki_core::{ClusterId, GroupId, SessionId};
 use kontiki_frame::FrameError;
 
-use crate::client_wire::ClientWireError;
-use crate::control::ControlError;
-use crate::hello::{HandshakeRefusal, HelloError};
+use crate::clients::client_wire::ClientWireError;
+use crate::handshake::hello::{HandshakeRefusal, HelloError};
 use crate::limits::HELLO_BYTES;
+use crate::session::control::ControlError;
 
 /// Why something was turned down. The connection is closed; nothing of it reached the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

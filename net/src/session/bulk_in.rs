@@ -14,8 +14,8 @@ use kontiki_frame::{BLOCK_BYTES, BODY_OFFSET, Header, WireStamp, parse_header, v
 use kontiki_io::IoBuf;
 use kontiki_mem::{BlockMut, PoolBuf, Ring};
 
+use crate::handshake::refusal::Refusal;
 use crate::limits::{RECEIVE_BYTES, SMALL_BYTES};
-use crate::refusal::Refusal;
 
 /// What frames must be like.
 #[derive(Clone, Copy, Debug)]

@@ -2,7 +2,7 @@
 //!
 //! Its sender may well be right: another node's limits are other ones. So it is told, and goes on.
 
-use crate::client_wire::ClientWireError;
+use crate::clients::client_wire::ClientWireError;
 use crate::limits::{CLIENT_HEADER_BYTES, MAX_LONG_REQUEST_BYTES};
 use crate::wire::Reader;
 

@@ -8,9 +8,9 @@ use std::net::SocketAddr;
 
 use kontiki_core::{NodeId, Time};
 
+use crate::handshake::refusal::Refusal;
 use crate::limits::MAX_REFUSED;
 use crate::net::Net;
-use crate::refusal::Refusal;
 
 /// One kind of refusal, and how often it was met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ impl Net {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hello::HandshakeRefusal;
+    use crate::handshake::hello::HandshakeRefusal;
 
     fn remote(port: u16) -> SocketAddr {
         ([127, 0, 0, 1], port).into()

@@ -4,7 +4,7 @@ use kontiki_core::{NodeId, Time};
 use kontiki_io::{IoError, tell};
 
 use crate::event::NetEvent;
-use crate::hello::HandshakeRefusal;
+use crate::handshake::hello::HandshakeRefusal;
 use crate::log_gate::Topic;
 use crate::net::Net;
 
