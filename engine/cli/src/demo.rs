@@ -1,6 +1,11 @@
 //! `kontiki demo`: a cluster loses its leader under load, and the proof that it lost nothing else.
 
+pub(crate) mod ledger;
+pub(crate) mod payload;
 mod random_kills;
+mod report;
+pub(crate) mod stalls;
+mod verify;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -11,19 +16,17 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cluster::{Cluster, POLL};
-use crate::demo_report;
+use crate::demo::payload::{NAME_BYTES, Name, Payloads};
+use crate::demo::stalls::Pressure;
 use crate::error::Error;
 use crate::load::{Done, Load, Plan, Pulse};
 use crate::node_file::Settings;
 use crate::output::say;
-use crate::payload::{NAME_BYTES, Name, Payloads};
 use crate::plot::{self, Gap, Mark, Notes, Target};
 use crate::scratch::Scratch;
 use crate::signals::StopFlag;
-use crate::stalls::{self, Pressure};
 use crate::status::Counters;
 use crate::table;
-use crate::verify;
 
 /// How long an election may take before the demo gives up.
 const ELECTION_LIMIT: Duration = Duration::from_secs(15);
@@ -240,10 +243,10 @@ impl<'a> Run<'a> {
         cluster.replicas.iter().for_each(|replica| said.read(replica.id, &replica.log(), start));
         notes.gaps.extend(stalls::find(&done.silences, length, &notes.gaps, &pressure, &said));
         let written = Written { counters, segments: segments_bytes(&dirs) };
-        let tally = demo_report::measured(&done, &falls, &notes, written, replicas, command.entry_bytes);
+        let tally = report::measured(&done, &falls, &notes, written, replicas, command.entry_bytes);
         let verdict = verify::verify(&ledgers, &done.outcomes, command.entry_bytes as usize)?;
         // The plot only tells: what was proved is said whether it can be drawn or not.
-        let proved = demo_report::judged(&verdict, replicas);
+        let proved = report::judged(&verdict, replicas);
         let title = format!("{} replicas, {} entries of {} bytes in flight", replicas, command.in_flight, command.entry_bytes);
         let drawn = plot.write(&title, &done.timeline, &notes);
         proved?;

@@ -11,9 +11,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::connection::{Answer, Connection};
+use crate::demo::stalls;
 use crate::error::Error;
 use crate::outcomes::Outcomes;
-use crate::stalls;
 use crate::target::{Rota, Target};
 use crate::timeline::Timeline;
 

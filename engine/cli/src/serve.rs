@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use kontiki::{Config, ConfigError, Node, Proposer, StateMachine};
 
+use crate::demo::ledger::Ledger;
 use crate::error::Error;
 use crate::kv::{self, KeyValue};
-use crate::ledger::Ledger;
 use crate::log::Messages;
 use crate::node_file::CLIENTS;
 use crate::output::say;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::demo::verify::Verdict;
 use crate::demo::{Fall, Written};
 use crate::error::Error;
 use crate::load::Done;
@@ -9,7 +10,6 @@ use crate::outcomes::Tally;
 use crate::output::say;
 use crate::plot::Notes;
 use crate::table::{Pairs, bytes, count, duration, milliseconds, table};
-use crate::verify::Verdict;
 
 /// Prints what was measured.
 pub(crate) fn measured(done: &Done, falls: &[Fall], notes: &Notes, written: Written, replicas: usize, entry_bytes: u32) -> Tally {

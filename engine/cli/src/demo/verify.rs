@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::demo::ledger::{Record, Records};
+use crate::demo::payload::{Name, Payloads};
 use crate::error::Error;
-use crate::ledger::{Record, Records};
 use crate::outcomes::{Outcome, Outcomes};
-use crate::payload::{Name, Payloads};
 
 /// How many findings are kept; the count goes on.
 const MAX_FINDINGS: usize = 10;
@@ -196,7 +196,7 @@ impl Checks<'_> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::ledger::tests::written;
+    use crate::demo::ledger::tests::written;
 
     const BYTES: usize = 32;
 

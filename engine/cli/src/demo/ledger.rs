@@ -11,8 +11,8 @@ use std::path::Path;
 
 use kontiki::{ApplyError, Entries, LogIndex, Replies, StateMachine};
 
+use crate::demo::payload::Name;
 use crate::error::Error;
-use crate::payload::Name;
 
 /// Bytes of a record.
 pub(crate) const RECORD_BYTES: usize = 24;
@@ -191,7 +191,7 @@ impl Records {
 pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::payload::Payloads;
+    use crate::demo::payload::Payloads;
 
     /// A ledger with these names at these indexes.
     pub(crate) fn written(path: &Path, entry_bytes: usize, entries: &[(u64, u32, u64)]) {
