@@ -10,9 +10,10 @@ use std::pin::pin;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
 use std::time::Duration;
 
-use kontiki::{ApplyError, ApplyOn, Config, Entries, Failure, LogIndex, Member, Node, Proposer, Replies, StateMachine};
+use kontiki::{ApplyError, ApplyOn, Config, Entries, Failure, LogIndex, Member, Node, ProposeError, Proposer, Replies, StateMachine};
 use support::{Cluster, LONG};
 
 /// What the product hands to the code that its node calls.
@@ -135,12 +136,17 @@ fn machine(name: &str, does: Deed, at: At, apply_on: ApplyOn) -> Option<Failure>
     let outside = started.proposer();
     assert_eq!(outside.wait_leader(LONG).map(|leader| leader.id), Some(outside.id()));
     own.tell(started);
+    // (What the machine does when it is asked what is durable may have ended the node before anything was proposed.)
     let ticket = loop {
-        if let Ok(ticket) = outside.propose(b"x") {
-            break ticket;
+        match outside.propose(b"x") {
+            Ok(ticket) => break Some(ticket),
+            Err(ProposeError::Stopped) => break None,
+            Err(_) => thread::yield_now(),
         }
     };
-    ticket.wait_timeout(LONG).unwrap_or_else(|| panic!("{name} in {at:?} on {apply_on:?}: hangs")).ok();
+    if let Some(ticket) = ticket {
+        ticket.wait_timeout(LONG).unwrap_or_else(|| panic!("{name} in {at:?} on {apply_on:?}: hangs")).ok();
+    }
     // (Dropped out here, it is waited for.)
     let failure = outside.failure();
     drop(own.node());
