@@ -19,13 +19,8 @@ fn by_name(n: u64) -> Cluster {
     })
 }
 
-#[test]
-fn a_name_is_looked_up_anew_for_each_connection() {
-    let mut cluster = by_name(2);
-    cluster.world.borrow_mut().names.insert(NAME.into(), vec![addr(7002)]);
-    cluster.settle();
-    assert_eq!(cluster.hosts[0].net.peer_addr(NodeId(2)), Some(NAME.parse::<Address>().unwrap()));
-    // Node 2 moves.
+/// Node 2 comes up at another address, and its name leads there.
+fn node_2_moves(cluster: &mut Cluster) {
     cluster.hosts[1].stop();
     cluster.turns(5);
     let world = cluster.world.clone();
@@ -34,6 +29,15 @@ fn a_name_is_looked_up_anew_for_each_connection() {
     cluster.hosts[1] = Host::new(&world, moved);
     world.borrow_mut().names.insert(NAME.into(), vec![addr(7012)]);
     cluster.settle();
+}
+
+#[test]
+fn a_name_is_looked_up_anew_for_each_connection() {
+    let mut cluster = by_name(2);
+    cluster.world.borrow_mut().names.insert(NAME.into(), vec![addr(7002)]);
+    cluster.settle();
+    assert_eq!(cluster.hosts[0].net.peer_addr(NodeId(2)), Some(NAME.parse::<Address>().unwrap()));
+    node_2_moves(&mut cluster);
     assert!(cluster.hosts[0].net.counters().lookups >= 2);
 }
 
@@ -108,12 +112,5 @@ fn a_peer_is_looked_for_where_it_was_last_while_its_name_is_not_known() {
     cluster.world.borrow_mut().names.insert(NAME.into(), vec![addr(7002)]);
     cluster.turns(20);
     assert_eq!(cluster.hosts[0].net.counters().sessions_up, 3);
-    cluster.hosts[1].stop();
-    cluster.turns(5);
-    let world = cluster.world.clone();
-    let mut moved = options(2, 2, 2);
-    moved.listen = addr(7012);
-    cluster.hosts[1] = Host::new(&world, moved);
-    world.borrow_mut().names.insert(NAME.into(), vec![addr(7012)]);
-    cluster.settle();
+    node_2_moves(&mut cluster);
 }

@@ -9,23 +9,11 @@ use std::sync::{Arc, Mutex};
 
 use kontiki_core::{Incarnation, NodeId, SessionId};
 use kontiki_net::limits::{HELLO_BYTES, MAX_INCARNATION_JUMP};
-use kontiki_net::{Channel, Control, ControlPayload, HandshakeRefusal, Hello, HelloKind, NetEvent, Parameters, Unreached};
-use support::{CLUSTER, Cluster, Host, MS, Raw, World, addr, options};
+use kontiki_net::{Channel, Control, ControlPayload, HandshakeRefusal, Hello, NetEvent, Parameters, Unreached};
+use support::{Cluster, Host, MS, Raw, World, addr, greeting, options};
 
 fn hello(channel: Channel, incarnation: u64, session: u64, nonce: u64) -> Hello {
-    Hello {
-        kind: HelloKind::Hello,
-        channel,
-        code: 0,
-        detail: 0,
-        cluster: CLUSTER,
-        from: NodeId(1),
-        to: NodeId(2),
-        incarnation: Incarnation(incarnation),
-        instance: 99,
-        session: SessionId(session),
-        nonce,
-    }
+    Hello { incarnation: Incarnation(incarnation), ..greeting::hello(channel, 1, 2, session, nonce) }
 }
 
 fn greet(cluster: &mut Cluster, hello: &Hello) -> (Raw, Hello) {

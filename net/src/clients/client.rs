@@ -11,11 +11,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
-use kontiki_core::{ClusterId, Incarnation, NodeId, SessionId};
+use kontiki_core::{ClusterId, Incarnation, NodeId};
 
 use crate::address::Address;
 use crate::clients::client_wire::{ClientWireError, Request, Response, decode_response, encode_request, message_bytes, request_bytes};
-use crate::handshake::hello::{Channel, HandshakeRefusal, Hello, HelloError, HelloKind};
+use crate::handshake::hello::{HandshakeRefusal, Hello, HelloError, HelloKind};
 use crate::limits::HELLO_BYTES;
 
 /// Room for answers to begin with; a longer one gets as much as it needs, in bytes.
@@ -155,19 +155,7 @@ impl Client {
     }
 
     fn handshake(&mut self, deadline: Instant) -> Result<(), ClientError> {
-        let hello = Hello {
-            kind: HelloKind::Hello,
-            channel: Channel::Client,
-            code: 0,
-            detail: 0,
-            cluster: self.options.cluster.unwrap_or_default(),
-            from: NodeId(0),
-            to: self.options.node.unwrap_or_default(),
-            incarnation: Incarnation(0),
-            instance: 0,
-            session: SessionId(1),
-            nonce: 0,
-        };
+        let hello = Hello::of_client(self.options.cluster.unwrap_or_default(), self.options.node.unwrap_or_default());
         let mut bytes = [0; HELLO_BYTES];
         hello.encode(&mut bytes);
         self.write(&bytes, deadline)?;

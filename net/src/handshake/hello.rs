@@ -237,6 +237,23 @@ pub struct Hello {
 }
 
 impl Hello {
+    /// How a client greets: a node `to`, or zero for whichever listens; of a `cluster`, or zero for whichever it is.
+    pub fn of_client(cluster: ClusterId, to: NodeId) -> Hello {
+        Hello {
+            kind: HelloKind::Hello,
+            channel: Channel::Client,
+            code: 0,
+            detail: 0,
+            cluster,
+            from: NodeId(0),
+            to,
+            incarnation: Incarnation(0),
+            instance: 0,
+            session: SessionId(1),
+            nonce: 0,
+        }
+    }
+
     /// Writes the greeting.
     pub fn encode(&self, out: &mut [u8; HELLO_BYTES]) {
         self.encode_as(Versions::ours(self.channel), out);

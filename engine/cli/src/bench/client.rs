@@ -9,9 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use kontiki_core::{ClusterId, Incarnation, NodeId, SessionId};
+use kontiki_core::{ClusterId, NodeId};
 use kontiki_net::limits::HELLO_BYTES;
-use kontiki_net::{Channel, HandshakeRefusal, Hello, HelloKind, Request, Response, decode_response, encode_request, request_bytes};
+use kontiki_net::{HandshakeRefusal, Hello, Request, Response, decode_response, encode_request, request_bytes};
 
 use super::events::{BEGIN, Event, stdin_lines, tell};
 use super::load::{Load, Pace};
@@ -81,19 +81,7 @@ impl Link {
         let mut stream = TcpStream::connect_timeout(&addr, PATIENCE)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        let hello = Hello {
-            kind: HelloKind::Hello,
-            channel: Channel::Client,
-            code: 0,
-            detail: 0,
-            cluster: ClusterId(0),
-            from: NodeId(0),
-            to: NodeId(0),
-            incarnation: Incarnation(0),
-            instance: 0,
-            session: SessionId(1),
-            nonce: 0,
-        };
+        let hello = Hello::of_client(ClusterId(0), NodeId(0));
         let mut bytes = [0; HELLO_BYTES];
         hello.encode(&mut bytes);
         stream.write_all(&bytes)?;
