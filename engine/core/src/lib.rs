@@ -46,4 +46,6 @@ pub use event::{Append, Event};
 pub use message::Message;
 pub use raft::{PeerProgress, Raft, Role};
 pub use restored::{Restored, RestoredError};
-pub use types::{ClusterId, FrameMeta, GroupId, Incarnation, IndexRange, LogIndex, NodeId, SessionId, Term, Time, WriteId};
+pub use types::{
+    Base, ClusterId, EntryId, FrameMeta, GroupId, Incarnation, IndexRange, LogIndex, NodeId, SessionId, Subterm, Term, Time, WriteId,
+};

@@ -49,6 +49,10 @@ newtype!(
     WriteId(u64)
 );
 newtype!(
+    /// A stretch of a term during which a leader counts the same replicas. Always zero until there are witnesses.
+    Subterm(u32)
+);
+newtype!(
     /// A point of monotonic time, in nanoseconds from an arbitrary start. Never the wall clock.
     Time(u64)
 );
@@ -72,6 +76,75 @@ impl Time {
     /// Nanoseconds since `earlier`, zero if that is later.
     pub const fn since(self, earlier: Time) -> u64 {
         self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// One entry, named so that a superseded one is told apart from the one that took its place: by index *and* term.
+///
+/// The [`Default`] is "before the first entry".
+///
+/// Source: the paper, figure 3, the log matching property.
+///
+/// ```
+/// use kontiki_core::{EntryId, LogIndex, Term};
+///
+/// let superseded = EntryId { index: LogIndex(7), term: Term(2) };
+/// let in_its_place = EntryId { index: LogIndex(7), term: Term(3) };
+/// assert_ne!(superseded, in_its_place);
+/// assert!(EntryId::default() < superseded, "nothing comes before the first entry");
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EntryId {
+    /// The entry's index.
+    pub index: LogIndex,
+    /// The term in which a leader made it.
+    pub term: Term,
+}
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "entry {} of term {}", self.index, self.term)
+    }
+}
+
+/// What a log presupposes: everything up to and with `index`, whose entry had `term` and `subterm`.
+///
+/// A snapshot holds it, or the state that a machine keeps by itself. The [`Default`] presupposes nothing: a log with
+/// it begins at its very first entry.
+///
+/// Source: the paper, section 7: `lastIncludedIndex` and `lastIncludedTerm`.
+///
+/// ```
+/// use kontiki_core::{Base, LogIndex, Subterm, Term};
+///
+/// let base = Base { index: LogIndex(1_000), term: Term(3), subterm: Subterm(0) };
+/// assert_eq!(base.next(), LogIndex(1_001), "where the log behind it begins");
+/// assert_eq!(Base::default().next(), LogIndex(1));
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Base {
+    /// The last index that is presupposed; zero where nothing is.
+    pub index: LogIndex,
+    /// The term of the entry at `index`.
+    pub term: Term,
+    /// The subterm of the entry at `index`.
+    pub subterm: Subterm,
+}
+
+impl Base {
+    /// The first index of the log behind it.
+    pub const fn next(&self) -> LogIndex {
+        self.index.next()
+    }
+    /// The last entry that is presupposed.
+    pub const fn id(&self) -> EntryId {
+        EntryId { index: self.index, term: self.term }
+    }
+}
+
+impl fmt::Display for Base {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.id(), f)
     }
 }
 
@@ -109,5 +182,35 @@ impl FrameMeta {
     /// Term of the entry before `from`, where `from` lies inside the frame: the frame's own term but at its very start.
     pub const fn term_before(&self, from: LogIndex) -> Term {
         if from.0 > self.first.0 { self.term } else { self.prev_term }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::ToString;
+
+    use super::*;
+
+    #[test]
+    fn a_base_names_its_entry_and_where_the_log_behind_it_begins() {
+        let base = Base { index: LogIndex(7), term: Term(2), subterm: Subterm(1) };
+        assert_eq!(base.id(), EntryId { index: LogIndex(7), term: Term(2) });
+        assert_eq!(base.next(), LogIndex(8));
+        assert_eq!(base.to_string(), "entry 7 of term 2");
+        assert_eq!(Base { index: LogIndex(u64::MAX), ..base }.next(), LogIndex(u64::MAX), "the end of all logs");
+    }
+
+    #[test]
+    fn nothing_is_presupposed_by_default() {
+        assert_eq!(Base::default().next(), LogIndex(1));
+        assert_eq!(Base::default().id(), EntryId::default());
+        assert_eq!(EntryId::default(), EntryId { index: LogIndex(0), term: Term(0) });
+    }
+
+    #[test]
+    fn entries_stand_in_the_order_of_the_log() {
+        let at = |index, term| EntryId { index: LogIndex(index), term: Term(term) };
+        assert!(at(6, 3) < at(7, 2), "by index first");
+        assert!(at(7, 2) < at(7, 3), "then by term");
     }
 }
