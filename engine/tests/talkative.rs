@@ -69,7 +69,7 @@ impl Stage {
             from: NodeId(1),
             to: NodeId(2),
             incarnation: Incarnation(1),
-            instance: 7,
+            process_number: 7,
             session: SessionId(session),
             nonce,
         };

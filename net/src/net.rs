@@ -49,7 +49,7 @@ pub(crate) struct Pools {
 pub struct Net {
     pub(crate) options: Options,
     /// Tells this process from another one of the same node and incarnation.
-    pub(crate) instance: u64,
+    pub(crate) process_number: u64,
     pub(crate) rules: Rules,
     pub(crate) random: Random,
     pub(crate) conns: Conns,
@@ -116,7 +116,7 @@ impl Net {
             status_responses: Pool::new(4 * STATUS_PLACES, block(options.response_bytes())),
         };
         Ok(Net {
-            instance: random.nonzero(),
+            process_number: random.nonzero(),
             rules: Rules { cluster: options.cluster, group: options.group, max_frame_bytes: options.max_frame_bytes },
             random,
             conns: Conns::new(slots),
@@ -319,7 +319,7 @@ impl Net {
             from: self.options.node,
             to,
             incarnation: self.options.incarnation,
-            instance: self.instance,
+            process_number: self.process_number,
             session,
             nonce,
         }

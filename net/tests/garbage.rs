@@ -21,7 +21,7 @@ fn hello(channel: Channel, from: u64, session: u64, nonce: u64) -> Vec<u8> {
         from: NodeId(from),
         to: NodeId(2),
         incarnation: Incarnation(3),
-        instance: 4,
+        process_number: 4,
         session: SessionId(session),
         nonce,
     }

@@ -124,7 +124,7 @@ fn greetings_in_a_nodes_name_do_not_end_its_handshake() {
         (raw, answer)
     };
     let (_control, welcome) = greet_alone(&hello(Channel::Control, 1, 5, 0));
-    let strangers: Vec<_> = (0..3).map(|n| greet_alone(&Hello { instance: n, ..hello(Channel::Control, 1 + n, 6 + n, 0) })).collect();
+    let strangers: Vec<_> = (0..3).map(|n| greet_alone(&Hello { process_number: n, ..hello(Channel::Control, 1 + n, 6 + n, 0) })).collect();
     assert!(strangers.iter().all(|(_, answer)| refusal(answer).is_none()));
     let (_bulk, answer) = greet_alone(&hello(Channel::Bulk, 1, 5, welcome.nonce));
     assert_eq!(refusal(&answer), None);

@@ -47,7 +47,7 @@ fn serve(mut socket: TcpStream, asked: &AtomicUsize, answers: &Answers) -> std::
         from: NodeId(1),
         to: NodeId(0),
         incarnation: Incarnation(1),
-        instance: 1,
+        process_number: 1,
         session: SessionId(Hello::decode(&greeting).unwrap().session.0),
         nonce: 0,
     };

@@ -137,7 +137,7 @@ fn hellos() -> Seeds {
             from: NodeId(1),
             to: NodeId(2),
             incarnation: Incarnation(3),
-            instance: 4,
+            process_number: 4,
             session: SessionId(5),
             nonce: 6,
         };

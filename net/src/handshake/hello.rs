@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! 0 magic u64 | 8 highest version u16 | 10 kind u8 | 11 channel u8 | 12 code u16 | 14 lowest version u16 | 16 cluster u128
-//! 32 from u64 | 40 to u64 | 48 incarnation u64 | 56 instance u64 | 64 session u64 | 72 nonce u64 | 80 detail u64
+//! 32 from u64 | 40 to u64 | 48 incarnation u64 | 56 process number u64 | 64 session u64 | 72 nonce u64 | 80 detail u64
 //! 88 zero .. 124 crc32 of bytes 0..124
 //! ```
 //!
@@ -228,7 +228,7 @@ pub struct Hello {
     /// The speaker's incarnation.
     pub incarnation: Incarnation,
     /// Drawn by each process at its start: tells two processes of one incarnation apart.
-    pub instance: u64,
+    pub process_number: u64,
     /// The session, drawn by the dialler. Ties its two connections together.
     pub session: SessionId,
     /// Drawn by the listener in the control channel's welcome, repeated by the dialler on the bulk
@@ -248,7 +248,7 @@ impl Hello {
             from: NodeId(0),
             to,
             incarnation: Incarnation(0),
-            instance: 0,
+            process_number: 0,
             session: SessionId(1),
             nonce: 0,
         }
@@ -275,7 +275,7 @@ impl Hello {
             .u64(self.from.0)
             .u64(self.to.0)
             .u64(self.incarnation.0)
-            .u64(self.instance)
+            .u64(self.process_number)
             .u64(self.session.0)
             .u64(self.nonce)
             .u64(self.detail);
@@ -336,7 +336,7 @@ impl Hello {
             from: NodeId(r.u64()?),
             to: NodeId(r.u64()?),
             incarnation: Incarnation(r.u64()?),
-            instance: r.u64()?,
+            process_number: r.u64()?,
             session: SessionId(r.u64()?),
             nonce: r.u64()?,
             detail: r.u64()?,
@@ -363,7 +363,7 @@ mod tests {
             from: NodeId(1),
             to: NodeId(2),
             incarnation: Incarnation(7),
-            instance: 11,
+            process_number: 11,
             session: SessionId(12),
             nonce: 13,
         }

@@ -269,5 +269,5 @@ impl Net {
 }
 
 pub(crate) fn process(hello: &Hello) -> Process {
-    Process { incarnation: hello.incarnation, instance: hello.instance }
+    Process { incarnation: hello.incarnation, number: hello.process_number }
 }

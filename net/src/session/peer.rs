@@ -21,7 +21,7 @@ use crate::session::parameters::Parameters;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Process {
     pub(crate) incarnation: Incarnation,
-    pub(crate) instance: u64,
+    pub(crate) number: u64,
 }
 
 /// The newest process that had a session, and for how long it counts.
@@ -115,7 +115,7 @@ impl Peer {
         let seen = self.seen.filter(|seen| seen.until > now).map(|seen| seen.process);
         match open.or(seen) {
             Some(seen) if process.incarnation < seen.incarnation => Err(HandshakeRefusal::Stale { seen: seen.incarnation }),
-            Some(seen) if process.incarnation == seen.incarnation && process.instance != seen.instance => {
+            Some(seen) if process.incarnation == seen.incarnation && process.number != seen.number => {
                 Err(HandshakeRefusal::Duplicate { incarnation: seen.incarnation })
             }
             _ => Ok(()),

@@ -16,7 +16,7 @@ pub fn hello(channel: Channel, from: u64, to: u64, session: u64, nonce: u64) -> 
         from: NodeId(from),
         to: NodeId(to),
         incarnation: Incarnation(1),
-        instance: 99,
+        process_number: 99,
         session: SessionId(session),
         nonce,
     }

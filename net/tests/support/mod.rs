@@ -73,7 +73,7 @@ pub fn client_greeting() -> [u8; HELLO_BYTES] {
         from: NodeId(0),
         to: NodeId(0),
         incarnation: Incarnation(0),
-        instance: 0,
+        process_number: 0,
         session: SessionId(3),
         nonce: 0,
     }

@@ -35,7 +35,7 @@ impl Client {
             from: NodeId(0),
             to: NodeId(0),
             incarnation: Incarnation(0),
-            instance: 0,
+            process_number: 0,
             session: SessionId(host),
             nonce: 0,
         }
