@@ -276,6 +276,8 @@ impl World {
         self.counts.add(what);
         self.hosts[host].decay.strike(incarnation);
         self.hosts[host].doubtful = true;
+        // What is damaged later may hide what was done to files before.
+        self.hosts[host].unnoticed = None;
         let struck = self.hosts.iter().filter(|state| state.decay.is_struck()).count();
         if struck > self.hosts.len() / 2 {
             self.counts.add(BEYOND);

@@ -59,9 +59,10 @@ impl World {
         // The first that can be done.
         let done = mixups.into_iter().find(|&mixup| mix_up(&mut state.disk, &state.decay, &mut state.older, random, mixup));
         if let Some(mixup) = done {
-            state.unnoticed.get_or_insert((state.decay.last_boot(&state.disk), mixup.name()));
+            let before = state.decay.last_boot(&state.disk);
             self.record(host, mixup.name(), 0, 0, 0);
             self.strike(host, mixup.name());
+            self.hosts[host].unnoticed = Some((before, mixup.name()));
         }
     }
 }
@@ -155,7 +156,8 @@ fn roll_back(disk: &mut Disk, decay: &Decay, older: &Disk, segment: &Segment) ->
 }
 
 /// A frame of elsewhere in the log comes to stand over the last one. Only where all before that one was durable when it
-/// was written: writes may overtake each other, and what stands behind a gap was never acknowledged.
+/// was written: writes may overtake each other, and what stands behind a gap was never acknowledged. And only where the
+/// frame before it is not damaged as well: whatever stands behind one whose length is lost may be the inside of it.
 fn paste(disk: &mut Disk, decay: &Decay, chain: &[Segment], random: &mut Random) -> bool {
     let Some(tail) = chain.first() else { return false };
     let of = |segment: &Segment| frames(disk, segment).into_iter().map(|frame| (segment.base, segment.file, frame)).collect::<Vec<_>>();
@@ -163,7 +165,9 @@ fn paste(disk: &mut Disk, decay: &Decay, chain: &[Segment], random: &mut Random)
         chain.iter().flat_map(of).partition(|(_, file, (position, _))| *file == tail.file && *position == decay.end());
     let (Some(&(_, _, (last, _))), Some(&(base, file, (position, bytes)))) = (ends.first(), random.pick(&others)) else { return false };
     let stamp = contents(disk, tail.file, last - tail.base, BLOCK_BYTES).and_then(|block| DiskStamp::parse(&block).ok());
-    if stamp.is_none_or(|stamp| stamp.watermark != last) {
+    let right_behind = |(position, bytes): (u64, u64)| position + bytes == last;
+    let first = last == tail.base + BLOCK;
+    if stamp.is_none_or(|stamp| stamp.watermark != last) || !first && !frames(disk, tail).into_iter().any(right_behind) {
         return false;
     }
     let room = disk.length(tail.file).saturating_sub(last - tail.base);
