@@ -265,6 +265,7 @@ impl Opening {
         let Some(ring) = self.ring.take() else { panic!("the log opens once") };
         let (shared, queue) = (self.shared.clone(), Arc::clone(&self.queue));
         Ok(Box::new(Replica::new(Parts {
+            group: GroupId(0),
             config,
             incarnation,
             raft,

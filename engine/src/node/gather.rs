@@ -15,7 +15,8 @@
 use kontiki_core::{Role, Time};
 use kontiki_io::Io;
 
-use super::Replica;
+use super::group::Group;
+use super::host::Host;
 use crate::limits::{AMPLE_ENTRIES, ENTRIES_PER_YIELD, LINGER_NS, LULL_NS, MAX_FRAME_ENTRIES, MAX_LINGER_NS, MAX_SULK, MAX_YIELDS};
 
 /// What the rules rest on.
@@ -76,50 +77,52 @@ impl Gather {
     }
 }
 
-impl Replica {
+impl Group {
     /// Whether a sealed batch could go into the log now.
-    pub(super) fn may_seal(&self) -> bool {
+    pub(super) fn may_seal(&self, host: &Host) -> bool {
         // (Several batches may go in one turn: the last of the log's room is looked at before each.)
         self.pending.has_room()
             && self.has_place()
-            && self.wal.can_append(self.config.max_frame_bytes)
-            && !self.is_out_of_space()
+            && host.wal.can_append(host.config.max_frame_bytes)
+            && !self.is_out_of_space(host)
             && self.raft.next_frame(1).is_some()
     }
 
     /// Whether so much waits that the next batch may as well be begun.
-    fn is_full(&self, entries: u32, bytes: usize) -> bool {
+    fn is_full(&self, host: &Host, entries: u32, bytes: usize) -> bool {
         let most = self.neighbours.seal_bytes;
-        bytes + self.config.max_entry_bytes.min(most / 4) >= most || entries as usize >= MAX_FRAME_ENTRIES.min(self.config.max_in_flight)
+        bytes + host.config.max_entry_bytes.min(most / 4) >= most || entries as usize >= MAX_FRAME_ENTRIES.min(host.config.max_in_flight)
     }
 
     /// Whether so much waits that a frame of its own is worth what it costs: then it goes out behind the one before,
     /// and its callers' work overlaps with that one's way.
-    fn is_ample(&self, entries: u32) -> bool {
-        entries >= AMPLE_ENTRIES && self.wal.writes_in_flight() <= 1
+    fn is_ample(&self, host: &Host, entries: u32) -> bool {
+        entries >= AMPLE_ENTRIES && host.wal.writes_in_flight() <= 1
     }
 
     /// Whether a first entry would be sealed at once.
-    pub(super) fn is_eager(&self, now: Time) -> bool {
+    pub(super) fn is_eager(&self, host: &Host, now: Time) -> bool {
         self.role == Role::Leader
-            && self.wal.writes_in_flight() == 0
+            && host.wal.writes_in_flight() == 0
             && (self.raft.last_index() <= self.commit || now >= self.gather.hold_until)
     }
 
     /// Whether what waits in the open batch is to be sealed now.
-    pub(super) fn wants_seal(&self, now: Time) -> bool {
+    pub(super) fn wants_seal(&self, host: &Host, now: Time) -> bool {
         let (entries, bytes) = self.shared.batch.waiting();
-        entries > 0 && self.may_seal() && (self.is_full(entries, bytes) || self.is_ample(entries) || self.is_eager(now))
+        entries > 0
+            && self.may_seal(host)
+            && (self.is_full(host, entries, bytes) || self.is_ample(host, entries) || self.is_eager(host, now))
     }
 
     /// When what waits is held back no longer, if a turn has to see to that: from then on callers ring.
-    pub(super) fn held_until(&self) -> Option<Time> {
-        let held = self.role == Role::Leader && !self.shared.is_eager() && self.wal.writes_in_flight() == 0;
+    pub(super) fn held_until(&self, host: &Host) -> Option<Time> {
+        let held = self.role == Role::Leader && !self.shared.is_eager() && host.wal.writes_in_flight() == 0;
         held.then_some(self.gather.hold_until)
     }
 
     /// Waits, awake and not for long, for callers that were just answered. Whether any came.
-    pub(crate) fn linger(&mut self, io: &dyn Io) -> bool {
+    pub(super) fn linger(&mut self, host: &Host, io: &dyn Io) -> bool {
         let expected = self.gather.expected;
         if expected == 0 || self.raft.last_index() > self.commit || !self.gather.has_hope() {
             return false;
@@ -131,7 +134,7 @@ impl Replica {
             let (entries, bytes) = self.shared.batch.waiting();
             let now = io.now();
             if u64::from(entries) >= expected
-                || self.is_full(entries, bytes)
+                || self.is_full(host, entries, bytes)
                 || entries >= AMPLE_ENTRIES
                 || self.shared.batch.spares() != spares
             {

@@ -6,15 +6,16 @@ use kontiki_io::Io;
 use kontiki_mem::Block;
 use kontiki_wal::FrameAt;
 
-use super::Replica;
+use super::group::Group;
+use super::host::Host;
 use crate::apply::Work;
 use crate::catchup::Reader;
 use crate::limits::ASK_DURABLE_NS;
 
-impl Replica {
+impl Group {
     /// Hands committed frames over, in order, as far as the stage has room.
-    pub(super) fn hand_to_apply(&mut self, now: Time, io: &mut dyn Io) {
-        let share = self.ring.capacity() / 4;
+    pub(super) fn hand_to_apply(&mut self, host: &mut Host, now: Time, io: &mut dyn Io) {
+        let share = host.ring.capacity() / 4;
         let (mut any, mut waits) = (false, false);
         while self.next_apply <= self.commit {
             if !self.queue.has_room(share) {
@@ -23,7 +24,7 @@ impl Replica {
             }
             let Some(cached) = self.cache.get(self.next_apply) else {
                 if self.queue.is_empty() {
-                    self.begin_read(Reader::Apply, self.next_apply, self.commit, io);
+                    self.begin_read(host, Reader::Apply, self.next_apply, self.commit, io);
                 }
                 waits = self.catchup.reading(Reader::Apply).is_none();
                 break;
@@ -36,7 +37,7 @@ impl Replica {
             any = true;
         }
         // A full log waits for what the stage makes durable, so that it can be released.
-        self.queue.want_bell(self.next_apply <= self.commit || !self.clients.is_empty() || self.lacking.is_some());
+        self.queue.want_bell(self.next_apply <= self.commit || !self.clients.is_empty() || host.lacking.is_some());
         if any {
             self.queue.announce();
         }
@@ -82,8 +83,8 @@ impl Replica {
 
     /// While there is no next segment, nothing is applied after which the state machine would be asked what of it is
     /// durable, and only that can make room: it is asked now and then.
-    pub(super) fn ask_durable(&mut self, now: Time) {
-        if self.lacking.is_none() {
+    pub(super) fn ask_durable(&mut self, host: &mut Host, now: Time) {
+        if host.lacking.is_none() {
             self.ask_durable_at = Time(u64::MAX);
         } else if self.ask_durable_at == Time(u64::MAX) || now >= self.ask_durable_at {
             self.ask_durable_at = now.plus_ns(ASK_DURABLE_NS);
@@ -92,7 +93,7 @@ impl Replica {
     }
 
     /// What the state machine has made durable need not stay in the log, beyond the retention limit.
-    pub(super) fn release(&mut self) {
+    pub(super) fn release(&mut self, host: &mut Host) {
         // A leader may have applied what its own disk does not hold yet: that must stay.
         // A damaged log may hold what was superseded where that has already been: not before a leader's frames have shown
         // which.
@@ -101,7 +102,7 @@ impl Replica {
             return;
         }
         self.released = durable;
-        if let Some((first, prev_term)) = self.wal.release(durable) {
+        if let Some((first, prev_term)) = host.wal.release(durable) {
             self.raft.compacted(first, prev_term);
         }
     }

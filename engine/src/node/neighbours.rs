@@ -5,7 +5,8 @@ use kontiki_core::{NodeId, Time};
 use kontiki_io::tell;
 use kontiki_net::Parameters;
 
-use super::Replica;
+use super::group::Group;
+use super::host::Host;
 use crate::config::Config;
 use crate::limits::{LEAST_SEAL_BYTES, LEAST_TOLD_HEARTBEAT_NS};
 
@@ -83,20 +84,20 @@ impl Neighbours {
     }
 }
 
-impl Replica {
+impl Group {
     /// A session with a peer is up.
-    pub(super) fn introduced(&mut self, peer: NodeId, said: Parameters, now: Time) {
+    pub(super) fn introduced(&mut self, host: &mut Host, peer: NodeId, said: Parameters, now: Time) {
         if self.neighbours.hears(peer, said) {
-            self.compare(peer, said, now);
+            self.compare(host, peer, said, now);
         }
-        self.agree();
+        self.agree(host);
     }
 
     /// Says where a peer's limits and this node's differ so that it matters: once, and where it says something else
     /// each time, once a minute.
-    fn compare(&mut self, peer: NodeId, said: Parameters, now: Time) {
-        let mut says = |what| self.net.admits_lines(1, Some(peer), what, now);
-        let config = &self.config;
+    fn compare(&mut self, host: &mut Host, peer: NodeId, said: Parameters, now: Time) {
+        let mut says = |what| host.net.admits_lines(1, Some(peer), what, now);
+        let config = &host.config;
         let (entry, heartbeat, election) = (u64::from(said.max_entry_bytes), u64::from(said.heartbeat_ms), u64::from(said.election_min_ms));
         if entry != 0 && entry != config.max_entry_bytes as u64 && says("longest entries differ") {
             tell!(
@@ -121,8 +122,8 @@ impl Replica {
     }
 
     /// Goes by what all connected peers take and need.
-    pub(super) fn agree(&mut self) {
-        let connected = self.neighbours.known.iter().filter(|known| self.net.session(known.id).is_some());
+    pub(super) fn agree(&mut self, host: &mut Host) {
+        let connected = self.neighbours.known.iter().filter(|known| host.net.session(known.id).is_some());
         let (mut takes, mut heartbeat_ns) = (usize::MAX, u64::MAX);
         for Neighbour { said, .. } in connected {
             takes = takes.min(said.takes_frame_bytes as usize);
@@ -131,19 +132,19 @@ impl Replica {
             }
         }
         // Nobody can make this node seal, or send, at a rate that is of no use: what peers say is not proven by anything.
-        self.neighbours.seal_bytes = takes.max(LEAST_SEAL_BYTES).min(self.config.max_frame_bytes);
+        self.neighbours.seal_bytes = takes.max(LEAST_SEAL_BYTES).min(host.config.max_frame_bytes);
         self.shared.batch.keep_to(self.neighbours.seal_bytes - kontiki_frame::BODY_OFFSET);
         self.raft.limit_heartbeat(heartbeat_ns.max(LEAST_TOLD_HEARTBEAT_NS));
     }
 
     /// A follower needs a frame that it does not take; zero: it does not any more.
-    pub(super) fn needs_frame(&mut self, peer: NodeId, bytes: usize, now: Time) {
+    pub(super) fn needs_frame(&mut self, host: &mut Host, peer: NodeId, bytes: usize, now: Time) {
         if !self.neighbours.needs(peer, bytes) {
             return;
         }
         let (takes, _) = self.neighbours.frames(peer);
         let what = if bytes > 0 { "a follower cannot take a frame" } else { "a follower takes its frames again" };
-        if !self.net.admits_lines(1, Some(peer), what, now) {
+        if !host.net.admits_lines(1, Some(peer), what, now) {
             return;
         }
         if bytes > 0 {

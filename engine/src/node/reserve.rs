@@ -6,25 +6,26 @@
 
 use kontiki_frame::Kind;
 
-use super::{Replica, Stalled};
+use super::group::{Group, Stalled};
+use super::host::Host;
 use crate::limits;
 
-impl Replica {
+impl Group {
     /// Whether what callers propose has no place in the log, and will have none before there is room again.
-    pub(super) fn is_out_of_space(&self) -> bool {
-        self.wal.out_of_space(self.config.max_frame_bytes + limits::reserve_bytes(self.config.segment_bytes))
+    pub(super) fn is_out_of_space(&self, host: &Host) -> bool {
+        host.wal.out_of_space(host.config.max_frame_bytes + limits::reserve_bytes(host.config.segment_bytes))
     }
 
     /// Whether a leader's frame can be written, or refused, now. What callers proposed to it in its own term leaves the
     /// reserve alone; what it has from earlier ones does not: the first entry of its term comes behind it.
-    pub(super) fn has_room_for(&self, frame: &Stalled) -> bool {
+    pub(super) fn has_room_for(&self, host: &Host, frame: &Stalled) -> bool {
         // A deposed leader's is refused, whatever room there is; where it waited, the next leader's would wait behind it.
         if frame.append.leader_term < self.raft.term() {
             return true;
         }
         let (header, bytes) = (&frame.hand.header, frame.hand.block.len());
         let proposed = header.kind == Kind::Entries && header.meta.term == frame.append.leader_term;
-        let spared = if proposed { limits::reserve_bytes(self.config.segment_bytes) } else { 0 };
-        self.wal.can_append(bytes) && (spared == 0 || !self.wal.out_of_space(bytes + spared))
+        let spared = if proposed { limits::reserve_bytes(host.config.segment_bytes) } else { 0 };
+        host.wal.can_append(bytes) && (spared == 0 || !host.wal.out_of_space(bytes + spared))
     }
 }

@@ -3,9 +3,10 @@
 use kontiki_core::{LogIndex, NodeId, Time};
 use kontiki_io::{Io, tell};
 
-use super::Replica;
+use super::group::Group;
+use super::host::Host;
 
-impl Replica {
+impl Group {
     /// Whether the log's newest frame has a place in memory.
     pub(super) fn has_place(&self) -> bool {
         !self.cache.is_full() || self.cache.may_evict(self.evictable())
@@ -20,8 +21,8 @@ impl Replica {
     /// the memory is theirs, and callers get `Busy` once it is full: a leader that outruns a follower that is just
     /// a little slower loses it for good once the log no longer holds what it needs. One that made no progress for
     /// `hold_back_ms` is not waited for any more; nor is one that is already read to from the log.
-    fn await_followers(&mut self, now: Time) {
-        let patience_ns = self.config.hold_back_ms * 1_000_000;
+    fn await_followers(&mut self, host: &mut Host, now: Time) {
+        let patience_ns = host.config.hold_back_ms * 1_000_000;
         let Some(oldest) = self.cache.first() else { return };
         self.awaited = LogIndex(u64::MAX);
         for peer in self.raft.progress() {
@@ -33,21 +34,21 @@ impl Replica {
 
     /// Keeps half of the ring free: the oldest frames leave the cache once they are durable. A peer whose
     /// connection still pins old memory then loses the connection; it catches up from the log.
-    pub(super) fn make_room(&mut self, now: Time, io: &mut dyn Io) {
-        self.await_followers(now);
-        let (wanted, evictable) = (self.ring.capacity() / 2, self.evictable());
-        while self.ring.free() < wanted && self.cache.evict(evictable) {}
-        if self.ring.free() < self.ring.capacity() / 4 {
+    pub(super) fn make_room(&mut self, host: &mut Host, now: Time, io: &mut dyn Io) {
+        self.await_followers(host, now);
+        let (wanted, evictable) = (host.ring.capacity() / 2, self.evictable());
+        while host.ring.free() < wanted && self.cache.evict(evictable) {}
+        if host.ring.free() < host.ring.capacity() / 4 {
             // The ring is reclaimed in order: a peer that reads nothing holds up all of it with a single old frame.
-            let too_long = self.config.election_max_ms * 1_000_000;
-            let share = (self.ring.capacity() / 4) as u64;
-            for member in &self.config.members {
+            let too_long = host.config.election_max_ms * 1_000_000;
+            let share = (host.ring.capacity() / 4) as u64;
+            for member in &host.config.members {
                 let peer = NodeId(member.id);
-                if self.net.pinning(peer).is_some_and(|p| p.bytes > share || now.since(p.since) > too_long) {
-                    if self.net.admits_lines(1, Some(peer), "does not read", now) {
+                if host.net.pinning(peer).is_some_and(|p| p.bytes > share || now.since(p.since) > too_long) {
+                    if host.net.admits_lines(1, Some(peer), "does not read", now) {
                         tell!(warn, %peer, "does not read: connection cut, it will catch up from the log");
                     }
-                    self.net.cut(peer, now, io);
+                    host.net.cut(peer, now, io);
                 }
             }
         }

@@ -4,43 +4,44 @@ use kontiki_io::{Io, tell};
 use kontiki_mem::Outcome;
 use kontiki_net::{ClientEvent, Response, codes};
 
-use super::Replica;
+use super::group::Group;
+use super::host::Host;
 use crate::error::ProposeError;
 use crate::limits;
 use crate::shared::Shared;
 
-impl Replica {
-    pub(super) fn client(&mut self, event: ClientEvent, io: &mut dyn Io) {
+impl Group {
+    pub(super) fn client(&mut self, host: &mut Host, event: ClientEvent, io: &mut dyn Io) {
         match event {
             // To take it and not to keep it would promise what nobody keeps.
             ClientEvent::Propose { client, request, session: Some(_), .. } => {
                 let text = "this node keeps no client sessions: propose without one";
-                self.net.respond(client, request, Response::Error { code: codes::NO_SESSIONS, text });
+                host.net.respond(client, request, Response::Error { code: codes::NO_SESSIONS, text });
             }
             ClientEvent::Propose { client, request, session: None, payload } => {
-                let Some(bytes) = self.net.payload(&payload) else { return };
+                let Some(bytes) = host.net.payload(&payload) else { return };
                 let outcome = Shared::propose_raw(&self.shared, bytes);
                 match outcome {
                     Ok(ticket) => self.clients.push(client, request, ticket),
                     Err(error) => {
-                        self.net.respond(client, request, refusal(&error));
+                        host.net.respond(client, request, refusal(&error));
                     }
                 }
             }
             ClientEvent::Status { client, request } => {
-                let text = self.status(io).within(self.config.reply_bytes.max(limits::STATUS_BYTES));
-                self.net.respond(client, request, Response::Status(text.as_bytes()));
+                let text = self.status(host, io).within(host.config.reply_bytes.max(limits::STATUS_BYTES));
+                host.net.respond(client, request, Response::Status(text.as_bytes()));
             }
             ClientEvent::Query { client, request, .. } => {
                 let text = "this node answers no queries: propose a read through the log";
-                self.net.respond(client, request, Response::Error { code: codes::NO_QUERIES, text });
+                host.net.respond(client, request, Response::Error { code: codes::NO_QUERIES, text });
             }
             ClientEvent::Connected { client, remote } => tell!(debug, ?client, %remote, "client connected"),
             ClientEvent::Disconnected { client } => tell!(debug, ?client, "client gone"),
         }
     }
 
-    pub(super) fn answer_clients(&mut self) {
+    pub(super) fn answer_clients(&mut self, host: &mut Host) {
         while let Some((client, request, outcome, ticket)) = self.clients.pop_ready() {
             let response = match outcome {
                 Outcome::Applied { index } => Response::Applied { index, reply: ticket.reply() },
@@ -51,7 +52,7 @@ impl Replica {
                 Outcome::NotApplied { .. } => Response::NotApplied,
                 Outcome::Unknown => Response::Unknown,
             };
-            self.net.respond(client, request, response);
+            host.net.respond(client, request, response);
         }
     }
 }

@@ -5,44 +5,30 @@ use std::sync::atomic::Ordering;
 use kontiki_core::{LogIndex, NodeId, Role, Time};
 use kontiki_io::{Io, tell};
 
-use super::Replica;
+use super::group::Group;
+use super::host::Host;
 use crate::events::Event;
 use crate::lack::Lack;
-use crate::limits;
 use crate::status::{PeerStatus, Refused, Status};
 
 const MS: u64 = 1_000_000;
 
-impl Replica {
-    /// Tells operator and product when there is no next segment for the log, and why; and when that is over.
-    pub(super) fn watch_space(&mut self) {
-        let lacking = Lack::of(&self.wal);
-        let before = std::mem::replace(&mut self.lacking, lacking);
-        let same = |lacking: Lack| before.is_some_and(|before| before.is_like(lacking));
-        if lacking == before || lacking.is_some_and(same) {
-            return;
-        }
+impl Group {
+    /// Tells the product when there is no next segment for the log, and why; and when that is over.
+    pub(super) fn tell_of_space(&mut self, before: Option<Lack>, lacking: Option<Lack>) {
         if let Some(before) = before {
             self.shared.events.tell(before.over());
         }
         if let Some(lacking) = lacking {
             self.shared.events.tell(lacking.begun());
         }
-        match (lacking, before) {
-            (Some(Lack::Resources(error)), _) => {
-                tell!(warn, %error, "no next segment for now: once the one in use is full, writes are refused until there is");
-            }
-            (Some(Lack::Segments), _) => tell!(
-                warn,
-                "log full: it has as many segments as it can keep track of, and the state machine has made nothing durable that it may forget"
-            ),
-            (Some(Lack::Space), _) => {
-                tell!(warn, "disk full: once the segment in use is full, writes are refused until there is space for the next");
-            }
-            (None, Some(Lack::Segments)) => tell!(info, "the log may grow again"),
-            (None, Some(Lack::Resources(_))) => tell!(info, "what the next segment lacked is there again"),
-            (None, Some(Lack::Space) | None) => tell!(info, "disk space is back"),
-        }
+    }
+
+    /// What callers, product and operator are told of from turn to turn.
+    pub(super) fn watch(&mut self, host: &mut Host) {
+        self.watch_room(host);
+        self.watch_recovery();
+        self.watch_pace(host);
     }
 
     /// A follower needs what this log no longer holds.
@@ -66,7 +52,7 @@ impl Replica {
 
     /// Tells the operator when elections wait longer than configured, as this disk is slow, and when they do not any
     /// more: each time that what they wait has doubled, or is back to half.
-    pub(super) fn watch_pace(&mut self) {
+    fn watch_pace(&mut self, host: &mut Host) {
         let (min, max) = self.raft.election_timeouts_ns();
         let told = self.told_election_ns;
         if max == told || max / 2 < told && told / 2 < max && self.raft.is_disk_slow() {
@@ -76,7 +62,7 @@ impl Replica {
         let (min_ms, max_ms, flush_ms) = (min / MS, max / MS, self.raft.flush_ns() / MS);
         if !self.raft.is_disk_slow() {
             tell!(info, min_ms, max_ms, "the disk is quick again: election timeouts as configured");
-        } else if max_ms < self.config.election_limit_ms {
+        } else if max_ms < host.config.election_limit_ms {
             tell!(warn, flush_ms, min_ms, max_ms, "the disk is slow: an election waits for its flushes, so election timeouts are longer");
         } else {
             tell!(
@@ -91,9 +77,9 @@ impl Replica {
 
     /// Where nothing more can be written until there is space again, callers are told so, and so are those whose
     /// proposals were taken: they are in no log, and would wait for as long as that takes.
-    pub(super) fn watch_room(&mut self) {
-        let none = self.is_out_of_space();
-        self.shared.set_no_room(if none { Lack::of(&self.wal) } else { None });
+    fn watch_room(&mut self, host: &mut Host) {
+        let none = self.is_out_of_space(host);
+        self.shared.set_no_room(if none { Lack::of(&host.wal) } else { None });
         if none && self.role == Role::Leader {
             self.shared.batch.close();
             self.discard_unsealed();
@@ -101,7 +87,7 @@ impl Replica {
     }
 
     /// Tells the product when this replica has lost something, and when it has it again.
-    pub(super) fn watch_recovery(&mut self) {
+    fn watch_recovery(&mut self) {
         let recovering = self.raft.recovering();
         if recovering != self.recovering {
             self.recovering = recovering;
@@ -110,22 +96,23 @@ impl Replica {
     }
 
     /// Answers whoever waits for a status.
-    pub(crate) fn tell_status(&mut self, io: &dyn Io) {
+    pub(super) fn tell_status(&mut self, host: &Host, io: &dyn Io) {
         if let Some(number) = self.shared.status_wanted() {
-            let status = self.status(io);
+            let status = self.status(host, io);
             self.shared.publish(number, status);
         }
     }
 
     /// The last word of a node that ends.
-    pub(crate) fn publish(&mut self, io: &dyn Io) {
-        let status = self.status(io);
+    pub(super) fn publish(&mut self, host: &Host, io: &dyn Io) {
+        let status = self.status(host, io);
         self.shared.publish(0, status);
     }
 
-    pub(super) fn status(&self, io: &dyn Io) -> Status {
+    pub(super) fn status(&self, host: &Host, io: &dyn Io) -> Status {
         let mut counters = self.counters;
-        let (net, stats) = (self.net.counters(), io.stats());
+        let (net, stats) = (host.net.counters(), io.stats());
+        (counters.turns, counters.sessions) = (host.turns, host.sessions);
         counters.entries_applied = self.queue.entries();
         counters.disk_bytes_written = stats.bytes_written;
         counters.flushes = stats.flushes;
@@ -136,13 +123,13 @@ impl Replica {
         counters.busy = self.shared.busy.load(Ordering::Relaxed);
         counters.replies_too_long = self.queue.replies_too_long();
         let progress = |id: NodeId| self.raft.progress().find(|p| p.peer == id);
-        let peers = self.config.members.iter().map(|m| NodeId(m.id)).filter(|id| id.0 != self.config.id);
+        let peers = host.config.members.iter().map(|m| NodeId(m.id)).filter(|id| id.0 != host.config.id);
         let peers = peers
             .map(|id| {
                 let p = progress(id);
                 PeerStatus {
                     id,
-                    connected: self.net.session(id).is_some(),
+                    connected: host.net.session(id).is_some(),
                     matched: p.map_or(LogIndex(0), |p| p.matched),
                     next: p.map_or(LogIndex(0), |p| p.next),
                     inflight_bytes: p.map_or(0, |p| p.inflight_bytes),
@@ -150,30 +137,30 @@ impl Replica {
                     takes_frame_bytes: self.neighbours.frames(id).0 as u64,
                     needs_frame_bytes: self.neighbours.frames(id).1 as u64,
                     behind: p.is_some_and(|p| p.behind),
-                    unreached: self.net.unreached(id).map(|(why, _)| why),
+                    unreached: host.net.unreached(id).map(|(why, _)| why),
                 }
             })
             .collect();
         let now = io.now();
-        let mut refused: Vec<Refused> = self.net.refused().iter().map(|met| refused(met, now)).collect();
+        let mut refused: Vec<Refused> = host.net.refused().iter().map(|met| refused(met, now)).collect();
         refused.sort_by_key(|met| met.ago_ns);
         Status {
             version: env!("CARGO_PKG_VERSION"),
             stopped: false,
-            id: NodeId(self.config.id),
-            incarnation: self.incarnation,
+            id: NodeId(host.config.id),
+            incarnation: host.incarnation,
             role: self.raft.role(),
             term: self.raft.term(),
             leader: self.shared.leader(),
             commit: self.commit,
             applied: self.queue.applied(),
-            first: self.wal.first_index(),
+            first: host.wal.first_index(),
             last: self.raft.last_index(),
             durable: self.raft.durable(),
             recovering: self.raft.recovering(),
-            disk_full: self.lacking == Some(Lack::Space),
-            log_full: self.lacking == Some(Lack::Segments),
-            shortage: if let Some(Lack::Resources(error)) = self.lacking { Some(error) } else { None },
+            disk_full: host.lacking == Some(Lack::Space),
+            log_full: host.lacking == Some(Lack::Segments),
+            shortage: if let Some(Lack::Resources(error)) = host.lacking { Some(error) } else { None },
             election_ms: (self.raft.election_timeouts_ns().0 / MS, self.raft.election_timeouts_ns().1 / MS),
             flush_ns: self.raft.flush_ns(),
             disk_slow: self.raft.is_disk_slow(),
@@ -183,40 +170,18 @@ impl Replica {
             flush_latency: self.flush_latency.clone(),
             commit_latency: self.commit_latency.clone(),
             backend: io.describe(),
-            recovery: self.recovery.clone(),
+            recovery: host.recovery.clone(),
         }
     }
 
-    /// No more proposals, no more messages; what is under way ends. The log is closed as soon as its own writes are
-    /// done, whatever peers do.
-    pub(crate) fn begin_close(&mut self, now: Time, io: &mut dyn Io) {
+    /// No more proposals, no more messages.
+    pub(super) fn begin_close(&mut self) {
         // Nobody is to be sent here any more, with what is not in the log either.
         self.shared.set_leader(None);
         self.shared.batch.close();
         self.discard_unsealed();
         self.stalled.clear();
         self.cache.clear();
-        self.net.stop(now, io);
-        self.wal.close(io);
-    }
-
-    /// True once nothing is outstanding.
-    pub(crate) fn close(&mut self, now: Time, io: &mut dyn Io) -> bool {
-        while self.wal.next_event().is_some() {}
-        while self.net.poll_event().is_some() {}
-        self.wal.pump(io);
-        self.net.tick(now, io, &mut self.ring);
-        self.net.idle() && self.wal.closed()
-    }
-
-    /// When [`Replica::close`] is to be called again though nothing completes.
-    pub(crate) fn close_deadline(&self) -> Time {
-        self.wal.deadline().unwrap_or(Time(u64::MAX))
-    }
-
-    /// How long the end of this node may take in all, as things stand, in ns.
-    pub(crate) fn patience_ns(&self) -> u64 {
-        if self.wal.closed() { limits::CLOSE_NET_NS } else { limits::CLOSE_LOG_NS }
     }
 }
 

@@ -160,7 +160,7 @@ impl Bench {
     }
 
     fn connected(&self) -> usize {
-        self.replica().map_or(0, |replica| self.peers.iter().filter(|peer| replica.net.session(NodeId(peer.id)).is_some()).count())
+        self.replica().map_or(0, |replica| self.peers.iter().filter(|peer| replica.host.net.session(NodeId(peer.id)).is_some()).count())
     }
 
     fn tell(&self, line: String) {
@@ -275,9 +275,9 @@ impl Bench {
             let now = Seen {
                 standing: replica.standing(),
                 // Of a leader its role says it.
-                leader: if replica.standing().0 == Role::Leader { 0 } else { replica.shared.leader_id() },
-                commit: replica.commit,
-                first: replica.wal.first_index(),
+                leader: if replica.standing().0 == Role::Leader { 0 } else { replica.group.shared.leader_id() },
+                commit: replica.group.commit,
+                first: replica.host.wal.first_index(),
             };
             let running = self.running.as_mut().unwrap();
             let fresh = Seen { standing: (Role::Follower, Term(0)), leader: 0, commit: LogIndex(0), first: LogIndex(1) };

@@ -146,7 +146,7 @@ fn command(bench: &mut Bench, line: &str) -> Result<String, String> {
         "elect" => {
             let before: Vec<(Host, bool, bool)> = bench.peers.iter().map(|peer| (peer.id, peer.votes, peer.follows)).collect();
             bench.peers.iter_mut().for_each(|peer| (peer.votes, peer.follows) = (true, true));
-            let won = bench.pass(2_000 * MS, |bench| bench.replica().is_some_and(|replica| replica.role == Role::Leader));
+            let won = bench.pass(2_000 * MS, |bench| bench.replica().is_some_and(|replica| replica.group.role == Role::Leader));
             for (peer, (_, votes, follows)) in bench.peers.iter_mut().zip(before) {
                 (peer.votes, peer.follows) = (votes, follows);
             }
@@ -329,26 +329,26 @@ fn coming(words: &[&str]) -> Result<Vec<(u64, Vec<u8>)>, String> {
 fn state(bench: &Bench) -> String {
     let Some(replica) = bench.replica() else { return if bench.running.is_some() { "not up yet" } else { "down" }.into() };
     let (role, term) = replica.standing();
-    let raft = &replica.raft;
+    let raft = &replica.group.raft;
     let mut out = format!(
         "{role:?} t{term}{} log {}..{} durable {} commit {} here {} applied {} handed {}",
         if raft.recovering() { " recovering" } else { "" },
-        replica.wal.first_index(),
+        replica.host.wal.first_index(),
         raft.last_index(),
         raft.durable(),
-        replica.commit,
+        replica.group.commit,
         raft.commit_here(),
-        replica.queue.applied(),
-        replica.next_apply.prev(),
+        replica.group.queue.applied(),
+        replica.group.next_apply.prev(),
     );
-    let cached = replica.cache.first().map_or("-".into(), |first| format!("{first}.."));
+    let cached = replica.group.cache.first().map_or("-".into(), |first| format!("{first}.."));
     out += &format!(
         "\nin memory {cached} read buffers {} stalled {} deferred {} writes {} clients {} unanswered {}\n",
-        replica.catchup.pool.available(),
-        replica.stalled.len(),
-        replica.deferred.len(),
-        replica.writes.len(),
-        !replica.clients.is_empty(),
+        replica.group.catchup.pool.available(),
+        replica.group.stalled.len(),
+        replica.group.deferred.len(),
+        replica.group.writes.len(),
+        !replica.group.clients.is_empty(),
         bench.tickets.borrow().len(),
     );
     if role == Role::Leader {
@@ -364,7 +364,7 @@ fn state(bench: &Bench) -> String {
 fn status(bench: &Bench) -> String {
     let Some(running) = &bench.running else { return "down".into() };
     let Some(replica) = running.reactor.replica() else { return "not up yet".into() };
-    let status = replica.status(running.reactor.io());
+    let status = replica.group.status(&replica.host, running.reactor.io());
     let crate::Status { id, incarnation, role, term, commit, applied, first, last, durable, counters, .. } = &status;
     let leader = status.leader.map_or("nobody".into(), |leader| format!("n{}", leader.id));
     let mut out = format!(

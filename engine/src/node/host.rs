@@ -1,0 +1,112 @@
+//! What a process has once, however many groups it takes part in: log files, transport, memory for frames, deadlines.
+
+use kontiki_core::{Incarnation, Time};
+use kontiki_io::{Completion, Io, tell};
+use kontiki_mem::Ring;
+use kontiki_net::{Net, NetError, NetEvent};
+use kontiki_wal::Wal;
+
+use crate::config::Config;
+use crate::lack::Lack;
+use crate::limits;
+
+pub(super) struct Host {
+    pub(super) config: Config,
+    pub(super) incarnation: Incarnation,
+    /// What recovery found, for people.
+    pub(super) recovery: String,
+    pub(super) wal: Wal,
+    pub(super) net: Net,
+    pub(super) ring: Ring,
+    /// What the next segment of the log lacks.
+    pub(super) lacking: Option<Lack>,
+    /// Turns, and sessions opened, since the start.
+    pub(super) turns: u64,
+    pub(super) sessions: u64,
+}
+
+impl Host {
+    pub(super) fn new(config: Config, incarnation: Incarnation, recovery: String, wal: Wal, net: Net, ring: Ring) -> Host {
+        Host { config, incarnation, recovery, wal, net, ring, lacking: None, turns: 0, sessions: 0 }
+    }
+
+    /// When a turn is due for the log or the transport although nothing happens.
+    pub(super) fn deadline(&self) -> Time {
+        let wal = self.wal.deadline().unwrap_or(Time(u64::MAX));
+        let net = self.net.deadline().unwrap_or(Time(u64::MAX));
+        net.min(wal)
+    }
+
+    pub(super) fn on_completion(&mut self, completion: Completion, now: Time, io: &mut dyn Io) {
+        match (completion.token.0 >> 56) as u8 {
+            kontiki_wal::OWNER => self.wal.on_completion(completion, io),
+            kontiki_net::TOKEN_TAG => self.net.on_completion(now, completion, io),
+            owner => panic!("a completion for nobody: owner {owner}"),
+        }
+    }
+
+    /// See [`Replica::poll_listening`](super::Replica::poll_listening).
+    pub(super) fn poll_listening(&mut self) -> Option<Result<(), NetError>> {
+        match self.net.poll_event()? {
+            NetEvent::Listening { addr } => {
+                tell!(info, %addr, "listening");
+                Some(Ok(()))
+            }
+            NetEvent::Fatal(error) => Some(Err(error)),
+            // Nobody can have connected before the port was open.
+            _ => None,
+        }
+    }
+
+    /// Tells the operator when there is no next segment for the log, and why; and when that is over. What was lacking
+    /// and what is, where that is news.
+    pub(super) fn watch_space(&mut self) -> Option<(Option<Lack>, Option<Lack>)> {
+        let lacking = Lack::of(&self.wal);
+        let before = std::mem::replace(&mut self.lacking, lacking);
+        let same = |lacking: Lack| before.is_some_and(|before| before.is_like(lacking));
+        if lacking == before || lacking.is_some_and(same) {
+            return None;
+        }
+        match (lacking, before) {
+            (Some(Lack::Resources(error)), _) => {
+                tell!(warn, %error, "no next segment for now: once the one in use is full, writes are refused until there is");
+            }
+            (Some(Lack::Segments), _) => tell!(
+                warn,
+                "log full: it has as many segments as it can keep track of, and the state machine has made nothing durable that it may forget"
+            ),
+            (Some(Lack::Space), _) => {
+                tell!(warn, "disk full: once the segment in use is full, writes are refused until there is space for the next");
+            }
+            (None, Some(Lack::Segments)) => tell!(info, "the log may grow again"),
+            (None, Some(Lack::Resources(_))) => tell!(info, "what the next segment lacked is there again"),
+            (None, Some(Lack::Space) | None) => tell!(info, "disk space is back"),
+        }
+        Some((before, lacking))
+    }
+
+    /// See [`Replica::begin_close`](super::Replica::begin_close).
+    pub(super) fn begin_close(&mut self, now: Time, io: &mut dyn Io) {
+        self.net.stop(now, io);
+        self.wal.close(io);
+    }
+
+    /// See [`Replica::close`](super::Replica::close).
+    pub(super) fn close(&mut self, now: Time, io: &mut dyn Io) -> bool {
+        while self.wal.next_event().is_some() {}
+        while self.net.poll_event().is_some() {}
+        self.wal.pump(io);
+        self.net.tick(now, io, &mut self.ring);
+        self.net.idle() && self.wal.closed()
+    }
+
+    /// See [`Replica::close_deadline`](super::Replica::close_deadline).
+    pub(super) fn close_deadline(&self) -> Time {
+        self.wal.deadline().unwrap_or(Time(u64::MAX))
+    }
+
+    /// See [`Replica::patience_ns`](super::Replica::patience_ns).
+    pub(super) fn patience_ns(&self) -> u64 {
+        if self.wal.closed() { limits::CLOSE_NET_NS } else { limits::CLOSE_LOG_NS }
+    }
+}
