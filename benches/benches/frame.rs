@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use kontiki_benches::describe_machine;
-use kontiki_core::{ClusterId, FrameMeta, GroupId, LogIndex, Term};
+use kontiki_core::{ClusterId, FrameMeta, GroupId, LogIndex, Subterm, Term};
 use kontiki_frame::{BODY_OFFSET, Header, Kind, frame_bytes, put_entry, seal, verify};
 
 fn frames(c: &mut Criterion) {
@@ -25,6 +25,8 @@ fn frames(c: &mut Criterion) {
             cluster: ClusterId(1),
             group: GroupId(0),
             meta,
+            subterm: Subterm(0),
+            cluster_ns: 0,
             proposed_ns: 0,
             body_bytes: body as u32,
         };

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use kontiki_core::{ClusterId, FrameMeta, GroupId, LogIndex, NodeId, Term, WriteId};
+use kontiki_core::{ClusterId, FrameMeta, GroupId, LogIndex, NodeId, Subterm, Term, WriteId};
 use kontiki_frame::{BODY_OFFSET, Header, Kind, put_entry, seal};
 use kontiki_io::{Backend, Io, IoBuf, Name, Op, Output, Token};
 use kontiki_mem::Pool;
@@ -97,6 +97,8 @@ impl StoredLog {
             cluster: ClusterId(1),
             group: GroupId(0),
             meta,
+            subterm: Subterm(0),
+            cluster_ns: 0,
             proposed_ns: 0,
             body_bytes: (end - BODY_OFFSET) as u32,
         };

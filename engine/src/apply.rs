@@ -325,7 +325,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::state_machine::ApplyError;
-    use kontiki_core::{ClusterId, FrameMeta, GroupId, Term};
+    use kontiki_core::{ClusterId, FrameMeta, GroupId, Subterm, Term};
     use kontiki_mem::{Hold, OpenBatch, Outcome, Ring, Ticket, Tickets};
 
     /// Remembers what it applied; answers the first entry of each call only.
@@ -392,6 +392,8 @@ mod tests {
                 cluster: ClusterId(1),
                 group: GroupId(0),
                 meta,
+                subterm: Subterm(0),
+                cluster_ns: 0,
                 proposed_ns: 0,
                 body_bytes: sealed.body_bytes as u32,
             };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kontiki::{Config, Member, Reactor, Role};
 use kontiki_benches::{CoreLoad, Counter};
-use kontiki_core::{ClusterId, FrameMeta, GroupId, LogIndex, NodeId, Term, WriteId};
+use kontiki_core::{ClusterId, FrameMeta, GroupId, LogIndex, NodeId, Subterm, Term, WriteId};
 use kontiki_frame::{BODY_OFFSET, Header, Kind, frame_bytes, put_entry, seal, verify};
 use kontiki_io::Io;
 use kontiki_mem::{Hold, Outcome, Resolver, Ring, Ticket, Tickets};
@@ -63,6 +63,8 @@ fn header(first: LogIndex, count: u32, body: usize) -> Header {
         cluster: ClusterId(1),
         group: GroupId(0),
         meta: FrameMeta { term: Term(1), first, count, prev_term },
+        subterm: Subterm(0),
+        cluster_ns: 0,
         proposed_ns: 0,
         body_bytes: body as u32,
     }

@@ -1,6 +1,6 @@
 //! The sealed part: header, checksums, padding.
 
-use kontiki_core::{ClusterId, FrameMeta, GroupId, IndexRange, LogIndex, Term};
+use kontiki_core::{ClusterId, FrameMeta, GroupId, IndexRange, LogIndex, Subterm, Term};
 
 use crate::layout::{field, put, u16_at, u32_at, u64_at};
 use crate::{
@@ -26,7 +26,9 @@ const AT_PROPOSED_NS: usize = 48;
 const AT_GROUP: usize = 56;
 const AT_CLUSTER: usize = 64;
 const AT_FILLED: usize = 80;
-const AT_RESERVED: usize = 88;
+const AT_CLUSTER_NS: usize = 88;
+const AT_SUBTERM: usize = 96;
+const AT_RESERVED: usize = 100;
 
 const FLAG_SESSIONS: u8 = 1;
 
@@ -60,6 +62,10 @@ pub struct Header {
     pub group: GroupId,
     /// Term, indexes and number of entries.
     pub meta: FrameMeta,
+    /// Subterm of every entry; zero as long as there are no witnesses.
+    pub subterm: Subterm,
+    /// The cluster's time at sealing, in ns; zero as long as nobody keeps it.
+    pub cluster_ns: u64,
     /// The leader's wall clock at sealing, ns since the Unix epoch: for people and state machines, never for decisions
     /// of ours.
     pub proposed_ns: u64,
@@ -186,6 +192,8 @@ pub fn seal(frame: &mut [u8], header: &Header) {
     put(out, AT_GROUP, &header.group.0.to_le_bytes());
     put(out, AT_CLUSTER, &header.cluster.0.to_le_bytes());
     put(out, AT_FILLED, &filled.to_le_bytes());
+    put(out, AT_CLUSTER_NS, &header.cluster_ns.to_le_bytes());
+    put(out, AT_SUBTERM, &header.subterm.0.to_le_bytes());
     let crc = checksum(out);
     put(out, AT_CHECKSUM, &crc.to_le_bytes());
 }
@@ -196,8 +204,18 @@ pub fn seal(frame: &mut [u8], header: &Header) {
 /// As [`seal`].
 pub fn seal_noop(frame: &mut [u8], cluster: ClusterId, group: GroupId, meta: FrameMeta, proposed_ns: u64) {
     frame[BODY_OFFSET..BODY_OFFSET + ENTRY_LENGTH_BYTES].fill(0);
-    let body_bytes = ENTRY_LENGTH_BYTES as u32;
-    seal(frame, &Header { kind: Kind::Noop, sessions: false, cluster, group, meta, proposed_ns, body_bytes });
+    let header = Header {
+        kind: Kind::Noop,
+        sessions: false,
+        cluster,
+        group,
+        meta,
+        subterm: Subterm(0),
+        cluster_ns: 0,
+        proposed_ns,
+        body_bytes: ENTRY_LENGTH_BYTES as u32,
+    };
+    seal(frame, &header);
 }
 
 /// Checks the header alone: magic, checksum, version, kind, reserved bits, lengths, terms and indexes.
@@ -240,6 +258,8 @@ pub fn parse_header(bytes: &[u8]) -> Result<Header, FrameError> {
             count: u32_at(bytes, AT_COUNT),
             prev_term: Term(u64_at(bytes, AT_PREV_TERM)),
         },
+        subterm: Subterm(u32_at(bytes, AT_SUBTERM)),
+        cluster_ns: u64_at(bytes, AT_CLUSTER_NS),
         proposed_ns: u64_at(bytes, AT_PROPOSED_NS),
         body_bytes: u32_at(bytes, AT_BODY_BYTES),
     };

@@ -14,7 +14,7 @@
 //! input panics. What writes asserts, since only our own code calls it.
 //!
 //! ```
-//! use kontiki_core::{ClusterId, FrameMeta, GroupId, LogIndex, Term};
+//! use kontiki_core::{ClusterId, FrameMeta, GroupId, LogIndex, Subterm, Term};
 //! use kontiki_frame::{BODY_OFFSET, Header, Kind, entries, frame_bytes, put_entry, seal, verify};
 //!
 //! let mut frame = vec![0; frame_bytes(4 + 5)];
@@ -25,6 +25,8 @@
 //!     cluster: ClusterId(7),
 //!     group: GroupId(0),
 //!     meta: FrameMeta { term: Term(2), first: LogIndex(10), count: 1, prev_term: Term(1) },
+//!     subterm: Subterm(0),
+//!     cluster_ns: 0,
 //!     proposed_ns: 0,
 //!     body_bytes: (end - BODY_OFFSET) as u32,
 //! };

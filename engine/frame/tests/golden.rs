@@ -2,7 +2,7 @@
 //! format changed, and needs a new version and a way to read the old one.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
-use kontiki_core::{ClusterId, FrameMeta, GroupId, Incarnation, IndexRange, LogIndex, NodeId, SessionId, Term};
+use kontiki_core::{ClusterId, FrameMeta, GroupId, Incarnation, IndexRange, LogIndex, NodeId, SessionId, Subterm, Term};
 use kontiki_frame::{BLOCK_BYTES, BODY_OFFSET, DiskStamp, Header, Kind, STAMP_BYTES, WireStamp, put_entry, seal, seal_noop};
 
 fn hex(bytes: &[u8]) -> String {
@@ -19,6 +19,8 @@ fn frame() -> Vec<u8> {
         cluster: ClusterId(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10),
         group: GroupId(0x55),
         meta: FrameMeta { term: Term(9), first: LogIndex(1000), count: 2, prev_term: Term(8) },
+        subterm: Subterm(0x77),
+        cluster_ns: 0x0011_2233_4455_6677,
         proposed_ns: 1_700_000_000_000_000_000,
         body_bytes: (end - BODY_OFFSET) as u32,
     };
@@ -41,17 +43,17 @@ fn a_sealed_frame_on_disk() {
     assert_eq!(
         hex(&frame[..BODY_OFFSET + 47]),
         "\
-4b746b4412373e520000100000000000\n\
+4b746b445b18448f0000100000000000\n\
 03000000000000000400000000000000\n\
 e803000000000000e903000000000000\n\
 00000f00000000000200000000000000\n\
-4b746b467321e9b70100010102356f8d\n\
+4b746b46e430c7720100010102356f8d\n\
 2f000000020000000900000000000000\n\
 e8030000000000000800000000000000\n\
 00002a36fe9c97175500000000000000\n\
 100f0e0d0c0b0a090807060504030201\n\
-01000000000000000000000000000000\n\
-00000000000000000000000000000000\n\
+01000000000000007766554433221100\n\
+77000000000000000000000000000000\n\
 00000000000000000000000000000000\n\
 13000000111100000000000022220000\n\
 000000006b6f6e140000003333000000\n\
@@ -69,7 +71,7 @@ fn a_wire_stamp() {
     assert_eq!(
         hex(&stamp),
         "\
-4b746b5743aadd160700000000000000\n\
+4b746b570a85a7cb0700000000000000\n\
 08000000000000000a00000000000000\n\
 e703000000000000e903000000000000\n\
 e9030000000000000000000000000000\n\

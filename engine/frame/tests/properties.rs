@@ -1,7 +1,7 @@
 //! What holds for every frame.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
-use kontiki_core::{ClusterId, FrameMeta, GroupId, Incarnation, IndexRange, LogIndex, NodeId, SessionId, Term};
+use kontiki_core::{ClusterId, FrameMeta, GroupId, Incarnation, IndexRange, LogIndex, NodeId, SessionId, Subterm, Term};
 use kontiki_frame::{
     BODY_OFFSET, DiskStamp, ENTRY_LENGTH_BYTES, FrameError, Header, Kind, MAX_BODY_BYTES, SECTOR_BYTES, STAMP_BYTES, WireStamp, entries,
     frame_bytes, parse_header, put_entry, seal, verify, was_cut_short,
@@ -24,6 +24,8 @@ fn build(payloads: &Payloads, sessions: bool, first: u64, term: u64) -> (Vec<u8>
         cluster: ClusterId(u128::MAX - 5),
         group: GroupId(3),
         meta: FrameMeta { term: Term(term), first: LogIndex(first), count: payloads.len() as u32, prev_term: Term(term - 1) },
+        subterm: Subterm(u32::MAX),
+        cluster_ns: u64::MAX - 1,
         proposed_ns: u64::MAX,
         body_bytes: body as u32,
     };

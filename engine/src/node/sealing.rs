@@ -1,6 +1,6 @@
 //! Proposals become frames: when the open batch is sealed, and what becomes of one that cannot be.
 
-use kontiki_core::{ClusterId, Event, Time};
+use kontiki_core::{ClusterId, Event, Subterm, Time};
 use kontiki_frame::{self as frame, Header, Kind};
 use kontiki_io::Io;
 use kontiki_mem::{Batch, Outcome, Sealed};
@@ -79,6 +79,8 @@ impl Group {
             cluster: ClusterId(host.config.cluster),
             group: self.id,
             meta,
+            subterm: Subterm(0),
+            cluster_ns: 0,
             proposed_ns: io.wall_ns(),
             body_bytes: body_bytes as u32,
         };

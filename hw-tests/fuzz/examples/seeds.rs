@@ -59,7 +59,8 @@ fn fill(out: &mut [u8], meta: FrameMeta, kind: Kind, session: Option<(u64, u64)>
         at = put_entry(out, at, session, payload).expect("the frame has room");
     }
     let body_bytes = (at - BODY_OFFSET) as u32;
-    seal(out, &Header { kind, sessions: session.is_some(), cluster: CLUSTER, group: GroupId(0), meta, proposed_ns: 5, body_bytes });
+    let (subterm, cluster_ns) = (kontiki_core::Subterm(0), 0);
+    seal(out, &Header { kind, sessions: session.is_some(), cluster: CLUSTER, group: GroupId(0), meta, subterm, cluster_ns, proposed_ns: 5, body_bytes });
 }
 
 fn body_of(session: Option<(u64, u64)>, payloads: &[&[u8]]) -> usize {

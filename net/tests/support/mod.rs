@@ -8,7 +8,7 @@ mod world;
 
 use std::collections::HashMap;
 
-use kontiki_core::{ClusterId, FrameMeta, GroupId, Incarnation, LogIndex, NodeId, SessionId, Term};
+use kontiki_core::{ClusterId, FrameMeta, GroupId, Incarnation, LogIndex, NodeId, SessionId, Subterm, Term};
 use kontiki_frame::{BODY_OFFSET, Header, Kind, frame_bytes, put_entry, seal};
 use kontiki_mem::{Block, Pool};
 use kontiki_net::limits::HELLO_BYTES;
@@ -49,6 +49,8 @@ impl Frames {
             cluster: self.cluster,
             group: self.group,
             meta,
+            subterm: Subterm(0),
+            cluster_ns: 0,
             proposed_ns: 5,
             body_bytes: body as u32,
         };

@@ -5,7 +5,7 @@ pub mod disk;
 pub mod life;
 pub mod world;
 
-use kontiki_core::{ClusterId, FrameMeta, GroupId, IndexRange, LogIndex, NodeId, Term, WriteId};
+use kontiki_core::{ClusterId, FrameMeta, GroupId, IndexRange, LogIndex, NodeId, Subterm, Term, WriteId};
 use kontiki_frame::{BODY_OFFSET, Header, Kind, entries, frame_bytes, put_entry, seal};
 use kontiki_io::Completion;
 use kontiki_mem::{Block, BlockMut, Pool, Ring};
@@ -49,6 +49,8 @@ pub fn frame(ring: &mut Ring, first: u64, count: u32, term: u64, prev_term: u64,
         cluster: ClusterId(0xc1),
         group: GroupId(0),
         meta,
+        subterm: Subterm(0),
+        cluster_ns: 0,
         proposed_ns: 0,
         body_bytes: body as u32,
     };

@@ -144,7 +144,18 @@ impl Peer {
                 at = put_entry(block.bytes_mut(), at, None, payload).ok_or("too long")?;
             }
             let (kind, body_bytes) = (Kind::Entries, body as u32);
-            let header = Header { kind, sessions: false, cluster, group: GroupId(0), meta: frame.meta, proposed_ns: 0, body_bytes };
+            let (subterm, cluster_ns) = (kontiki_core::Subterm(0), 0);
+            let header = Header {
+                kind,
+                sessions: false,
+                cluster,
+                group: GroupId(0),
+                meta: frame.meta,
+                subterm,
+                cluster_ns,
+                proposed_ns: 0,
+                body_bytes,
+            };
             seal(block.bytes_mut(), &header);
         }
         let stamp = FrameStamp { leader_term: frame.leader_term, commit: frame.commit, range: frame.range };
