@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 
-use kontiki_core::{FrameMeta, IndexRange, LogIndex, Term};
+use kontiki_core::{Base, FrameMeta, IndexRange, LogIndex, Subterm, Term};
 use kontiki_frame::BLOCK_BYTES;
 
 use crate::Cause;
@@ -24,8 +24,8 @@ struct Extent {
 /// The first live frame of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct FirstLive {
-    index: LogIndex,
-    prev_term: Term,
+    /// What comes before it.
+    prev: Base,
     /// Where the frame ends.
     end: u64,
 }
@@ -66,35 +66,34 @@ pub(crate) enum KnownTerm {
 pub(crate) struct LiveLog {
     segment_bytes: u64,
     segments: VecDeque<Mapped>,
-    first: LogIndex,
-    prev_term: Term,
+    base: Base,
     last: LogIndex,
     runs: TermRuns,
 }
 
 impl LiveLog {
-    /// An empty log after the entry `(prev_index, prev_term)`.
-    pub(crate) fn new(segment_bytes: u64, prev_index: LogIndex, prev_term: Term) -> LiveLog {
+    /// An empty log behind `base`.
+    pub(crate) fn new(segment_bytes: u64, base: Base) -> LiveLog {
         let segments = VecDeque::with_capacity(MAX_SEGMENTS);
-        LiveLog { segment_bytes, segments, first: prev_index.next(), prev_term, last: prev_index, runs: TermRuns::default() }
+        LiveLog { segment_bytes, segments, base, last: base.index, runs: TermRuns::default() }
+    }
+
+    /// What the log presupposes: everything before its first entry.
+    pub(crate) fn base(&self) -> Base {
+        self.base
     }
 
     pub(crate) fn first(&self) -> LogIndex {
-        self.first
-    }
-
-    /// Term of the entry before the first.
-    pub(crate) fn prev_term(&self) -> Term {
-        self.prev_term
+        self.base.next()
     }
 
     pub(crate) fn last(&self) -> LogIndex {
         self.last
     }
 
-    /// Term of the last entry, or of the one before the first if the log is empty.
-    pub(crate) fn last_term(&self) -> Term {
-        self.runs.as_slice().last().map_or(self.prev_term, |run| run.1)
+    /// The log's end as what a log behind it presupposes: its last entry, or the base if it is empty.
+    pub(crate) fn tip(&self) -> Base {
+        self.runs.as_slice().last().map_or(self.base, |run| Base { index: self.last, term: run.1, subterm: Subterm(0) })
     }
 
     pub(crate) fn runs(&self) -> &[(LogIndex, Term)] {
@@ -102,10 +101,10 @@ impl LiveLog {
     }
 
     pub(crate) fn term_at(&self, index: LogIndex) -> KnownTerm {
-        if index > self.last || index.next() < self.first {
+        if index > self.last || index < self.base.index {
             KnownTerm::Absent
-        } else if index < self.first {
-            KnownTerm::Term(self.prev_term)
+        } else if index == self.base.index {
+            KnownTerm::Term(self.base.term)
         } else {
             self.runs.term_at(index).map_or(KnownTerm::OnDisk, KnownTerm::Term)
         }
@@ -182,17 +181,16 @@ impl LiveLog {
         if superseding {
             self.cut(range.from);
         }
-        let prev_term = meta.term_before(range.from);
-        if range.from < self.first {
-            self.first = range.from;
-            self.prev_term = prev_term;
+        let prev = Base { index: range.from.prev(), term: meta.term_before(range.from), subterm: Subterm(0) };
+        if prev.index < self.base.index {
+            self.base = prev;
         }
         self.runs.push(range.from, meta.term);
         self.last = range.to;
         let stride = self.segment_bytes / EXTENTS_BY_STRIDE;
         let Some(newest) = self.segments.back_mut() else { return };
         newest.end = position + bytes;
-        newest.first_live.get_or_insert(FirstLive { index: range.from, prev_term, end: newest.end });
+        newest.first_live.get_or_insert(FirstLive { prev, end: newest.end });
         let due = newest.extents.last().is_none_or(|extent| position - extent.position >= stride);
         if superseding || due {
             // Full is possible only for the sake of the stride; then the scan from the last extent is longer.
@@ -210,7 +208,7 @@ impl LiveLog {
             while segment.extents.last().is_some_and(|extent| extent.index >= from) {
                 segment.extents.pop();
             }
-            if first_live.index < from {
+            if first_live.prev.next() < from {
                 break;
             }
             segment.first_live = None;
@@ -219,7 +217,7 @@ impl LiveLog {
 
     /// Where to start scanning for `index`, if the log holds it.
     pub(crate) fn locate(&self, index: LogIndex) -> Option<Place> {
-        if index < self.first || index > self.last {
+        if index < self.first() || index > self.last {
             return None;
         }
         self.segments.iter().rev().find_map(|segment| {
@@ -231,7 +229,7 @@ impl LiveLog {
 
     /// What of the frame at `position` with `range` is alive.
     pub(crate) fn live(&self, position: u64, range: IndexRange) -> Option<IndexRange> {
-        let from = range.from.max(self.first);
+        let from = range.from.max(self.first());
         let next = self
             .segments
             .iter()
@@ -251,15 +249,14 @@ impl LiveLog {
         let (count, first_live) = self.segments.iter().enumerate().skip(1).find_map(|(at, segment)| Some((at, begins(segment)?)))?;
         let kept = (self.segments.len() - count) as u64 * self.segment_bytes;
         // The first live frame says where the log begins from then on, so it must be there after a power cut.
-        (kept >= retention && first_live.index.prev() <= upto && first_live.end <= durable).then_some(count)
+        (kept >= retention && first_live.prev.index <= upto && first_live.end <= durable).then_some(count)
     }
 
     /// Forgets the oldest segment.
     pub(crate) fn release_oldest(&mut self) {
         self.segments.pop_front();
         let Some(next) = self.segments.iter().find_map(|segment| segment.first_live) else { return };
-        self.first = next.index;
-        self.prev_term = next.prev_term;
-        self.runs.release(self.first);
+        self.base = next.prev;
+        self.runs.release(self.base.next());
     }
 }

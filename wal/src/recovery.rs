@@ -12,7 +12,7 @@ mod walk;
 
 pub(crate) use verdict::Recovered;
 
-use kontiki_core::{Incarnation, LogIndex, Term};
+use kontiki_core::{Base, Incarnation};
 use kontiki_frame::{BLOCK_BYTES, DiskStamp, Header, SECTOR_BYTES, verify, was_cut_short};
 
 use crate::Cause;
@@ -129,7 +129,7 @@ impl Recovery {
             at: 0,
             partial: Vec::new(),
             pending: None,
-            log: LiveLog::new(segment_bytes, LogIndex(0), Term(0)),
+            log: LiveLog::new(segment_bytes, Base::default()),
             boot: Incarnation(0),
             seen_boot: Incarnation(0),
             seen_segment: 0,
@@ -167,7 +167,7 @@ impl Recovery {
         };
         self.end = oldest.number * self.segment_bytes;
         if let Found::Own(header) = oldest.found {
-            self.log = LiveLog::new(self.segment_bytes, header.prev_index, header.prev_term);
+            self.log = LiveLog::new(self.segment_bytes, header.prev);
             self.enter(first);
         } else {
             self.search(first);

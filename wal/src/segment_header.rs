@@ -1,6 +1,6 @@
 //! The first block of a segment file: whose it is, and how it continues the log.
 
-use kontiki_core::{ClusterId, GroupId, Incarnation, LogIndex, NodeId, Term};
+use kontiki_core::{Base, ClusterId, GroupId, Incarnation, LogIndex, NodeId, Subterm, Term};
 use kontiki_frame::BLOCK_BYTES;
 use kontiki_io::Name;
 
@@ -20,7 +20,8 @@ const AT_PREV_TERM: usize = 64;
 const AT_NODE: usize = 72;
 const AT_GROUP: usize = 80;
 const AT_CLUSTER: usize = 88;
-const AT_RESERVED: usize = 104;
+const AT_PREV_SUBTERM: usize = 104;
+const AT_RESERVED: usize = 108;
 
 /// Whose files these are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,10 +59,8 @@ pub struct SegmentHeader {
     pub segment_bytes: u64,
     /// Position where the log ended when this segment was opened: what links it to its predecessor.
     pub prev_end: u64,
-    /// Last index of the log then.
-    pub prev_index: LogIndex,
-    /// Term of that entry.
-    pub prev_term: Term,
+    /// The log's last entry then: what this segment goes on behind.
+    pub prev: Base,
 }
 
 /// What the first block of a file turned out to be.
@@ -87,8 +86,9 @@ impl SegmentHeader {
         put(block, AT_BOOT, &self.boot.0.to_le_bytes());
         put(block, AT_SEGMENT_BYTES, &self.segment_bytes.to_le_bytes());
         put(block, AT_PREV_END, &self.prev_end.to_le_bytes());
-        put(block, AT_PREV_INDEX, &self.prev_index.0.to_le_bytes());
-        put(block, AT_PREV_TERM, &self.prev_term.0.to_le_bytes());
+        put(block, AT_PREV_INDEX, &self.prev.index.0.to_le_bytes());
+        put(block, AT_PREV_TERM, &self.prev.term.0.to_le_bytes());
+        put(block, AT_PREV_SUBTERM, &self.prev.subterm.0.to_le_bytes());
         put(block, AT_NODE, &identity.node.0.to_le_bytes());
         put(block, AT_GROUP, &identity.group.0.to_le_bytes());
         put(block, AT_CLUSTER, &identity.cluster.0.to_le_bytes());
@@ -113,8 +113,11 @@ impl SegmentHeader {
             boot: Incarnation(u64_at(block, AT_BOOT)),
             segment_bytes: u64_at(block, AT_SEGMENT_BYTES),
             prev_end: u64_at(block, AT_PREV_END),
-            prev_index: LogIndex(u64_at(block, AT_PREV_INDEX)),
-            prev_term: Term(u64_at(block, AT_PREV_TERM)),
+            prev: Base {
+                index: LogIndex(u64_at(block, AT_PREV_INDEX)),
+                term: Term(u64_at(block, AT_PREV_TERM)),
+                subterm: Subterm(u32_at(block, AT_PREV_SUBTERM)),
+            },
         };
         let identity = Identity {
             node: NodeId(u64_at(block, AT_NODE)),
@@ -122,7 +125,7 @@ impl SegmentHeader {
             cluster: ClusterId(u128::from_le_bytes(field(block, AT_CLUSTER))),
         };
         // Indexes stay below the greatest, so that the next one always exists.
-        if header.generation == u64::MAX || header.prev_index.0 == u64::MAX {
+        if header.generation == u64::MAX || header.prev.index.0 == u64::MAX {
             return Ok(None);
         }
         Ok(Some((header, identity)))
@@ -169,8 +172,7 @@ mod tests {
             boot: Incarnation(4),
             segment_bytes: SEGMENT_BYTES,
             prev_end: 4096,
-            prev_index: LogIndex(6),
-            prev_term: Term(7),
+            prev: Base { index: LogIndex(6), term: Term(7), subterm: Subterm(8) },
         }
     }
 

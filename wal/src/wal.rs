@@ -4,7 +4,7 @@ mod spares;
 
 use std::collections::VecDeque;
 
-use kontiki_core::{FrameMeta, Incarnation, IndexRange, LogIndex, Term, Time, WriteId};
+use kontiki_core::{Base, FrameMeta, Incarnation, IndexRange, LogIndex, Term, Time, WriteId};
 use kontiki_frame::{BLOCK_BYTES, DiskStamp, parse_header};
 use kontiki_io::{Completion, Handle, Io, IoError, IoErrorKind, Op, Output, tell};
 use kontiki_mem::{Block, BlockMut, Pool, PoolBuf};
@@ -153,9 +153,9 @@ impl Wal {
         self.log.first()
     }
 
-    /// Term of the entry before [`Wal::first_index`].
-    pub fn prev_term(&self) -> Term {
-        self.log.prev_term()
+    /// What the log presupposes: everything before [`Wal::first_index`].
+    pub fn base(&self) -> Base {
+        self.log.base()
     }
 
     /// Last index appended, durable or not.
@@ -299,8 +299,7 @@ impl Wal {
             boot: self.boot,
             segment_bytes: self.options.segment_bytes,
             prev_end: self.end,
-            prev_index: self.log.last(),
-            prev_term: self.log.last_term(),
+            prev: self.log.tip(),
         };
         header.encode(&self.identity, block.bytes_mut());
         let position = segment.number * self.options.segment_bytes;
@@ -361,10 +360,10 @@ impl Wal {
 
     /// Entries up to `upto` are needed no more: they are applied, and the state machine will not ask for them again.
     /// Segments wholly of such entries go, but for the newest `retention_bytes`, and the log begins at a segment
-    /// that says truly what it continues. Returns the new first index and the term before it if they moved. After a
-    /// crash the log may begin earlier again.
-    pub fn release(&mut self, upto: LogIndex) -> Option<(LogIndex, Term)> {
-        let before = self.log.first();
+    /// that says truly what it continues. Returns what it presupposes from then on, if that moved. After a crash the log
+    /// may begin earlier again.
+    pub fn release(&mut self, upto: LogIndex) -> Option<Base> {
+        let before = self.log.base();
         while let Some(count) = self.log.releasable(upto, self.appender.durable(), self.options.retention_bytes) {
             for _ in 0..count {
                 self.log.release_oldest();
@@ -372,7 +371,7 @@ impl Wal {
             }
         }
         assert_eq!(self.log.oldest_segment(), self.segments.linked.front().map(|segment| segment.number), "index and files agree");
-        (self.log.first() > before).then(|| (self.log.first(), self.log.prev_term()))
+        (self.log.base().index > before.index).then(|| self.log.base())
     }
 
     /// Submits what is due: hard state, log writes, lookups, the next step of preparing a segment. Once a turn.

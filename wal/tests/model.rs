@@ -3,7 +3,7 @@
 
 mod support;
 
-use kontiki_core::{IndexRange, LogIndex, Term};
+use kontiki_core::{Base, IndexRange, LogIndex, Subterm, Term};
 use kontiki_wal::{Options, ReadError};
 use proptest::prelude::*;
 use support::{Disk, Node, check_payloads, options};
@@ -133,7 +133,10 @@ fn run(acts: &[Act]) {
                 let moved = node.wal.release(LogIndex(upto));
                 let first = node.wal.first_index();
                 assert!(first >= before && first.0 <= upto + 1);
-                assert_eq!(moved, (first > before).then(|| (first, Term(model.term_at(first.0 - 1)))));
+                assert_eq!(
+                    moved,
+                    (first > before).then(|| Base { index: first.prev(), term: Term(model.term_at(first.0 - 1)), subterm: Subterm(0) })
+                );
             }
             Act::Read { from, len } => {
                 node.run();

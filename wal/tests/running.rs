@@ -3,7 +3,7 @@
 
 mod support;
 
-use kontiki_core::{IndexRange, LogIndex, Term, WriteId};
+use kontiki_core::{Base, IndexRange, LogIndex, Subterm, Term, WriteId};
 use kontiki_io::{IoErrorKind, Op};
 use kontiki_wal::limits::MAX_EXTENTS;
 use kontiki_wal::{HardState, Options, ReadError, Space, WalError};
@@ -223,9 +223,9 @@ fn released_segments_are_recycled() {
         }
         node.run();
         let upto = node.acked().unwrap();
-        if let Some((first, prev_term)) = node.wal.release(LogIndex(upto)) {
-            assert_eq!((first, prev_term), (node.wal.first_index(), Term(1)));
-            assert!(first.0 <= upto + 1);
+        if let Some(base) = node.wal.release(LogIndex(upto)) {
+            assert_eq!((base.next(), base.term), (node.wal.first_index(), Term(1)));
+            assert!(base.index.0 <= upto);
         }
         node.run();
         files = files.max(node.world.disk.names().len());
@@ -264,7 +264,7 @@ fn what_is_not_released_is_kept() {
         node.append(1, 1, 9000).unwrap();
     }
     node.run();
-    let first = node.wal.release(LogIndex(20)).unwrap().0;
+    let first = node.wal.release(LogIndex(20)).unwrap().next();
     assert!(first.0 <= 21 && first.0 > 1);
     assert_eq!(node.read_all(first.0, 50).unwrap().len() as u64, 51 - first.0);
 }
@@ -289,7 +289,7 @@ fn nothing_is_released_before_what_follows_is_durable() {
         node.complete(completion);
     }
     assert_eq!(node.wal.release(LogIndex(9)), None, "the header names entry 10");
-    assert_eq!(node.wal.release(LogIndex(10)), Some((LogIndex(11), Term(1))));
+    assert_eq!(node.wal.release(LogIndex(10)), Some(Base { index: LogIndex(10), term: Term(1), subterm: Subterm(0) }));
 }
 
 #[test]

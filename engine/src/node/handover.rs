@@ -102,8 +102,8 @@ impl Group {
             return;
         }
         self.released = durable;
-        if let Some((first, prev_term)) = host.wal.release(durable) {
-            self.raft.compacted(first, prev_term);
+        if let Some(base) = host.wal.release(durable) {
+            self.raft.compacted(base.next(), base.term);
         }
     }
 }

@@ -74,7 +74,7 @@ impl Opening {
             vote: state.vote,
             recovering: state.recovering,
             first: log.first(),
-            prev_term: log.prev_term(),
+            prev_term: log.base().term,
             runs: log.runs().to_vec(),
             last: log.last(),
             applied: LogIndex(0),

@@ -1,6 +1,6 @@
 //! The verdict: what walk and search, and what the hard state says there must be, amount to.
 
-use kontiki_core::{Incarnation, LogIndex, Term};
+use kontiki_core::{Base, Incarnation, LogIndex};
 
 use super::{Mode, Recovery, SegmentFile};
 use crate::hard_state::{Record, SegmentSpan};
@@ -147,7 +147,7 @@ impl Recovery {
             file.evidence |= file.linked;
             file.linked = false;
         }
-        self.log = LiveLog::new(self.segment_bytes, LogIndex(0), Term(0));
+        self.log = LiveLog::new(self.segment_bytes, Base::default());
         (self.frames, self.frame_bytes) = (0, 0);
         self.end = self.oldest * self.segment_bytes;
         self.cause = Cause::SegmentMissing { number: self.oldest };
@@ -164,7 +164,7 @@ impl Recovered {
             longest_frame: self.longest_frame,
             first: self.log.first(),
             last: self.log.last(),
-            last_term: self.log.last_term(),
+            last_term: self.log.tip().term,
             end: self.end,
             watermark: self.watermark,
             dropped_tail_bytes: self.dropped_bytes,

@@ -12,10 +12,8 @@ impl Recovery {
         let from = if self.log.end().is_some() { self.file + 1 } else { self.first() };
         let continues = |file: &SegmentFile| match file.found {
             Found::Own(header) => {
-                header.prev_end == self.end
-                    && header.prev_index == self.log.last()
-                    && header.prev_term == self.log.last_term()
-                    && header.boot >= self.boot
+                let tip = self.log.tip();
+                header.prev_end == self.end && header.prev.id() == tip.id() && header.boot >= self.boot
             }
             _ => false,
         };
