@@ -290,6 +290,7 @@ fn parameters(config: &Config) -> kontiki_net::Parameters {
         heartbeat_ms: told(config.heartbeat_ms),
         election_min_ms: told(config.election_min_ms),
         election_max_ms: told(config.election_max_ms),
+        ..kontiki_net::Parameters::default()
     }
 }
 

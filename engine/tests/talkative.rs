@@ -134,6 +134,7 @@ fn what_a_peer_says_again_and_again_is_told_once() {
             heartbeat_ms: 10_000 + n,
             election_min_ms: n,
             election_max_ms: n,
+            ..Parameters::default()
         };
         let mut said = vec![ControlPayload::Parameters(parameters)];
         said.extend((1..=3).map(|k| ControlPayload::Message(Message::VoteReply { term: Term(u64::from(10 * n + k)), granted: false })));

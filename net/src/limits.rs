@@ -13,6 +13,10 @@ pub const OLDEST_NODE_VERSION: u16 = 2;
 /// The oldest version that it speaks with clients: their requests have not changed since.
 pub const OLDEST_CLIENT_VERSION: u16 = 1;
 
+/// What a node may send and store beyond what every program of its versions understands: each feature that others must
+/// know counts it up by one, and none is used before all that meet it have said so. Told when a session opens.
+pub const FEATURE_LEVEL: u32 = 1;
+
 /// Bytes of a [`crate::Hello`], in every version of the protocol.
 pub const HELLO_BYTES: usize = 128;
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use kontiki_core::{ClusterId, GroupId, Incarnation, NodeId};
 
 use crate::address::Address;
-use crate::limits::{CLIENT_HEADER_BYTES, MAX_CLIENTS, MAX_PEERS};
+use crate::limits::{CLIENT_HEADER_BYTES, FEATURE_LEVEL, MAX_CLIENTS, MAX_PEERS};
 use crate::session::parameters::Parameters;
 
 const MS: u64 = 1_000_000;
@@ -27,7 +27,8 @@ pub struct Options {
     pub peers: Vec<(NodeId, Address)>,
     /// Longest frame taken from a peer, padding included.
     pub max_frame_bytes: usize,
-    /// What peers are told of this node besides; its `takes_frame_bytes` is `max_frame_bytes`, whatever stands here.
+    /// What peers are told of this node besides; its `takes_frame_bytes` is `max_frame_bytes`, and its
+    /// `feature_level` this program's, whatever stands here.
     pub parameters: Parameters,
     /// Most frames waiting to be sent to one peer.
     pub bulk_queue_frames: usize,
@@ -141,7 +142,8 @@ impl Options {
 
     /// What peers are told of this node.
     pub(crate) fn parameters(&self) -> Parameters {
-        Parameters { takes_frame_bytes: u32::try_from(self.max_frame_bytes).unwrap_or(u32::MAX), ..self.parameters }
+        let takes_frame_bytes = u32::try_from(self.max_frame_bytes).unwrap_or(u32::MAX);
+        Parameters { takes_frame_bytes, feature_level: FEATURE_LEVEL, ..self.parameters }
     }
 
     /// Room that one response may take, header included: set aside when its request is taken, so that

@@ -48,6 +48,21 @@ impl<'a> Reader<'a> {
         self.array().map(u128::from_le_bytes)
     }
 
+    /// The one number that is left; `None` if that is not what is left.
+    pub(crate) fn only_u32(mut self) -> Option<u32> {
+        self.u32().filter(|_| self.0.is_empty())
+    }
+
+    /// As [`Reader::only_u32`].
+    pub(crate) fn only_u64(mut self) -> Option<u64> {
+        self.u64().filter(|_| self.0.is_empty())
+    }
+
+    /// As [`Reader::only_u32`].
+    pub(crate) fn only_u128(mut self) -> Option<u128> {
+        self.u128().filter(|_| self.0.is_empty())
+    }
+
     /// A flag: anything but 0 and 1 is damage.
     pub(crate) fn flag(&mut self) -> Option<bool> {
         match self.u8()? {
@@ -56,6 +71,19 @@ impl<'a> Reader<'a> {
             _ => None,
         }
     }
+}
+
+/// The next of the fields that fill `r`: tag (2 bytes), length of the value (2 bytes), value. `None` once there are no
+/// more, and `Some(None)` if what is left is no field.
+pub(crate) fn next_field<'a>(r: &mut Reader<'a>) -> Option<Option<(u16, Reader<'a>)>> {
+    if r.0.is_empty() {
+        return None;
+    }
+    let mut field = || {
+        let (tag, length) = (r.u16()?, r.u16()?);
+        Some((tag, Reader(r.bytes(usize::from(length))?)))
+    };
+    Some(field())
 }
 
 /// Writes fields into bytes that the caller made large enough (an invariant of ours: it panics otherwise).

@@ -5,7 +5,7 @@
 mod support;
 
 use kontiki_core::{Incarnation, Message, NodeId, SessionId};
-use kontiki_net::limits::HELLO_BYTES;
+use kontiki_net::limits::{FEATURE_LEVEL, HELLO_BYTES};
 use kontiki_net::{Channel, ControlError, ControlPayload, DownReason, NetError, NetEvent, Parameters, Refusal, SendError};
 use support::greeting::{greet, handshake, hello, introduction, lone_node_2, message, record};
 use support::{Cluster, Faults, Host, World, addr, options};
@@ -62,12 +62,18 @@ fn each_side_is_told_what_the_other_takes_before_anything_else() {
     let mut cluster = Cluster::with(2, |options| {
         options.max_frame_bytes = 4096 << options.node.0;
         options.parameters.heartbeat_ms = options.node.0 as u32;
-        options.parameters.takes_frame_bytes = 7; // The frame limit is what counts.
+        // The frame limit is what counts, and what this program is.
+        (options.parameters.takes_frame_bytes, options.parameters.feature_level) = (7, 99);
     });
     cluster.run_until("up", |c| c.hosts.iter().all(|host| host.net.counters().sessions_up == 1));
     cluster.turn();
     for (host, peer) in [(0, 2u64), (1, 1)] {
-        let expected = Parameters { takes_frame_bytes: 4096 << peer, heartbeat_ms: peer as u32, ..Parameters::default() };
+        let expected = Parameters {
+            takes_frame_bytes: 4096 << peer,
+            heartbeat_ms: peer as u32,
+            feature_level: FEATURE_LEVEL,
+            ..Parameters::default()
+        };
         let first = cluster.hosts[host].events.iter().find(|event| !matches!(event, NetEvent::Listening { .. }));
         assert!(matches!(first, Some(NetEvent::SessionUp { parameters, .. }) if *parameters == expected), "{first:?}");
         assert_eq!(cluster.hosts[host].net.parameters(NodeId(peer)), Some(expected));

@@ -1,4 +1,5 @@
-//! What the two sides of a session tell each other before anything else: their limits and their pace.
+//! What the two sides of a session tell each other before anything else: their limits and their pace, and who they are
+//! beyond what a greeting has room for.
 //!
 //! ```text
 //! tag u16 | length u16 | value .. | tag u16 | length u16 | value ..
@@ -7,16 +8,25 @@
 //! Each side's first control record carries them, and the session is up once the other's have come. A receiver passes
 //! over tags that it does not know, so that later versions may tell more; what an older sender leaves out is zero.
 
-use crate::wire::{Reader, Writer};
+use kontiki_core::{EntryId, LogIndex, Term};
+
+use crate::wire::{Reader, Writer, next_field};
 
 /// Bytes of a field before its value.
 const FIELD_HEADER_BYTES: usize = 4;
 
-/// Fields that this version writes, and the bytes of their values.
-const FIELDS: usize = 6;
-const VALUE_BYTES: usize = 4;
+/// Fields of one number of 32 bits, whose tags count from 1, and the bytes of their values.
+const NUMBERS: usize = 7;
+const NUMBER_BYTES: usize = 4;
 
-/// One side's limits and pace. What a side seals or asks for is its own matter; what it *takes* binds the other.
+const LINEAGE: u16 = 8;
+const INSTANCE: u16 = 9;
+const CONFIGURATION: u16 = 10;
+/// Of the values of these three.
+const WIDE_BYTES: usize = 16;
+
+/// What one side says of itself when a session opens. What a side seals or asks for is its own matter; what it *takes*
+/// binds the other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Parameters {
     /// Longest frame that it takes from a leader, in bytes: what its memory and its log's segments have room for.
@@ -31,34 +41,60 @@ pub struct Parameters {
     pub election_min_ms: u32,
     /// Longest time for which it waits for a leader, in milliseconds.
     pub election_max_ms: u32,
+    /// Up to which [feature level](crate::limits::FEATURE_LEVEL) it understands what is sent and stored.
+    pub feature_level: u32,
+    /// Which cluster it belongs to among those that bear the cluster's id; zero while there is one alone.
+    pub lineage: u128,
+    /// Drawn with its data directory; zero while directories have none.
+    pub instance: u128,
+    /// The newest configuration that it holds; the default while there are none in the log.
+    pub configuration: EntryId,
 }
 
 impl Parameters {
     /// Bytes of the fields as this version writes them.
-    pub(crate) const BYTES: usize = FIELDS * (FIELD_HEADER_BYTES + VALUE_BYTES);
+    pub(crate) const BYTES: usize = NUMBERS * (FIELD_HEADER_BYTES + NUMBER_BYTES) + 3 * (FIELD_HEADER_BYTES + WIDE_BYTES);
 
-    fn fields(&mut self) -> [&mut u32; FIELDS] {
-        let Parameters { takes_frame_bytes, max_frame_bytes, max_entry_bytes, heartbeat_ms, election_min_ms, election_max_ms } = self;
-        [takes_frame_bytes, max_frame_bytes, max_entry_bytes, heartbeat_ms, election_min_ms, election_max_ms]
+    fn numbers(&mut self) -> [&mut u32; NUMBERS] {
+        [
+            &mut self.takes_frame_bytes,
+            &mut self.max_frame_bytes,
+            &mut self.max_entry_bytes,
+            &mut self.heartbeat_ms,
+            &mut self.election_min_ms,
+            &mut self.election_max_ms,
+            &mut self.feature_level,
+        ]
     }
 
     pub(crate) fn encode(mut self, w: &mut Writer<'_>) {
-        for (tag, value) in (1..).zip(self.fields()) {
-            w.u16(tag).u16(VALUE_BYTES as u16).u32(*value);
+        for (tag, value) in (1..).zip(self.numbers()) {
+            w.u16(tag).u16(NUMBER_BYTES as u16).u32(*value);
         }
+        let wide = WIDE_BYTES as u16;
+        w.u16(LINEAGE).u16(wide).u128(self.lineage);
+        w.u16(INSTANCE).u16(wide).u128(self.instance);
+        w.u16(CONFIGURATION).u16(wide).u64(self.configuration.index.0).u64(self.configuration.term.0);
     }
 
     /// Reads all fields; `None` if they do not fill the bytes, or a known one has another length than it must.
     pub(crate) fn decode(r: &mut Reader<'_>) -> Option<Parameters> {
         let mut parameters = Parameters::default();
-        while !r.0.is_empty() {
-            let tag = usize::from(r.u16()?);
-            let length = usize::from(r.u16()?);
-            let mut value = Reader(r.bytes(length)?);
-            let Some(field) = tag.checked_sub(1).and_then(|at| parameters.fields().into_iter().nth(at)) else { continue };
-            *field = value.u32()?;
-            if !value.0.is_empty() {
-                return None;
+        while let Some(field) = next_field(r) {
+            let (tag, mut value) = field?;
+            match tag {
+                LINEAGE => parameters.lineage = value.only_u128()?,
+                INSTANCE => parameters.instance = value.only_u128()?,
+                CONFIGURATION => {
+                    let index = LogIndex(value.u64()?);
+                    parameters.configuration = EntryId { index, term: Term(value.only_u64()?) };
+                }
+                tag => {
+                    let number = usize::from(tag).checked_sub(1).and_then(|at| parameters.numbers().into_iter().nth(at));
+                    if let Some(number) = number {
+                        *number = value.only_u32()?;
+                    }
+                }
             }
         }
         Some(parameters)
@@ -77,6 +113,10 @@ mod tests {
         heartbeat_ms: 40,
         election_min_ms: 150,
         election_max_ms: 300,
+        feature_level: 1,
+        lineage: 0x1122,
+        instance: 0x3344,
+        configuration: EntryId { index: LogIndex(9), term: Term(2) },
     };
 
     fn encoded() -> [u8; Parameters::BYTES] {
@@ -95,8 +135,10 @@ mod tests {
 
     #[test]
     fn unknown_fields_are_passed_over_wherever_they_stand() {
-        for at in (0..=Parameters::BYTES).step_by(FIELD_HEADER_BYTES + VALUE_BYTES) {
-            for unknown in [&[0, 0, 0, 0][..], &[7, 0, 3, 0, 1, 2, 3], &[0xff, 0xff, 8, 0, 1, 2, 3, 4, 5, 6, 7, 8]] {
+        let numbers = NUMBERS * (FIELD_HEADER_BYTES + NUMBER_BYTES);
+        let between = (0..numbers).step_by(FIELD_HEADER_BYTES + NUMBER_BYTES);
+        for at in between.chain((numbers..=Parameters::BYTES).step_by(FIELD_HEADER_BYTES + WIDE_BYTES)) {
+            for unknown in [&[0, 0, 0, 0][..], &[11, 0, 3, 0, 1, 2, 3], &[0xff, 0xff, 8, 0, 1, 2, 3, 4, 5, 6, 7, 8]] {
                 let known = encoded();
                 let bytes = [&known[..at], unknown, &known[at..]].concat();
                 assert_eq!(Parameters::decode(&mut Reader(&bytes)), Some(SAMPLE), "{unknown:?} at {at}");
@@ -106,7 +148,15 @@ mod tests {
 
     #[test]
     fn a_known_field_of_another_length_and_a_field_that_runs_out_are_none() {
-        for bad in [&[1, 0, 8, 0, 1, 2, 3, 4, 5, 6, 7, 8][..], &[1, 0, 2, 0, 1, 2], &[9, 0, 3, 0, 1], &[9, 0, 3], &[9]] {
+        for bad in [
+            &[1, 0, 8, 0, 1, 2, 3, 4, 5, 6, 7, 8][..],
+            &[1, 0, 2, 0, 1, 2],
+            &[8, 0, 1, 0, 1],
+            &[10, 0, 8, 0, 1, 2, 3, 4, 5, 6, 7, 8],
+            &[99, 0, 3, 0, 1],
+            &[99, 0, 3],
+            &[99],
+        ] {
             assert_eq!(Parameters::decode(&mut Reader(bad)), None, "{bad:?}");
         }
     }

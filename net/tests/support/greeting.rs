@@ -50,7 +50,7 @@ pub fn introduction(session: u64) -> Vec<u8> {
 }
 
 pub fn record(session: u64, sequence: u64, payload: ControlPayload) -> Vec<u8> {
-    let mut bytes = [0; 80];
+    let mut bytes = [0; 256];
     let length = Control { session: SessionId(session), sequence, payload }.encode(&mut bytes).unwrap();
     bytes[..length].to_vec()
 }
