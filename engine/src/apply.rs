@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use kontiki_core::limits::MAX_INDEX;
-use kontiki_core::{IndexRange, LogIndex};
+use kontiki_core::{EntryId, IndexRange, LogIndex};
 use kontiki_frame::{self as frame, Header, Kind};
 use kontiki_io::Wake;
 use kontiki_mem::{Batch, Block, Resolver};
@@ -26,11 +26,21 @@ pub(crate) struct Work {
     pub(crate) tickets: Option<Batch>,
 }
 
+/// What the stage is given to do, in order.
+#[derive(Debug)]
+enum Task {
+    Frame(Work),
+    /// To ask what is durable, as after a run of entries.
+    Durable,
+}
+
 #[derive(Debug)]
 struct Inbox {
-    work: VecDeque<Work>,
+    tasks: VecDeque<Task>,
+    /// Frames among them, and their memory.
+    frames: usize,
     bytes: usize,
-    /// The reactor wants to know what is durable, though it has no work.
+    /// What is durable is to be asked, and was not yet.
     asked: bool,
     closed: bool,
 }
@@ -62,7 +72,13 @@ impl std::fmt::Debug for ApplyQueue {
 impl ApplyQueue {
     fn new(applied: LogIndex, durable: LogIndex) -> ApplyQueue {
         ApplyQueue {
-            inbox: Mutex::new(Inbox { work: VecDeque::with_capacity(MAX_APPLY_QUEUE), bytes: 0, asked: false, closed: false }),
+            inbox: Mutex::new(Inbox {
+                tasks: VecDeque::with_capacity(MAX_APPLY_QUEUE + 1),
+                frames: 0,
+                bytes: 0,
+                asked: false,
+                closed: false,
+            }),
             arrived: Condvar::new(),
             sleeps: AtomicBool::new(false),
             applied: AtomicU64::new(applied.0),
@@ -82,15 +98,16 @@ impl ApplyQueue {
     /// Whether one more frame may be handed over; `share`: frame memory the queue may hold, in bytes.
     pub(crate) fn has_room(&self, share: usize) -> bool {
         let inbox = self.inbox();
-        inbox.work.len() < MAX_APPLY_QUEUE && inbox.bytes < share
+        inbox.frames < MAX_APPLY_QUEUE && inbox.bytes < share
     }
 
     /// Hands a frame over; call [`ApplyQueue::announce`] when the last of a turn is in.
     pub(crate) fn push(&self, work: Work) {
         let mut inbox = self.inbox();
-        assert!(inbox.work.len() < MAX_APPLY_QUEUE, "the reactor asked for room before");
+        assert!(inbox.frames < MAX_APPLY_QUEUE, "the reactor asked for room before");
+        inbox.frames += 1;
         inbox.bytes += work.block.len();
-        inbox.work.push_back(work);
+        inbox.tasks.push_back(Task::Frame(work));
     }
 
     /// Wakes the apply thread, if there is one and it sleeps: it says so under the lock that the frames were pushed
@@ -101,35 +118,40 @@ impl ApplyQueue {
         }
     }
 
-    fn pop(&self) -> Option<Work> {
+    fn pop(&self) -> Option<Task> {
         let mut inbox = self.inbox();
-        let work = inbox.work.pop_front()?;
-        inbox.bytes -= work.block.len();
-        Some(work)
+        let task = inbox.tasks.pop_front()?;
+        match &task {
+            Task::Frame(work) => {
+                inbox.frames -= 1;
+                inbox.bytes -= work.block.len();
+            }
+            Task::Durable => inbox.asked = false,
+        }
+        Some(task)
     }
 
     /// Whether everything handed over was taken out, and everything asked.
     pub(crate) fn is_empty(&self) -> bool {
-        let inbox = self.inbox();
-        inbox.work.is_empty() && !inbox.asked
+        self.inbox().tasks.is_empty()
     }
 
     /// Has the state machine asked what it has made durable, as after a run of entries.
     pub(crate) fn ask(&self) {
-        self.inbox().asked = true;
+        let mut inbox = self.inbox();
+        if !std::mem::replace(&mut inbox.asked, true) {
+            inbox.tasks.push_back(Task::Durable);
+        }
+        drop(inbox);
         self.announce();
-    }
-
-    fn is_asked(&self) -> bool {
-        std::mem::take(&mut self.inbox().asked)
     }
 
     /// No more work will come: the apply thread ends, and what was not begun is dropped.
     pub(crate) fn close(&self) {
         let mut inbox = self.inbox();
         inbox.closed = true;
-        inbox.work.clear();
-        inbox.bytes = 0;
+        inbox.tasks.clear();
+        (inbox.frames, inbox.bytes, inbox.asked) = (0, 0, false);
         drop(inbox);
         self.arrived.notify_one();
     }
@@ -137,7 +159,7 @@ impl ApplyQueue {
     /// Sleeps until there is work. False: closed.
     fn wait(&self) -> bool {
         let mut inbox = self.inbox();
-        while inbox.work.is_empty() && !inbox.asked && !inbox.closed {
+        while inbox.tasks.is_empty() && !inbox.closed {
             self.sleeps.store(true, Ordering::Relaxed);
             inbox = self.arrived.wait(inbox).unwrap_or_else(PoisonError::into_inner);
         }
@@ -209,6 +231,7 @@ impl<M: StateMachine> ApplyStage<M> {
         let asked = foreign::call(|| (machine.applied(), machine.durable()));
         let (applied, durable) =
             asked.map_err(|panic| StartError::StateMachine(format!("it panicked when asked what it has applied: {panic}")))?;
+        let EntryId { index: applied, .. } = applied;
         if applied.0 > MAX_INDEX {
             return Err(StartError::StateMachine(format!(
                 "it says that it has applied {applied}: the last index there can be is {MAX_INDEX}"
@@ -218,31 +241,26 @@ impl<M: StateMachine> ApplyStage<M> {
         Ok((ApplyStage { machine, queue: Arc::clone(&queue), resolver: Resolver::new(), reply_bytes, failed: false }, queue))
     }
 
-    /// Applies the next frame, if there is one. False: nothing to do, or the machine has failed.
+    /// Does what is next, if there is anything. False: nothing to do, or the machine has failed.
     pub(crate) fn poll(&mut self) -> bool {
         if self.failed {
             return false;
         }
-        let Some(mut work) = self.queue.pop() else {
-            let asked = self.queue.is_asked();
-            if asked {
-                let outcome = self.note(self.queue.applied());
-                self.failing(outcome);
+        let Some(task) = self.queue.pop() else { return false };
+        let outcome = match task {
+            Task::Frame(mut work) => {
+                let outcome = self.apply(&mut work).and_then(|()| self.note(work.range.to));
+                // One wake-up per waiting caller and frame; the frame's memory goes back with `work`.
+                self.resolver.flush();
+                outcome
             }
-            return asked;
+            Task::Durable => self.note(self.queue.applied()),
         };
-        let outcome = self.apply(&mut work).and_then(|()| self.note(work.range.to));
-        self.failing(outcome);
-        // One wake-up per waiting caller and frame; the frame's memory goes back with `work`.
-        self.resolver.flush();
-        true
-    }
-
-    fn failing(&mut self, outcome: Result<(), Failure>) {
         if let Err(failure) = outcome {
             self.failed = true;
             self.queue.fail(failure);
         }
+        true
     }
 
     /// Entries up to `to` are applied. What the machine says of its durable state is believed as far as it can be true:
@@ -331,7 +349,7 @@ mod tests {
     /// Remembers what it applied; answers the first entry of each call only.
     #[derive(Debug)]
     struct Notes {
-        applied: LogIndex,
+        applied: EntryId,
         seen: Arc<Mutex<Vec<u64>>>,
     }
 
@@ -346,7 +364,7 @@ mod tests {
             Ok(())
         }
 
-        fn applied(&self) -> LogIndex {
+        fn applied(&self) -> EntryId {
             self.applied
         }
 
@@ -366,7 +384,8 @@ mod tests {
     impl Fixture {
         fn new(applied: u64) -> Fixture {
             let seen = Arc::default();
-            let machine = Notes { applied: LogIndex(applied), seen: Arc::clone(&seen) };
+            let machine =
+                Notes { applied: EntryId { index: LogIndex(applied), term: Term(u64::from(applied > 0)) }, seen: Arc::clone(&seen) };
             let (stage, queue) = ApplyStage::new(machine, 64).unwrap();
             let ring = Ring::new(1 << 16, 16).unwrap();
             let batch = OpenBatch::new(Tickets::new(16, 64), frame::BODY_OFFSET, 4096 - frame::BODY_OFFSET, 16, 4);

@@ -36,7 +36,7 @@ pub use config::{ApplyOn, Backend, Config, ConfigError, Medium, Member};
 pub use error::{Failure, LeaderHint, Lost, ProposeError, StartError};
 pub use events::{Event, Events};
 pub use handle::{Node, Proposer};
-pub use kontiki_core::{ClusterId, Incarnation, LogIndex, NodeId, Role, Term};
+pub use kontiki_core::{ClusterId, EntryId, Incarnation, LogIndex, NodeId, Role, Term};
 pub use kontiki_io::{IoError, IoErrorKind};
 pub use kontiki_net::{Address, AddressError, Unreached};
 pub use launch::{AnyIo, Builder};

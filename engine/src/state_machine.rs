@@ -1,6 +1,6 @@
 //! The one trait a product implements: what happens to committed entries.
 
-use kontiki_core::{LogIndex, Term};
+use kontiki_core::{EntryId, LogIndex, Term};
 use kontiki_frame as frame;
 use kontiki_mem::{Batch, Outcome, Resolver};
 
@@ -14,6 +14,13 @@ pub struct Entry<'a> {
     pub term: Term,
     /// Exactly the bytes proposed.
     pub payload: &'a [u8],
+}
+
+impl Entry<'_> {
+    /// What it is known by: index and term.
+    pub fn id(&self) -> EntryId {
+        EntryId { index: self.index, term: self.term }
+    }
 }
 
 /// A run of committed entries: an iterator that borrows the frame they arrived in. Nothing is copied.
@@ -100,7 +107,7 @@ pub struct ApplyError(pub String);
 ///
 /// # A machine with a durable state of its own
 ///
-/// It keeps the index beside the state, in one file that changes whole or not at all. So `applied` after a start is
+/// It keeps index and term of the last entry beside the state, in one file that changes whole or not at all. So `applied` after a start is
 /// what the state really includes, and `durable` is said of what was flushed, not of what was applied.
 ///
 /// ```
@@ -108,26 +115,27 @@ pub struct ApplyError(pub String);
 /// use std::io::Write;
 /// use std::path::PathBuf;
 ///
-/// use kontiki::{ApplyError, Entries, LogIndex, Replies, StateMachine};
+/// use kontiki::{ApplyError, Entries, EntryId, LogIndex, Replies, StateMachine, Term};
 ///
 /// struct Total {
 ///     sum: u64,
-///     applied: u64,
-///     durable: u64,
+///     applied: EntryId,
+///     durable: LogIndex,
 ///     file: PathBuf,
 /// }
 ///
 /// impl Total {
 ///     fn open(file: PathBuf) -> std::io::Result<Total> {
-///         let (sum, applied) = match std::fs::read(&file) {
+///         let (sum, index, term) = match std::fs::read(&file) {
 ///             Ok(bytes) => {
 ///                 let part = |at| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes);
-///                 part(0).zip(part(8)).ok_or(std::io::ErrorKind::InvalidData)?
+///                 (|| Some((part(0)?, part(8)?, part(16)?)))().ok_or(std::io::ErrorKind::InvalidData)?
 ///             }
-///             Err(error) if error.kind() == std::io::ErrorKind::NotFound => (0, 0),
+///             Err(error) if error.kind() == std::io::ErrorKind::NotFound => (0, 0, 0),
 ///             Err(error) => return Err(error),
 ///         };
-///         Ok(Total { sum, applied, durable: applied, file })
+///         let applied = EntryId { index: LogIndex(index), term: Term(term) };
+///         Ok(Total { sum, applied, durable: applied.index, file })
 ///     }
 ///
 ///     /// Another file, flushed, takes the name of the old one; then the directory is flushed.
@@ -135,11 +143,12 @@ pub struct ApplyError(pub String);
 ///         let fresh = self.file.with_extension("new");
 ///         let mut file = File::create(&fresh)?;
 ///         file.write_all(&self.sum.to_le_bytes())?;
-///         file.write_all(&self.applied.to_le_bytes())?;
+///         file.write_all(&self.applied.index.0.to_le_bytes())?;
+///         file.write_all(&self.applied.term.0.to_le_bytes())?;
 ///         file.sync_all()?;
 ///         std::fs::rename(&fresh, &self.file)?;
 ///         File::open(self.file.parent().unwrap_or(".".as_ref()))?.sync_all()?;
-///         self.durable = self.applied;
+///         self.durable = self.applied.index;
 ///         Ok(())
 ///     }
 /// }
@@ -148,31 +157,32 @@ pub struct ApplyError(pub String);
 ///     fn apply(&mut self, entries: Entries<'_>, replies: &mut Replies<'_>) -> Result<(), ApplyError> {
 ///         for entry in entries {
 ///             self.sum += entry.payload.len() as u64;
-///             self.applied = entry.index.0;
+///             self.applied = entry.id();
 ///             replies.push(&self.sum.to_le_bytes());
 ///         }
 ///         // Now and then: until then the log keeps what is not durable here.
-///         if self.applied >= self.durable + 10_000 {
+///         if self.applied.index.0 >= self.durable.0 + 10_000 {
 ///             self.save().map_err(|error| ApplyError(error.to_string()))?;
 ///         }
 ///         Ok(())
 ///     }
 ///
-///     fn applied(&self) -> LogIndex {
-///         LogIndex(self.applied)
+///     fn applied(&self) -> EntryId {
+///         self.applied
 ///     }
 ///
 ///     fn durable(&self) -> LogIndex {
-///         LogIndex(self.durable)
+///         self.durable
 ///     }
 /// }
 ///
 /// # let dir = tempfile::tempdir().unwrap();
 /// # let mut total = Total::open(dir.path().join("total")).unwrap();
-/// # (total.sum, total.applied) = (7, 3);
+/// # let third = EntryId { index: LogIndex(3), term: Term(1) };
+/// # (total.sum, total.applied) = (7, third);
 /// # total.save().unwrap();
 /// # let again = Total::open(dir.path().join("total")).unwrap();
-/// # assert_eq!((again.sum, again.applied(), again.durable()), (7, LogIndex(3), LogIndex(3)));
+/// # assert_eq!((again.sum, again.applied(), again.durable()), (7, third, LogIndex(3)));
 /// ```
 pub trait StateMachine: Send + 'static {
     /// Applies a run of entries and replies to each, in order.
@@ -181,13 +191,13 @@ pub trait StateMachine: Send + 'static {
     /// An error stops this node; the entries after the failed one are applied by nobody here.
     fn apply(&mut self, entries: Entries<'_>, replies: &mut Replies<'_>) -> Result<(), ApplyError>;
 
-    /// The last index already in the state when the node starts; zero for a state that starts empty.
+    /// The last entry already in the state when the node starts; [`EntryId::default`] for a state that starts empty.
     ///
-    /// A state machine that persists itself names the index its state includes. It may lie beyond the
+    /// A state machine that persists itself names the entry its state includes, by index and term ([`Entry::id`]). It may lie beyond the
     /// log of this node (a leader may apply on a majority of its followers before its own disk): the
     /// node refetches and does not apply those entries again.
-    fn applied(&self) -> LogIndex {
-        LogIndex(0)
+    fn applied(&self) -> EntryId {
+        EntryId::default()
     }
 
     /// The index to which the state itself is durable, so that entries up to it need not be kept for a restart.

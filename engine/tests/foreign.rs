@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
 
-use kontiki::{ApplyError, Config, Entries, Failure, LogIndex, Node, Replies, StartError, StateMachine, Ticket};
+use kontiki::{ApplyError, Config, Entries, EntryId, Failure, LogIndex, Node, Replies, StartError, StateMachine, Term, Ticket};
 use support::{Cluster, LONG, Recorder};
 
 fn slow(config: &mut Config) {
@@ -200,8 +200,8 @@ impl StateMachine for Odd {
         Ok(())
     }
 
-    fn applied(&self) -> LogIndex {
-        LogIndex((self.applied)())
+    fn applied(&self) -> EntryId {
+        EntryId { index: LogIndex((self.applied)()), term: Term(1) }
     }
 
     fn durable(&self) -> LogIndex {

@@ -147,7 +147,7 @@ pub fn replay(script: &Script, state: &StateId) -> Result<Option<String>, String
         let mut disk = point.disk.clone();
         disk.settle();
         let disk = cut.of(&disk);
-        let recovered = match guarded(|| recover(script, &disk, point.kept, point.durable)) {
+        let recovered = match guarded(|| recover(script, &disk, point.kept, point.within)) {
             Ok(recovered) => recovered,
             Err(what) => return Ok(Some(what)),
         };
@@ -244,10 +244,10 @@ impl Enumeration<'_> {
 
     fn try_state(&mut self, life: &Life, point: &Point, disk: Disk, known: &KnownBlocks, state: StateId) {
         self.found.tried += 1;
-        let key = (disk.fingerprint(known), point.kept, recovery::within(self.script, point.kept, point.durable));
+        let key = (disk.fingerprint(known), point.kept, recovery::start_alone(self.script, point.kept, point.within));
         let is_new = !self.recovered.contains_key(&key);
         if is_new {
-            let recovered = guarded(|| recover(self.script, &disk, point.kept, point.durable));
+            let recovered = guarded(|| recover(self.script, &disk, point.kept, point.within));
             let recovered = recovered.map(Rc::new).map_err(Rc::from);
             self.found.distinct += 1;
             self.recovered.insert(key, recovered);

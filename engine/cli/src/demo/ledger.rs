@@ -1,6 +1,6 @@
 //! The state machine of `demo`: it writes down what it applied, in order, for the proof at the end.
 //!
-//! One record per entry: its index in the log, its name, and the checksum of its bytes as the machine saw
+//! One record per entry: its index and term in the log, its name, and the checksum of its bytes as the machine saw
 //! them. Either the file starts empty with the process, and the log is applied again from its beginning; or the
 //! machine goes on from what it finds in the file, as a product would whose state is on disk: then the log may forget
 //! what the file holds for good.
@@ -9,13 +9,13 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use kontiki::{ApplyError, Entries, LogIndex, Replies, StateMachine};
+use kontiki::{ApplyError, Entries, EntryId, LogIndex, Replies, StateMachine, Term};
 
 use crate::demo::payload::Name;
 use crate::error::Error;
 
 /// Bytes of a record.
-pub(crate) const RECORD_BYTES: usize = 24;
+pub(crate) const RECORD_BYTES: usize = 32;
 /// After so many records a ledger that is gone on from is flushed to the medium.
 const FLUSH_RECORDS: usize = 8192;
 
@@ -24,6 +24,8 @@ const FLUSH_RECORDS: usize = 8192;
 pub(crate) struct Record {
     /// Where it stands in the log.
     pub(crate) index: u64,
+    /// The term in which it was proposed.
+    pub(crate) term: u64,
     /// Its name.
     pub(crate) name: Name,
     /// CRC-32 of its bytes.
@@ -33,20 +35,20 @@ pub(crate) struct Record {
 impl Record {
     fn encode(&self) -> [u8; RECORD_BYTES] {
         let mut bytes = [0; RECORD_BYTES];
-        let words = [u64::from(self.name.client) | (u64::from(self.checksum) << 32), self.name.number];
-        for (place, word) in bytes.chunks_exact_mut(8).zip([self.index, words[0], words[1]]) {
+        let who = u64::from(self.name.client) | (u64::from(self.checksum) << 32);
+        for (place, word) in bytes.chunks_exact_mut(8).zip([self.index, self.term, who, self.name.number]) {
             place.copy_from_slice(&word.to_le_bytes());
         }
         bytes
     }
 
     fn decode(bytes: &[u8; RECORD_BYTES]) -> Record {
-        let mut words = [0; 3];
+        let mut words = [0; 4];
         for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
             *word = u64::from_le_bytes(*bytes);
         }
-        let [index, who, number] = words;
-        Record { index, name: Name { client: who as u32, number }, checksum: (who >> 32) as u32 }
+        let [index, term, who, number] = words;
+        Record { index, term, name: Name { client: who as u32, number }, checksum: (who >> 32) as u32 }
     }
 }
 
@@ -54,8 +56,8 @@ impl Record {
 #[derive(Debug)]
 pub(crate) struct Ledger {
     file: BufWriter<File>,
-    /// The last index in the file when the machine started.
-    found: LogIndex,
+    /// The last entry in the file when the machine started.
+    found: EntryId,
     /// Of a ledger that a later process goes on from: the last index that is on the medium.
     durable: Option<LogIndex>,
     /// Records written since.
@@ -69,7 +71,7 @@ impl Ledger {
     /// The file cannot be made.
     pub(crate) fn create(path: &Path) -> Result<Ledger, Error> {
         let file = File::create(path).map_err(Error::file("cannot create", path))?;
-        Ok(Ledger::new(file, LogIndex(0), None))
+        Ok(Ledger::new(file, EntryId::default(), None))
     }
 
     /// Goes on from a ledger that an earlier process left; starts an empty one if there is none. What that process
@@ -90,13 +92,14 @@ impl Ledger {
                 file.read_exact(&mut last)?;
             }
             file.sync_data()?;
-            Ok(Record::decode(&last).index)
+            let Record { index, term, .. } = Record::decode(&last);
+            Ok(EntryId { index: LogIndex(index), term: Term(term) })
         };
-        let found = whole().map(LogIndex).map_err(Error::file("cannot go on from", path))?;
-        Ok(Ledger::new(file, found, Some(found)))
+        let found = whole().map_err(Error::file("cannot go on from", path))?;
+        Ok(Ledger::new(file, found, Some(found.index)))
     }
 
-    fn new(file: File, found: LogIndex, durable: Option<LogIndex>) -> Ledger {
+    fn new(file: File, found: EntryId, durable: Option<LogIndex>) -> Ledger {
         Ledger { file: BufWriter::with_capacity(256 << 10, file), found, durable, unflushed: 0 }
     }
 
@@ -108,9 +111,9 @@ impl Ledger {
         Ok(())
     }
 
-    fn write(&mut self, index: LogIndex, payload: &[u8]) -> Result<(), ApplyError> {
-        let name = Name::of(payload).ok_or_else(|| ApplyError(format!("entry {index} is not one of the demo")))?;
-        let record = Record { index: index.0, name, checksum: crc32fast::hash(payload) };
+    fn write(&mut self, id: EntryId, payload: &[u8]) -> Result<(), ApplyError> {
+        let name = Name::of(payload).ok_or_else(|| ApplyError(format!("{id} is not one of the demo")))?;
+        let record = Record { index: id.index.0, term: id.term.0, name, checksum: crc32fast::hash(payload) };
         self.file.write_all(&record.encode()).map_err(|e| ApplyError(format!("cannot write the ledger: {e}")))
     }
 }
@@ -118,7 +121,7 @@ impl Ledger {
 impl StateMachine for Ledger {
     fn apply(&mut self, entries: Entries<'_>, replies: &mut Replies<'_>) -> Result<(), ApplyError> {
         for entry in entries {
-            self.write(entry.index, entry.payload)?;
+            self.write(entry.id(), entry.payload)?;
             replies.push(&[]);
             self.unflushed += 1;
             if self.durable.is_some() && self.unflushed == FLUSH_RECORDS {
@@ -128,7 +131,7 @@ impl StateMachine for Ledger {
         Ok(())
     }
 
-    fn applied(&self) -> LogIndex {
+    fn applied(&self) -> EntryId {
         self.found
     }
 
@@ -193,12 +196,16 @@ pub(crate) mod tests {
     use super::*;
     use crate::demo::payload::Payloads;
 
+    pub(crate) fn id(index: u64) -> EntryId {
+        EntryId { index: LogIndex(index), term: Term(1) }
+    }
+
     /// A ledger with these names at these indexes.
     pub(crate) fn written(path: &Path, entry_bytes: usize, entries: &[(u64, u32, u64)]) {
         let mut payloads = Payloads::new(entry_bytes);
         let mut ledger = Ledger::create(path).unwrap();
         for &(index, client, number) in entries {
-            ledger.write(LogIndex(index), payloads.make(Name { client, number })).unwrap();
+            ledger.write(id(index), payloads.make(Name { client, number })).unwrap();
         }
     }
 
@@ -213,7 +220,7 @@ pub(crate) mod tests {
         assert_eq!((first.index, first.name), (2, Name { client: 0, number: 0 }));
         let second = records.next().unwrap().unwrap();
         let name = Name { client: u32::MAX, number: 5 };
-        assert_eq!(second, Record { index: 3, name, checksum: Payloads::new(40).checksum(name) });
+        assert_eq!(second, Record { index: 3, term: 1, name, checksum: Payloads::new(40).checksum(name) });
         assert_eq!(records.next().unwrap(), None);
     }
 
@@ -221,12 +228,12 @@ pub(crate) mod tests {
     fn a_ledger_goes_on_behind_its_last_whole_record() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ledger");
-        assert_eq!(Ledger::resume(&path).unwrap().applied(), LogIndex(0));
+        assert_eq!(Ledger::resume(&path).unwrap().applied(), EntryId::default());
         written(&path, 40, &[(2, 0, 0), (3, 0, 1), (4, 0, 2)]);
         File::options().write(true).open(&path).unwrap().set_len(3 * RECORD_BYTES as u64 - 1).unwrap();
         let mut ledger = Ledger::resume(&path).unwrap();
-        assert_eq!(ledger.applied(), LogIndex(3));
-        ledger.write(LogIndex(4), Payloads::new(40).make(Name { client: 0, number: 2 })).unwrap();
+        assert_eq!(ledger.applied(), id(3));
+        ledger.write(id(4), Payloads::new(40).make(Name { client: 0, number: 2 })).unwrap();
         drop(ledger);
         let mut records = Records::open(&path).unwrap();
         let indexes: Vec<u64> = std::iter::from_fn(|| records.next().unwrap()).map(|r| r.index).collect();
@@ -241,7 +248,7 @@ pub(crate) mod tests {
         written(&path, 40, &[(2, 0, 0), (3, 0, 1)]);
         let mut ledger = Ledger::resume(&path).unwrap();
         assert_eq!(ledger.durable(), LogIndex(3));
-        ledger.write(LogIndex(4), Payloads::new(40).make(Name { client: 0, number: 2 })).unwrap();
+        ledger.write(id(4), Payloads::new(40).make(Name { client: 0, number: 2 })).unwrap();
         assert_eq!((ledger.durable(), Records::open(&path).unwrap().left()), (LogIndex(3), 2));
         ledger.sync(LogIndex(4)).unwrap();
         assert_eq!((ledger.durable(), Records::open(&path).unwrap().left()), (LogIndex(4), 3));
@@ -251,7 +258,7 @@ pub(crate) mod tests {
     fn a_foreign_entry_stops_the_machine() {
         let dir = tempfile::tempdir().unwrap();
         let mut ledger = Ledger::create(&dir.path().join("ledger")).unwrap();
-        assert!(ledger.write(LogIndex(1), b"what is this").unwrap_err().0.contains("entry 1"));
+        assert!(ledger.write(id(1), b"what is this").unwrap_err().0.contains("entry 1"));
     }
 
     #[test]

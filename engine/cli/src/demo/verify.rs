@@ -165,8 +165,8 @@ struct Checks<'a> {
 
 impl Checks<'_> {
     fn record(&mut self, record: Record, seen: &mut BTreeMap<u32, Vec<bool>>, verdict: &mut Verdict) {
-        let Record { index, name, checksum } = record;
-        for word in [index, name.number, u64::from(name.client), u64::from(checksum)] {
+        let Record { index, term, name, checksum } = record;
+        for word in [index, term, name.number, u64::from(name.client), u64::from(checksum)] {
             self.hash.update(&word.to_le_bytes());
         }
         if index <= self.last {

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kontiki::{ApplyError, Entries, LogIndex, Replies, StateMachine};
+use kontiki::{ApplyError, Entries, EntryId, LogIndex, Replies, StateMachine};
 
 use crate::cluster::workload::{REGISTERS, is_read, key_of, value_of};
 use crate::judge::linearize::INITIAL;
@@ -19,8 +19,8 @@ pub(crate) struct Applied {
 
 #[derive(Debug, Default)]
 struct Kept {
-    /// Last index applied.
-    applied: u64,
+    /// Last entry applied.
+    applied: EntryId,
     /// What was written last to each register.
     registers: [u64; REGISTERS],
     news: Vec<Applied>,
@@ -67,9 +67,9 @@ impl Ledger {
         let mut kept = self.kept();
         kept.news.clear();
         if !self.durable {
-            (kept.applied, kept.registers) = (0, [INITIAL; REGISTERS]);
+            (kept.applied, kept.registers) = (EntryId::default(), [INITIAL; REGISTERS]);
         }
-        kept.applied
+        kept.applied.index.0
     }
 }
 
@@ -81,7 +81,7 @@ impl StateMachine for Machine {
         let mut kept = self.0.kept();
         for entry in entries {
             let (value, intact) = value_of(entry.payload);
-            kept.applied = entry.index.0;
+            kept.applied = entry.id();
             kept.news.push(Applied { index: entry.index.0, term: entry.term.0, value, intact });
             let reply = kept.carry_out(value);
             replies.push(&reply.to_le_bytes());
@@ -89,11 +89,11 @@ impl StateMachine for Machine {
         Ok(())
     }
 
-    fn applied(&self) -> LogIndex {
-        LogIndex(self.0.kept().applied)
+    fn applied(&self) -> EntryId {
+        self.0.kept().applied
     }
 
     fn durable(&self) -> LogIndex {
-        if self.0.durable { LogIndex(self.0.kept().applied) } else { LogIndex(0) }
+        if self.0.durable { self.0.kept().applied.index } else { LogIndex(0) }
     }
 }

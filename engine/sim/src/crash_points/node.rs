@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use kontiki::{ApplyError, Config, Entries, LogIndex, Proposer, Reactor, Replies, Role, State, StateMachine, Ticket};
+use kontiki::{ApplyError, Config, Entries, EntryId, LogIndex, Proposer, Reactor, Replies, Role, State, StateMachine, Ticket};
 
 use super::record::{Entry, Record, Scribe};
 use crate::recording::Recording;
@@ -16,13 +16,22 @@ use crate::world::sim_io::SimIo;
 /// What a state machine was given.
 #[derive(Debug, Default)]
 pub(super) struct Applied {
-    pub(super) last: u64,
+    /// What it had applied when it started.
+    start: EntryId,
     pub(super) entries: Vec<Entry>,
     durable: bool,
 }
 
 #[derive(Debug)]
 struct Machine(Arc<Mutex<Applied>>);
+
+impl Applied {
+    /// The last entry applied, of those up to `index`.
+    fn last(&self, index: u64) -> EntryId {
+        let within = self.entries.iter().rev().map(Entry::id).chain([self.start]).find(|id| id.index.0 <= index);
+        within.unwrap_or_default()
+    }
+}
 
 fn lock(applied: &Mutex<Applied>) -> MutexGuard<'_, Applied> {
     applied.lock().unwrap_or_else(PoisonError::into_inner)
@@ -32,24 +41,23 @@ impl StateMachine for Machine {
     fn apply(&mut self, entries: Entries<'_>, _: &mut Replies<'_>) -> Result<(), ApplyError> {
         let mut applied = lock(&self.0);
         for entry in entries {
-            applied.last = entry.index.0;
             applied.entries.push(Entry::new(entry.index, entry.term, entry.payload));
         }
         Ok(())
     }
 
-    fn applied(&self) -> LogIndex {
-        LogIndex(lock(&self.0).last)
+    fn applied(&self) -> EntryId {
+        lock(&self.0).last(u64::MAX)
     }
 
     fn durable(&self) -> LogIndex {
         let applied = lock(&self.0);
-        LogIndex(if applied.durable { applied.last } else { 0 })
+        if applied.durable { applied.last(u64::MAX).index } else { LogIndex(0) }
     }
 }
 
-/// The state machine's own disk: nothing, or the last index it has applied.
-pub(super) type Kept = Option<u64>;
+/// The state machine's own disk: nothing, or the last entry it has applied.
+pub(super) type Kept = Option<EntryId>;
 
 /// A node that runs.
 pub(super) struct Node {
@@ -68,7 +76,7 @@ impl Node {
     pub(super) fn start(sim: &Sim, host: Host, config: &Config, kept: Kept, record: Record) -> Result<Node, String> {
         let record = Rc::new(RefCell::new(record));
         let io = Recording::new(sim.boot(host), Scribe(Rc::clone(&record)));
-        let applied = Applied { last: kept.unwrap_or(0), entries: Vec::new(), durable: kept.is_some() };
+        let applied = Applied { start: kept.unwrap_or_default(), entries: Vec::new(), durable: kept.is_some() };
         let applied = Arc::new(Mutex::new(applied));
         let reactor = Reactor::new(config.clone(), io, Machine(Arc::clone(&applied))).map_err(|error| error.to_string())?;
         let proposer = reactor.proposer();
@@ -78,7 +86,7 @@ impl Node {
     /// One turn; of what was acknowledged in it, the record hears.
     pub(super) fn turn(&mut self) -> Result<State, String> {
         let state = self.reactor.turn(Duration::MAX).map_err(|error| format!("the node stopped: {error}"))?;
-        let mut promised = if self.sole { lock(&self.applied).last } else { 0 };
+        let mut promised = if self.sole { lock(&self.applied).last(u64::MAX).index.0 } else { 0 };
         let mut acknowledged = 0;
         self.tickets.retain(|ticket| {
             let Some(outcome) = ticket.poll() else { return true };
@@ -123,13 +131,18 @@ impl Node {
 
     /// The last index applied.
     pub(super) fn applied(&self) -> u64 {
-        lock(&self.applied).last
+        lock(&self.applied).last(u64::MAX).index.0
     }
 
     /// What a durable state machine has on its own disk now.
     pub(super) fn kept(&self) -> Kept {
+        self.kept_within(u64::MAX)
+    }
+
+    /// The same, of one that has applied nothing behind `index`.
+    pub(super) fn kept_within(&self, index: u64) -> Kept {
         let applied = lock(&self.applied);
-        applied.durable.then_some(applied.last)
+        applied.durable.then(|| applied.last(index))
     }
 
     /// What was applied since the start.

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use kontiki_core::{LogIndex, Message, Time};
+use kontiki_core::{EntryId, LogIndex, Message, Time};
 use kontiki_frame::{DiskStamp, Kind, entries, parse_header};
 use kontiki_io::{Completion, Op, Piece, Token};
 use kontiki_net::{Control, ControlPayload};
@@ -24,6 +24,10 @@ impl Entry {
     pub(super) fn new(index: LogIndex, term: kontiki_core::Term, payload: &[u8]) -> Entry {
         let (value, intact) = value_of(payload);
         Entry { index: index.0, term: term.0, value: intact.then_some(value) }
+    }
+
+    pub(super) fn id(&self) -> EntryId {
+        EntryId { index: LogIndex(self.index), term: kontiki_core::Term(self.term) }
     }
 }
 

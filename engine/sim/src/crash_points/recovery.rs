@@ -117,22 +117,22 @@ fn hard_state(node: &Node) -> Result<(Ballot, bool), String> {
 
 /// What the state machine starts from where its node is alone. Where others were the majority, it may have applied what its own log
 /// does not hold: such a node would fetch it, and has nobody now to fetch it from.
-pub(super) fn within(script: &Script, kept: Kept, durable: u64) -> Kept {
-    if script.members > 1 { kept.map(|kept| kept.min(durable)) } else { kept }
+pub(super) fn start_alone(script: &Script, kept: Kept, within: Kept) -> Kept {
+    if script.members > 1 { within } else { kept }
 }
 
-/// Starts a node on a disk, lets it write, and starts it again. Its state machine has `kept` what it kept, and its own log is known to be
-/// durable up to `durable`.
-pub(super) fn recover(script: &Script, disk: &Disk, kept: Kept, durable: u64) -> Result<Recovered, String> {
+/// Starts a node on a disk, lets it write, and starts it again. Its state machine has `kept` what it kept, and `within` it of what its own
+/// log is known to hold.
+pub(super) fn recover(script: &Script, disk: &Disk, kept: Kept, within: Kept) -> Result<Recovered, String> {
     let mut bench = Bench::new(script, disk);
     let mut came_up = None;
-    let within = within(script, kept, durable);
+    let start = start_alone(script, kept, within);
     if script.members > 1 {
         let node = bench.among_peers(kept, Record::new(1, Log::default(), Ballot::default()), &mut None)?;
         came_up = Some(hard_state(&node)?);
         bench.cut(node);
     }
-    let (node, fresh) = bench.alone(within, Record::new(1, Log::default(), Ballot::default()), &mut None)?;
+    let (node, fresh) = bench.alone(start, Record::new(1, Log::default(), Ballot::default()), &mut None)?;
     let (ballot, recovering) = hard_state(&node)?;
     if came_up.is_some_and(|(before, _)| before != ballot) {
         return Err(format!("it came up with {came_up:?}, and once more with {ballot:?}"));
@@ -152,7 +152,7 @@ pub(super) fn recover(script: &Script, disk: &Disk, kept: Kept, durable: u64) ->
     if entries_again != again || fresh_again.index != fresh.index + 2 {
         return Err(format!("a second start disagrees: {entries_again:?} and then {fresh_again:?}, after {again:?}"));
     }
-    Ok(Recovered { ballot, recovering, log: Log { last, entries }, from: within.unwrap_or(0) })
+    Ok(Recovered { ballot, recovering, log: Log { last, entries }, from: start.unwrap_or_default().index.0 })
 }
 
 /// The same start once more, as a life of its own with crash points.

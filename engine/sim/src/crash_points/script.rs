@@ -1,7 +1,7 @@
 //! What a node goes through before its power is cut: scripted workloads, which note every crash point on the way.
 
 use kontiki::{Config, Medium, Member, State};
-use kontiki_core::Time;
+use kontiki_core::{EntryId, Time};
 
 use super::node::{Kept, Node};
 use super::record::{Log, Promise, Record};
@@ -26,8 +26,8 @@ pub(super) struct Point {
     pub(super) ballots: usize,
     /// What the state machine has on its own disk.
     pub(super) kept: Kept,
-    /// The index up to which the node has heard that its log is on the disk.
-    pub(super) durable: u64,
+    /// What it would have there where it had applied nothing that the node has not heard to be on the disk in its log.
+    pub(super) within: Kept,
 }
 
 /// From one start of the watched node to its end.
@@ -74,7 +74,15 @@ fn moment(node: &Node) -> Point {
     let record = node.record.borrow();
     let (frames, ballots) = (record.logs.len() - 1, record.ballots.len());
     let durable = record.logs.get(record.durable).map_or(0, |log| log.last);
-    Point { disk: Disk::new(0), operation: OpClass::Write, promise: record.promise, frames, ballots, kept: node.kept(), durable }
+    Point {
+        disk: Disk::new(0),
+        operation: OpClass::Write,
+        promise: record.promise,
+        frames,
+        ballots,
+        kept: node.kept(),
+        within: node.kept_within(durable),
+    }
 }
 
 /// One workload.
@@ -159,7 +167,7 @@ impl Script {
         let random = Random::stream(self.seed, 20);
         let mut stage = Stage { script: self, sim, hosts, nodes, random, values: 0, watch: Watch::default(), lives: Vec::new() };
         for n in 0..self.members {
-            stage.start(n, Log::default(), Kept::from(self.durable_state.then_some(0)))?;
+            stage.start(n, Log::default(), Kept::from(self.durable_state.then(EntryId::default)))?;
         }
         if self.members == 1 {
             stage.alone()?
@@ -263,9 +271,9 @@ impl Stage<'_> {
         } else {
             self.sim.power_cut(WATCHED);
         }
-        let Some(Point { kept, durable, .. }) = self.nodes[WATCHED.0].as_ref().map(moment) else { return Ok(()) };
+        let Some(Point { kept, within, .. }) = self.nodes[WATCHED.0].as_ref().map(moment) else { return Ok(()) };
         self.end();
-        let recovered = recover(self.script, &self.sim.disk_for_cut(WATCHED), kept, durable)?;
+        let recovered = recover(self.script, &self.sim.disk_for_cut(WATCHED), kept, within)?;
         self.start(WATCHED.0, recovered.log, kept)?;
         // What the first life promised of its term holds on.
         if let Some(node) = &self.nodes[WATCHED.0] {

@@ -3,14 +3,14 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kontiki_core::LogIndex;
+use kontiki_core::{EntryId, LogIndex};
 
 use super::words;
 use crate::state_machine::{ApplyError, Entries, Replies, StateMachine};
 
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    pub(super) applied: LogIndex,
+    pub(super) applied: EntryId,
     /// What it calls durable: `None`, whatever it has applied.
     pub(super) durable: Option<LogIndex>,
     /// What each call takes, in ns.
@@ -42,7 +42,7 @@ impl StateMachine for Machine {
         for entry in entries {
             first.get_or_insert(entry.index);
             let name = words::name_of(entry.payload);
-            assert!(entry.index >= memory.applied.next(), "{} is applied twice", entry.index);
+            assert!(entry.index >= memory.applied.index.next(), "{} is applied twice", entry.index);
             if name == "fail" {
                 return Err(ApplyError("it was told to".into()));
             }
@@ -50,23 +50,23 @@ impl StateMachine for Machine {
                 drop(memory);
                 panic!("it was told to");
             }
-            memory.applied = entry.index;
+            memory.applied = entry.id();
             replies.push(format!("re:{name}").as_bytes());
             names.push(name);
         }
         if let Some(first) = first {
-            let line = format!("apply {first}..{}: {}", memory.applied, words::brief(&names));
+            let line = format!("apply {first}..{}: {}", memory.applied.index, words::brief(&names));
             memory.trace.push(line);
         }
         Ok(())
     }
 
-    fn applied(&self) -> LogIndex {
+    fn applied(&self) -> EntryId {
         self.memory().applied
     }
 
     fn durable(&self) -> LogIndex {
         let memory = self.memory();
-        memory.durable.unwrap_or(memory.applied)
+        memory.durable.unwrap_or(memory.applied.index)
     }
 }

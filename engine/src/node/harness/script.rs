@@ -37,7 +37,7 @@
 //! | `state` / `held log` / `turns` | prints n1's state / how many of the kind wait / turns since it was asked last |
 //! | `heartbeats on` / `prep on` | prints heartbeats sent / the preparation of segments too |
 
-use kontiki_core::{LogIndex, Role};
+use kontiki_core::{EntryId, LogIndex, Role};
 use kontiki_net::Request;
 
 use super::wire::{Host, addr};
@@ -230,7 +230,7 @@ fn command(bench: &mut Bench, line: &str) -> Result<String, String> {
         "client" => return client(bench, word(1)?, word(2)?, words.get(3)),
         "durable" => bench.machine.memory().durable = Some(LogIndex(number(word(1)?)?)),
         "takes" => bench.machine.memory().takes = number(word(1)?)? * MS,
-        "volatile" => bench.machine.memory().applied = LogIndex(0),
+        "volatile" => bench.machine.memory().applied = EntryId::default(),
         "kill" => bench.kill(words.len() > 1),
         "start" => {
             bench.start();
