@@ -1,8 +1,12 @@
 //! The one trait a product implements: what happens to committed entries.
 
+mod snapshot;
+
 use kontiki_core::{EntryId, LogIndex, Term};
 use kontiki_frame as frame;
 use kontiki_mem::{Batch, Outcome, Resolver};
+
+pub use snapshot::{Restore, SnapshotError, SnapshotSource};
 
 /// One committed entry, in log order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +100,7 @@ pub struct ApplyError(pub String);
 ///
 /// # Within the node's own threads
 ///
-/// Nothing of the same node may be waited for within `apply` and `durable`: a ticket, a leader, an event, its end. The
+/// Nothing of the same node may be waited for within these methods, and within those of a [`SnapshotSource`]: a ticket, a leader, an event, its end. The
 /// node goes on only after they have returned. Who would have to wait, or awaits what is not there yet, is told so by a
 /// panic, which ends the node ([`Failure::ApplyPanic`](crate::Failure::ApplyPanic)). The same holds for wakers of
 /// tickets and events, which the node calls; there the panic ends that call and nothing else. To look
@@ -104,6 +108,56 @@ pub struct ApplyError(pub String);
 /// the status (the last one that somebody was told) is fine; to drop the [`Node`](crate::Node) asks it to stop, and
 /// waits for nothing. What cannot be seen is a wait for another thread that itself waits for this node: lock nothing in
 /// `apply` that is held while a ticket is waited for.
+///
+/// # A machine in memory, with snapshots
+///
+/// The state is copied where it stands (or shared, copy on write), so that what is read later is of one moment.
+///
+/// ```
+/// use std::io::Cursor;
+///
+/// use kontiki::{ApplyError, Entries, Replies, Restore, SnapshotError, SnapshotSource, StateMachine};
+///
+/// #[derive(Default)]
+/// struct Sum {
+///     sum: u64,
+///     coming: Vec<u8>,
+/// }
+///
+/// impl StateMachine for Sum {
+///     fn apply(&mut self, entries: Entries<'_>, replies: &mut Replies<'_>) -> Result<(), ApplyError> {
+///         for entry in entries {
+///             self.sum += entry.payload.len() as u64;
+///             replies.push(&self.sum.to_le_bytes());
+///         }
+///         Ok(())
+///     }
+///
+///     fn snapshot(&mut self) -> Result<Box<dyn SnapshotSource>, SnapshotError> {
+///         Ok(Box::new(Cursor::new(self.sum.to_le_bytes())))
+///     }
+///
+///     fn restore(&mut self, part: Restore<'_>) -> Result<(), ApplyError> {
+///         match part {
+///             Restore::Begin { .. } => self.coming.clear(),
+///             Restore::Chunk(bytes) => self.coming.extend(bytes),
+///             Restore::End => {
+///                 let sum = self.coming.as_slice().try_into().map_err(|_| ApplyError("a sum has eight bytes".into()))?;
+///                 self.sum = u64::from_le_bytes(sum);
+///             }
+///         }
+///         Ok(())
+///     }
+/// }
+///
+/// let (mut old, mut new, mut piece) = (Sum { sum: 7, ..Sum::default() }, Sum::default(), [0; 64]);
+/// let mut source = old.snapshot()?;
+/// let count = source.read(&mut piece)?;
+/// new.restore(Restore::Chunk(&piece[..count]))?;
+/// new.restore(Restore::End)?;
+/// assert_eq!(new.sum, 7);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # A machine with a durable state of its own
 ///
@@ -208,5 +262,37 @@ pub trait StateMachine: Send + 'static {
     /// and then while the log waits for space.
     fn durable(&self) -> LogIndex {
         LogIndex(0)
+    }
+
+    /// A view of the state as it is now: the snapshot of all that was applied. Cheap, for nothing is applied before it
+    /// returns; what it gives is read later, in pieces, while `apply` goes on, and must not change with it.
+    ///
+    /// A machine in memory is asked for one whenever its log has grown by `snapshot_log_bytes`: what two of them hold
+    /// the log forgets, and a start begins with the newest. Any machine is asked for one where another node lacks what
+    /// the log no longer holds.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]: there is none now, or never; nothing else changes. The default: never.
+    fn snapshot(&mut self) -> Result<Box<dyn SnapshotSource>, SnapshotError> {
+        Err(SnapshotError::NotSupported)
+    }
+
+    /// Takes the next piece of a snapshot that [`snapshot`](StateMachine::snapshot) made, here or on another node.
+    ///
+    /// The state it has stays as it is until [`Restore::End`], and is the snapshot's when that returns; a machine that is
+    /// durable by itself has made it durable by then. If the node ends in between, the same snapshot comes again, from its
+    /// beginning. Nothing is applied meanwhile.
+    ///
+    /// # Errors
+    /// An error stops this node: it cannot go on without that state. The default.
+    fn restore(&mut self, part: Restore<'_>) -> Result<(), ApplyError> {
+        let _ = part;
+        Err(ApplyError("it takes no snapshots (`StateMachine::restore`)".into()))
+    }
+
+    /// How long the stream of a snapshot would be about now, in bytes: so much space is set aside before it is needed.
+    /// Zero, the default: unknown; then it goes by the last one. Asked before each.
+    fn snapshot_bytes(&self) -> u64 {
+        0
     }
 }
