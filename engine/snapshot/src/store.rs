@@ -1,0 +1,746 @@
+//! The snapshots of one group in its data directory.
+
+use std::collections::VecDeque;
+
+use kontiki_core::{Base, LogIndex, Time};
+use kontiki_io::{Completion, Handle, Io, IoBuf, IoError, IoErrorKind, Name, Op};
+
+use crate::backoff::Backoff;
+use crate::flaw::Flaw;
+use crate::head::{Head, Info, Made};
+use crate::limits::{KEPT, MAX_EVENTS, MAX_FILES};
+use crate::offer::Offer;
+use crate::pace::Pace;
+use crate::reads::Reads;
+use crate::receive::{Progress, Receiving, Want};
+use crate::reserve::Space;
+use crate::retire::Retiring;
+use crate::token::Purpose;
+use crate::work::Done;
+use crate::write::Writing;
+use crate::{Digest, Making, Options, Part, ReadError, Refused, StoreError, names};
+
+/// What has happened. To be taken after every [`Store::pump`] and [`Store::on_completion`].
+#[derive(Debug)]
+pub enum StoreEvent {
+    /// The node's own snapshot is durable, under its name.
+    Written(Info),
+    /// It is not: the source may be dropped, and nothing has changed.
+    NotWritten {
+        /// As of which entry it was.
+        base: Base,
+        /// Why.
+        error: StoreError,
+    },
+    /// A fetched snapshot is whole and durable, under its name.
+    Fetched(Info),
+    /// The fetch has ended without one.
+    NotFetched {
+        /// What was fetched.
+        offer: Offer,
+        /// Why.
+        error: StoreError,
+    },
+    /// There was too little room for a new snapshot, and the older one was given up for it.
+    GaveUp(Base),
+    /// A snapshot turned out damaged, and counts as none from now on.
+    Damaged {
+        /// Its file.
+        name: Name,
+        /// What is wrong with it.
+        flaw: Flaw,
+    },
+    /// A read has ended.
+    Read {
+        /// As it was asked for.
+        tag: u64,
+        /// The memory.
+        buf: IoBuf,
+        /// How many chunks stand in it, from its beginning, each checked.
+        result: Result<usize, ReadError>,
+    },
+}
+
+/// A snapshot's file.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) index: LogIndex,
+    pub(crate) state: Result<Info, Flaw>,
+    pub(crate) file: Handle,
+    pub(crate) reads: u32,
+    holds: u32,
+    /// Its name is another file's now.
+    replaced: bool,
+}
+
+impl Kept {
+    pub(crate) fn new(index: LogIndex, state: Result<Info, Flaw>, file: Handle) -> Kept {
+        Kept { index, state, file, reads: 0, holds: 0, replaced: false }
+    }
+
+    fn info(&self) -> Option<&Info> {
+        self.state.as_ref().ok().filter(|_| !self.replaced)
+    }
+
+    fn name(&self) -> Name {
+        names::snapshot(self.index)
+    }
+}
+
+/// What is being made.
+#[derive(Debug)]
+enum Maker {
+    Own(Box<Writing>),
+    Fetch(Box<Receiving>),
+}
+
+/// Whose step is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Active {
+    Retiring,
+    Making,
+    Reserving,
+    Closing,
+}
+
+/// How something ends that is being made, once nothing of it is outstanding.
+#[derive(Debug)]
+struct Ending {
+    error: StoreError,
+    /// What is in its file stays, for the next attempt.
+    keep: bool,
+}
+
+/// The snapshots in a data directory: which there are, the one that is being made or fetched, reads of them.
+///
+/// Hand it its completions, [`pump`](Store::pump) it once a turn, and take its events. One snapshot is made at a time.
+#[derive(Debug)]
+pub struct Store {
+    options: Options,
+    dir: Handle,
+    /// The newest first.
+    files: Vec<Kept>,
+    space: Space,
+    maker: Option<Maker>,
+    ending: Option<Ending>,
+    active: Option<Active>,
+    verifying: bool,
+    retiring: VecDeque<Retiring>,
+    reads: Reads,
+    events: VecDeque<StoreEvent>,
+    backoff: Backoff,
+    pace: Pace,
+    verify_pace: Pace,
+    deadline: Option<Time>,
+    made: u64,
+    /// The older one was given up for room: the log may be let go of up to the only one.
+    gave_up: bool,
+    broken: Option<StoreError>,
+    /// Handles still to be closed, the directory's first.
+    closing: Option<Vec<Handle>>,
+}
+
+impl Store {
+    pub(crate) fn new(options: Options, dir: Handle, files: Vec<Kept>, space: Option<(Handle, u64)>, unneeded: Vec<Name>) -> Store {
+        let pace = Pace::new(options.bytes_per_s);
+        Store {
+            options,
+            dir,
+            files,
+            space: Space::new(space),
+            maker: None,
+            ending: None,
+            active: None,
+            verifying: false,
+            retiring: unneeded.into_iter().map(|name| Retiring::new(Some(name), None)).collect(),
+            reads: Reads::default(),
+            events: VecDeque::with_capacity(MAX_EVENTS),
+            backoff: Backoff::default(),
+            pace,
+            verify_pace: Pace::new(0),
+            deadline: None,
+            made: 0,
+            gave_up: false,
+            broken: None,
+            closing: None,
+        }
+    }
+
+    /// The snapshots that are intact as far as is known, the newest first.
+    pub fn snapshots(&self) -> impl Iterator<Item = &Info> {
+        self.files.iter().filter_map(Kept::info)
+    }
+
+    /// The bases that a log may go on from, the newest first.
+    pub fn bases(&self) -> Vec<Base> {
+        self.snapshots().map(Info::base).collect()
+    }
+
+    /// The newest one with the machine's state in it.
+    pub fn newest_full(&self) -> Option<&Info> {
+        self.snapshots().find(|info| info.head.full)
+    }
+
+    /// Those that are damaged, and what is wrong with them.
+    pub fn damaged(&self) -> impl Iterator<Item = (Name, Flaw)> {
+        self.files.iter().filter_map(|kept| Some((kept.name(), *kept.state.as_ref().err()?)))
+    }
+
+    /// Up to where the log may be let go of: the entry that the older of the two snapshots holds; of the only one,
+    /// where the older one was given up for want of room.
+    pub fn release_upto(&self) -> Option<Base> {
+        let mut bases = self.snapshots().map(Info::base);
+        match (bases.next(), bases.nth(KEPT - 2)) {
+            (_, Some(older)) => Some(older),
+            (newest, None) if self.gave_up => newest,
+            _ => None,
+        }
+    }
+
+    /// How long the machine expects its part of the next snapshot to be, in bytes: space is set aside for it. `None`:
+    /// no snapshots are made here, and nothing is set aside.
+    pub fn expect(&mut self, machine_bytes: Option<u64>) {
+        self.space.expect(machine_bytes);
+    }
+
+    /// How much space is set aside for the next snapshot, in bytes.
+    pub fn reserved_bytes(&self) -> u64 {
+        self.space.bytes()
+    }
+
+    /// Sets how fast a snapshot is written or fetched at most; zero: no cap.
+    pub fn set_bytes_per_s(&mut self, bytes_per_s: u64) {
+        self.pace.set_cap(bytes_per_s);
+    }
+
+    /// What is lacking, while something is waited for: space on the disk, or a resource of the system's.
+    pub fn lacking(&self) -> Option<IoError> {
+        self.backoff.error()
+    }
+
+    /// Why no more snapshots are made until the next start, if that is so.
+    pub fn broken(&self) -> Option<&StoreError> {
+        self.broken.as_ref()
+    }
+
+    /// When [`pump`](Store::pump) is to be called at the latest, even if nothing happens.
+    pub fn deadline(&self) -> Option<Time> {
+        self.deadline
+    }
+
+    /// Takes the next event.
+    pub fn next_event(&mut self) -> Option<StoreEvent> {
+        self.events.pop_front()
+    }
+
+    // The node's own snapshot.
+
+    /// Begins the node's own snapshot. What it holds comes with [`push`](Store::push); [`finish`](Store::finish) ends
+    /// it.
+    ///
+    /// # Errors
+    /// Why that is not possible now.
+    pub fn begin(&mut self, making: Making, io: &dyn Io) -> Result<(), Refused> {
+        self.may_make()?;
+        let newer = |info: &&Info| {
+            let base = info.base();
+            base.index > making.base.index || base.index == making.base.index && (info.head.full || !making.full)
+        };
+        if let Some(info) = self.snapshots().find(newer) {
+            return Err(Refused::NotNewer(info.base()));
+        }
+        let Options { cluster, group, node, .. } = self.options;
+        let Making { base, lineage, cluster_ns, full, incarnation } = making;
+        self.made += 1;
+        let made = Made { node, incarnation, number: self.made, wall_ns: io.wall_ns() };
+        let head = Head { cluster, group, lineage, base, cluster_ns, full, made };
+        self.maker = Some(Maker::Own(Box::new(Writing::new(head, self.space.take()))));
+        self.backoff.over();
+        Ok(())
+    }
+
+    fn may_make(&self) -> Result<(), Refused> {
+        if self.closing.is_some() {
+            return Err(Refused::Closing);
+        }
+        if let Some(error) = &self.broken {
+            return Err(Refused::Broken(error.clone()));
+        }
+        if self.maker.is_some() || self.active == Some(Active::Reserving) || self.files.len() >= MAX_FILES {
+            Err(Refused::Busy)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Takes bytes of a section, in the order of the sections: how many. Fewer than all if the disk is behind: offer
+    /// the rest again after the next event or completion.
+    ///
+    /// # Panics
+    /// If the sections do not come in their order, or the machine's is not in this snapshot.
+    pub fn push(&mut self, part: Part, bytes: &[u8]) -> usize {
+        match &mut self.maker {
+            Some(Maker::Own(writing)) if self.ending.is_none() => writing.push(part, bytes),
+            _ => 0,
+        }
+    }
+
+    /// Says that this was all. False: the disk is behind, say it again later. [`StoreEvent::Written`] comes once it is
+    /// durable.
+    pub fn finish(&mut self) -> bool {
+        match &mut self.maker {
+            Some(Maker::Own(writing)) if self.ending.is_none() => writing.finish(),
+            _ => false,
+        }
+    }
+
+    /// The snapshot that is being written: as of which entry, and how many bytes of it are.
+    pub fn writing(&self) -> Option<(Base, u64)> {
+        match &self.maker {
+            Some(Maker::Own(writing)) => Some((writing.base(), writing.written())),
+            _ => None,
+        }
+    }
+
+    /// Gives up what is being written or fetched; an event says so. What was fetched stays, for the same offer made
+    /// again. Too late once the file is being named.
+    pub fn abandon(&mut self) {
+        let named = match &self.maker {
+            Some(Maker::Own(writing)) => writing.is_named(),
+            Some(Maker::Fetch(receiving)) => receiving.is_named(),
+            None => return,
+        };
+        if !named && self.ending.is_none() {
+            self.ending = Some(Ending { error: StoreError::Abandoned, keep: true });
+            self.settle();
+        }
+    }
+
+    // Fetching.
+
+    /// Begins to fetch what is offered, or goes on where an earlier fetch of the very same offer stopped.
+    ///
+    /// # Errors
+    /// Why that is not possible now.
+    pub fn fetch(&mut self, offer: Offer) -> Result<(), Refused> {
+        self.may_make()?;
+        if let Some(what) = offer.unfit() {
+            return Err(Refused::Unfit { what });
+        }
+        self.maker = Some(Maker::Fetch(Box::new(Receiving::new(offer, self.options.cluster, self.options.group))));
+        self.backoff.over();
+        Ok(())
+    }
+
+    /// What is to be asked of the source; none while nothing is fetched, nothing is lacking, or there is no room.
+    pub fn want(&self) -> Option<Want> {
+        match &self.maker {
+            Some(Maker::Fetch(receiving)) if self.ending.is_none() => receiving.want(),
+            _ => None,
+        }
+    }
+
+    /// Takes the chunk at `offset` of what is fetched.
+    ///
+    /// # Errors
+    /// What is wrong with it. It is wanted again, unless there is no hope: then [`StoreEvent::NotFetched`] says so.
+    pub fn accept(&mut self, offset: u64, chunk: &[u8]) -> Result<(), Flaw> {
+        let Some(Maker::Fetch(receiving)) = &mut self.maker else { return Err(Flaw::OtherSnapshot) };
+        if self.ending.is_some() {
+            return Err(Flaw::OtherSnapshot);
+        }
+        match receiving.accept(offset, chunk) {
+            Ok(()) => {
+                let done = receiving.end_check();
+                self.ends_with(done);
+                Ok(())
+            }
+            Err(flaw) => {
+                if receiving.hopeless(flaw) {
+                    self.ends_with(Done::Failed(StoreError::Fetched { flaw }));
+                }
+                Err(flaw)
+            }
+        }
+    }
+
+    /// How far the fetch has come, if there is one.
+    pub fn fetching(&self) -> Option<Progress> {
+        match &self.maker {
+            Some(Maker::Fetch(receiving)) => Some(receiving.progress()),
+            _ => None,
+        }
+    }
+
+    // Reading.
+
+    /// Reads chunks of a snapshot, from number `chunk` on, as many as `buf` holds and there are. Each is checked before
+    /// the event gives it out. The memory comes back at once if there is no such snapshot or chunk, or too much is
+    /// being read.
+    ///
+    /// # Errors
+    /// The memory.
+    ///
+    /// # Panics
+    /// If `buf` is not of whole chunks, at least one and at most [`MAX_READ_CHUNKS`](crate::limits::MAX_READ_CHUNKS).
+    pub fn read(&mut self, tag: u64, digest: Digest, chunk: u64, buf: IoBuf, io: &mut dyn Io) -> Result<(), IoBuf> {
+        if self.closing.is_some() {
+            return Err(buf);
+        }
+        self.reads.begin(&mut self.files, tag, digest, chunk, buf, io)
+    }
+
+    /// Keeps a snapshot's file while it is sent, however many newer ones there are; to be let go of with
+    /// [`unhold`](Store::unhold). False if it is not there.
+    pub fn hold(&mut self, digest: Digest) -> bool {
+        self.holds(digest, 1)
+    }
+
+    /// Lets go of a file that was held.
+    pub fn unhold(&mut self, digest: Digest) {
+        self.holds(digest, -1);
+    }
+
+    fn holds(&mut self, digest: Digest, more: i32) -> bool {
+        let found = self.files.iter_mut().find(|kept| kept.state.is_ok_and(|info| info.digest == digest));
+        if let Some(kept) = found {
+            kept.holds = kept.holds.saturating_add_signed(more);
+            return true;
+        }
+        false
+    }
+
+    /// Counts a snapshot as damaged from now on: what was read of it was no use, though each chunk was intact.
+    pub fn condemn(&mut self, digest: Digest, flaw: Flaw) {
+        if let Some(kept) = self.files.iter_mut().find(|kept| kept.info().is_some_and(|info| info.digest == digest)) {
+            kept.state = Err(flaw);
+            let name = kept.name();
+            self.tell(StoreEvent::Damaged { name, flaw });
+        }
+    }
+
+    // The turn.
+
+    /// Submits what is to be done. `log_is_busy`: the log has writes under way, and snapshots give way to it.
+    pub fn pump(&mut self, io: &mut dyn Io, log_is_busy: bool) {
+        self.deadline = None;
+        if self.closing.is_some() {
+            return self.close_on(io);
+        }
+        if self.broken.is_none() {
+            self.tidy();
+        }
+        self.settle();
+        self.pump_step(io, log_is_busy);
+        self.pump_verify(io, log_is_busy);
+    }
+
+    fn pump_step(&mut self, io: &mut dyn Io, log_is_busy: bool) {
+        if self.active.is_some() || self.waits(io, self.backoff.due()) {
+            return;
+        }
+        let dir = self.dir;
+        if let Some(op) = self.retiring.front_mut().and_then(|retiring| retiring.op(dir)) {
+            return self.submit(Active::Retiring, op, io);
+        }
+        if self.ending.is_none() && self.maker.is_some() {
+            let due = self.pace.due(log_is_busy);
+            let op = match &mut self.maker {
+                _ if due > io.now() => {
+                    self.waits(io, due);
+                    return;
+                }
+                Some(Maker::Own(writing)) => writing.op(dir),
+                Some(Maker::Fetch(receiving)) => receiving.op(dir),
+                None => None,
+            };
+            if let Some(op) = op {
+                self.pace.begin(io.now(), if let Op::Write { data, .. } = &op { data.bytes().len() as u64 } else { 0 });
+                self.submit(Active::Making, op, io);
+            }
+            return;
+        }
+        if self.broken.is_some() || self.maker.is_some() {
+            return;
+        }
+        let last = self.newest_full().or(self.snapshots().next()).map_or(0, |info| info.bytes);
+        if let Some(op) = self.space.op(dir, last) {
+            self.submit(Active::Reserving, op, io);
+        }
+    }
+
+    fn pump_verify(&mut self, io: &mut dyn Io, log_is_busy: bool) {
+        if self.verifying || self.ending.is_some() || self.waits(io, self.backoff.due()) {
+            return;
+        }
+        let due = self.verify_pace.due(log_is_busy);
+        let Some(Maker::Fetch(receiving)) = &mut self.maker else { return };
+        if due > io.now() {
+            self.waits(io, due);
+        } else if let Some(op) = receiving.verify_op() {
+            self.verifying = true;
+            self.verify_pace.begin(io.now(), 0);
+            io.submit(Purpose::Verify.token(), op);
+        }
+    }
+
+    /// Whether it is to be waited for that time.
+    fn waits(&mut self, io: &dyn Io, due: Time) -> bool {
+        let waits = due > io.now();
+        if waits {
+            self.deadline = Some(self.deadline.map_or(due, |before| before.min(due)));
+        }
+        waits
+    }
+
+    fn submit(&mut self, active: Active, op: Op, io: &mut dyn Io) {
+        self.active = Some(active);
+        io.submit(Purpose::Step.token(), op);
+    }
+
+    /// Takes a completion whose token is the store's (top byte [`crate::OWNER`]). Pump afterwards.
+    ///
+    /// # Panics
+    /// If it is none of what is under way.
+    pub fn on_completion(&mut self, completion: Completion, io: &mut dyn Io) {
+        let Completion { token, result, buf } = completion;
+        match Purpose::of(token) {
+            Some(Purpose::Read(slot)) => {
+                if let Some((event, damage)) = self.reads.done(&mut self.files, slot, result, buf, io) {
+                    self.tell(event);
+                    if let Some((name, flaw)) = damage {
+                        self.tell(StoreEvent::Damaged { name, flaw });
+                    }
+                }
+            }
+            Some(Purpose::Verify) => {
+                self.verifying = false;
+                self.verify_pace.end(io.now());
+                if let Some(Maker::Fetch(receiving)) = &mut self.maker
+                    && self.ending.is_none()
+                {
+                    let done = receiving.verified(result, buf);
+                    self.after(Active::Making, done, io);
+                }
+            }
+            Some(Purpose::Step) => {
+                let Some(active) = self.active.take() else { panic!("no step is under way") };
+                let done = match active {
+                    Active::Retiring => self.retiring.front_mut().map_or(Done::Over, |retiring| retiring.done(result)),
+                    Active::Reserving => self.space.done(result),
+                    Active::Making => {
+                        self.pace.end(io.now());
+                        match &mut self.maker {
+                            Some(Maker::Own(writing)) => writing.done(result),
+                            Some(Maker::Fetch(receiving)) => receiving.done(result, buf),
+                            None => Done::Goes,
+                        }
+                    }
+                    Active::Closing => {
+                        if let Some(handles) = &mut self.closing {
+                            handles.pop();
+                        }
+                        return self.close_on(io);
+                    }
+                };
+                self.after(active, done, io);
+            }
+            None => panic!("{token:?} is not the store's"),
+        }
+        self.settle();
+    }
+
+    /// What follows from what a step came to.
+    fn after(&mut self, active: Active, done: Done, io: &dyn Io) {
+        match done {
+            Done::Goes => self.backoff.over(),
+            Done::Over => {
+                self.backoff.over();
+                match active {
+                    Active::Retiring => drop(self.retiring.pop_front()),
+                    Active::Making => self.made(),
+                    Active::Reserving | Active::Closing => {}
+                }
+            }
+            Done::Lacks(error) => {
+                let full = error.kind == IoErrorKind::Full;
+                if full && active == Active::Making && self.make_room() {
+                    return;
+                }
+                match &self.maker {
+                    // A machine is not held up for a disk that may stay full: the next attempt makes a snapshot of
+                    // then.
+                    Some(Maker::Own(writing)) if full && active == Active::Making => {
+                        let name = names::snapshot(writing.base().index);
+                        self.ends_with(Done::Failed(StoreError::Full { what: "write", name }));
+                    }
+                    _ => self.backoff.lacked(error, io.now()),
+                }
+            }
+            Done::Failed(error) => match active {
+                Active::Making => self.ends_with(Done::Failed(error)),
+                // It counts for nothing that it is there still.
+                Active::Retiring => self.only_close(),
+                Active::Reserving | Active::Closing => {
+                    let file = self.space.take().map(|(file, _)| file);
+                    self.retiring.push_back(Retiring::new(Some(names::plain(names::NEW)), file));
+                    self.backoff.lacked(IoError { kind: IoErrorKind::Device, errno: 0 }, io.now());
+                }
+            },
+            Done::Broken(error) => {
+                self.broken = Some(error.clone());
+                match active {
+                    Active::Making => self.ends_with(Done::Broken(error)),
+                    Active::Retiring => self.only_close(),
+                    Active::Reserving | Active::Closing => {}
+                }
+            }
+        }
+    }
+
+    /// What is on its way out is closed, whatever became of its name.
+    fn only_close(&mut self) {
+        let file = self.retiring.pop_front().and_then(|retiring| retiring.file());
+        self.retiring.extend(file.map(|file| Retiring::new(None, Some(file))));
+    }
+
+    fn ends_with(&mut self, done: Done) {
+        if let Done::Failed(error) | Done::Broken(error) = done
+            && self.ending.is_none()
+        {
+            let keep = matches!(error, StoreError::Full { .. });
+            self.ending = Some(Ending { error, keep });
+        }
+    }
+
+    /// Frees space: that for the next own snapshot while one is fetched, then the older of the two. False if there is
+    /// nothing to be given up.
+    fn make_room(&mut self) -> bool {
+        if !self.retiring.is_empty() {
+            return true;
+        }
+        if let Some(Maker::Fetch(_)) = &self.maker
+            && let Some((file, _)) = self.space.take()
+        {
+            self.retiring.push_back(Retiring::new(Some(names::plain(names::NEW)), Some(file)));
+            return true;
+        }
+        let older = self.snapshots().nth(1).map(Info::base);
+        let at = self.files.iter().rposition(|kept| {
+            let spare = kept.info().is_none_or(|info| Some(info.base()) == older);
+            spare && kept.reads == 0 && kept.holds == 0 && !kept.replaced
+        });
+        let Some(at) = at else { return false };
+        let kept = self.files.remove(at);
+        if let Ok(info) = kept.state {
+            self.gave_up = true;
+            self.tell(StoreEvent::GaveUp(info.base()));
+        }
+        self.retiring.push_back(Retiring::new(Some(kept.name()), Some(kept.file)));
+        true
+    }
+
+    /// What was made is durable, under its name.
+    fn made(&mut self) {
+        let own = matches!(self.maker, Some(Maker::Own(_)));
+        let made = match self.maker.take() {
+            Some(Maker::Own(writing)) => writing.made(),
+            Some(Maker::Fetch(receiving)) => receiving.made(),
+            None => None,
+        };
+        self.ending = None;
+        let Some((info, file)) = made else { return };
+        let index = info.base().index;
+        for kept in self.files.iter_mut().filter(|kept| kept.index == index) {
+            kept.replaced = true;
+        }
+        self.files.push(Kept::new(index, Ok(info), file));
+        self.files.sort_by_key(|kept| std::cmp::Reverse(kept.index));
+        if self.snapshots().count() >= KEPT {
+            self.gave_up = false;
+        }
+        self.tell(if own { StoreEvent::Written(info) } else { StoreEvent::Fetched(info) });
+    }
+
+    /// What was given up goes, once nothing of it is outstanding.
+    fn settle(&mut self) {
+        if self.ending.is_none() || self.active == Some(Active::Making) || self.verifying {
+            return;
+        }
+        let (Some(Ending { error, keep }), Some(maker)) = (self.ending.take(), self.maker.take()) else { return };
+        self.backoff.over();
+        match maker {
+            Maker::Own(writing) => {
+                if keep {
+                    self.space.put(writing.space());
+                } else {
+                    // Nobody knows what is in it. If it has a name, that is for the next start to find.
+                    let name = (self.broken.is_none()).then(|| names::plain(names::NEW));
+                    let file = writing.space().map(|(file, _)| file);
+                    self.retiring.push_back(Retiring::new(name, file));
+                }
+                self.tell(StoreEvent::NotWritten { base: writing.base(), error });
+            }
+            Maker::Fetch(receiving) => {
+                let name = (!keep && self.broken.is_none()).then(|| names::plain(names::PART));
+                if name.is_some() || receiving.file().is_some() {
+                    self.retiring.push_back(Retiring::new(name, receiving.file()));
+                }
+                self.tell(StoreEvent::NotFetched { offer: receiving.progress().offer, error });
+            }
+        }
+    }
+
+    /// Lets go of what is not needed: all but the newest two; and what is damaged, once there are two again.
+    fn tidy(&mut self) {
+        let older = self.snapshots().nth(KEPT - 1).map(|info| info.base().index);
+        while let Some(at) = self.files.iter().position(|kept| {
+            let superseded = older.is_some_and(|older| kept.info().is_none() || kept.index < older);
+            (superseded || kept.replaced) && kept.reads == 0 && kept.holds == 0
+        }) {
+            let kept = self.files.remove(at);
+            let name = (!kept.replaced).then(|| kept.name());
+            self.retiring.push_back(Retiring::new(name, Some(kept.file)));
+        }
+    }
+
+    fn tell(&mut self, event: StoreEvent) {
+        self.events.push_back(event);
+    }
+
+    // The end.
+
+    /// Ends: what is being made is given up, every file closed. Go on with [`pump`](Store::pump) and
+    /// [`on_completion`](Store::on_completion) until [`closed`](Store::closed); to be done before the log gives up its
+    /// lock.
+    pub fn close(&mut self, io: &mut dyn Io) {
+        if self.closing.is_none() {
+            self.closing = Some(vec![self.dir]);
+            self.deadline = None;
+            self.close_on(io);
+        }
+    }
+
+    /// Whether [`close`](Store::close) is done.
+    pub fn closed(&self) -> bool {
+        self.closing.as_ref().is_some_and(Vec::is_empty)
+    }
+
+    fn close_on(&mut self, io: &mut dyn Io) {
+        if self.active.is_some() || self.verifying || self.reads.in_progress() > 0 {
+            return;
+        }
+        let Some(handles) = &mut self.closing else { return };
+        handles.extend(self.files.drain(..).map(|kept| kept.file));
+        handles.extend(self.space.take().map(|(file, _)| file));
+        handles.extend(self.retiring.drain(..).filter_map(|retiring| retiring.file()));
+        handles.extend(match self.maker.take() {
+            Some(Maker::Own(writing)) => writing.space().map(|(file, _)| file),
+            Some(Maker::Fetch(receiving)) => receiving.file(),
+            None => None,
+        });
+        if let Some(&handle) = handles.last() {
+            self.submit(Active::Closing, Op::Close { handle }, io);
+        }
+    }
+}
