@@ -9,7 +9,8 @@ pub(crate) mod linearize;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::judge::linearize::Operation;
+use crate::cluster::workload::{REGISTERS, is_read, key_of};
+use crate::judge::linearize::{INITIAL, Operation};
 
 /// A violated safety or liveness property. Each says what was seen, for a reader with the trace beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +47,13 @@ pub enum Violation {
         /// The replica that skipped, or the one that found the entry.
         node: u64,
         /// The entry passed over.
+        index: u64,
+    },
+    /// A replica took a snapshot whose state is not what the history leads to, or not what was given.
+    WrongState {
+        /// The replica.
+        node: u64,
+        /// The index that the snapshot stands at.
         index: u64,
     },
     /// The terms of the history fall (paper, section 5.3).
@@ -161,6 +169,9 @@ impl fmt::Display for Violation {
             Violation::WentBack { node, from, to } => write!(f, "monotony: node {node} applies index {to} after index {from}"),
             Violation::Skipped { node, index } => {
                 write!(f, "state machine safety: the entry at index {index} was passed over (node {node})")
+            }
+            Violation::WrongState { node, index } => {
+                write!(f, "state machine safety: node {node} took a snapshot as of index {index} that is not the state there")
             }
             Violation::TermFell { index, terms: [a, b] } => write!(f, "log: the term falls from {a} to {b} at index {index}"),
             Violation::Invented { node, index, value } => {
@@ -314,6 +325,24 @@ impl Judge {
         }
     }
 
+    /// A replica took the state of a snapshot for its own: `registers` are all that it holds. Every entry before was applied by
+    /// whoever made it, or by whoever that one got its own from.
+    pub fn restored(&mut self, node: u64, index: u64, registers: &[u64; REGISTERS], intact: bool) {
+        let from = self.applied.insert(node, index).unwrap_or(0);
+        if index < from {
+            self.violations.push(Violation::WentBack { node, from, to: index });
+        }
+        let mut state = [INITIAL; REGISTERS];
+        for &(_, value) in self.history.range(..=index).map(|(_, entry)| entry) {
+            if let Some(register) = state.get_mut(key_of(value) as usize).filter(|_| !is_read(value)) {
+                *register = value;
+            }
+        }
+        if !intact || state != *registers {
+            self.violations.push(Violation::WrongState { node, index });
+        }
+    }
+
     /// A replica applied what it takes for this value, but not in the form in which it was proposed.
     pub fn garbled(&mut self, node: u64, index: u64, value: u64) {
         self.violations.push(Violation::Invented { node, index, value });
@@ -392,6 +421,7 @@ impl Judge {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::workload::command;
 
     /// Values 1 to 9, proposed at node 1.
     fn judge() -> Judge {
@@ -425,6 +455,36 @@ mod tests {
         judge.settle([1, 2, 3]);
         assert_eq!(judge.violations(), []);
         assert_eq!((judge.acknowledged(), judge.entries(), judge.terms()), (1, 3, 2));
+    }
+
+    #[test]
+    fn a_snapshot_is_what_the_history_leads_to() {
+        let at_five = command(1, 5, false);
+        let mut judge = Judge::new();
+        let values = [at_five, command(2, 5, true), command(3, 6, false)];
+        for (index, value) in (2..).zip(values) {
+            judge.proposed(1, value);
+            judge.applied(1, index, 1, value);
+        }
+        let mut registers = [INITIAL; REGISTERS];
+        registers[5] = at_five;
+        judge.started(2, 0);
+        judge.restored(2, 3, &registers, true);
+        judge.applied(2, 4, 1, values[2]);
+        assert_eq!(judge.violations(), []);
+        // That one has the entry at index 4 already.
+        judge.restored(2, 3, &registers, true);
+        assert_eq!(only(&judge), &Violation::WentBack { node: 2, from: 4, to: 3 });
+        for (index, intact) in [(4, true), (3, false)] {
+            judge.started(2, 0);
+            judge.restored(2, index, &registers, intact);
+            assert_eq!(judge.violations().last(), Some(&Violation::WrongState { node: 2, index }));
+        }
+        // What a snapshot holds is not applied again.
+        judge.started(3, 0);
+        judge.restored(3, 3, &registers, true);
+        judge.applied(3, 3, 1, values[1]);
+        assert_eq!(judge.violations().last(), Some(&Violation::WentBack { node: 3, from: 3, to: 3 }));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use kontiki_io::Io as _;
 use super::{Cluster, Node, Running, Stopping};
 use crate::conditions::MILLISECOND;
 
-use crate::cluster::machine::Machine;
+use crate::cluster::machine::{Applied, Machine, News};
 use crate::cluster::marks;
 use crate::disk::storage::BEYOND;
 use crate::judge::{Fate, Violation};
@@ -178,11 +178,20 @@ impl Cluster {
         let alone = self.nodes.len() == 1;
         let node = &mut self.nodes[n];
         let id = node.config.id;
-        for applied in node.ledger.news() {
-            self.sim.mark(node.host, "applied", applied.index, applied.value);
-            self.judge.applied(id, applied.index, applied.term, applied.value);
-            if !applied.intact {
-                self.judge.garbled(id, applied.index, applied.value);
+        for news in node.ledger.news() {
+            match news {
+                News::Applied(Applied { index, term, value, intact }) => {
+                    self.sim.mark(node.host, "applied", index, value);
+                    self.judge.applied(id, index, term, value);
+                    if !intact {
+                        self.judge.garbled(id, index, value);
+                    }
+                }
+                News::Restored { index, registers, intact } => {
+                    self.sim.mark(node.host, "restored", index, 0);
+                    self.sim.meet(marks::RESTORED);
+                    self.judge.restored(id, index, &registers, intact);
+                }
             }
         }
         let standing = node.running.as_ref().and_then(|running| running.reactor.standing());

@@ -1,11 +1,19 @@
-//! The state machine that the simulated nodes replicate: a table of registers, and a ledger of what it applied, for the judge.
+//! The state machine that the simulated nodes replicate: a table of registers, and a ledger of what it did, for the judge.
+//!
+//! Its snapshots are the table, and a filler whose length and bytes follow from where the snapshot stands: so that many take several chunks, and
+//! that a byte out of its place is noticed.
 
+use std::io::Cursor;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kontiki::{ApplyError, Entries, EntryId, LogIndex, Replies, StateMachine};
+use kontiki::{ApplyError, Entries, EntryId, LogIndex, Replies, Restore, SnapshotError, SnapshotSource, StateMachine};
 
 use crate::cluster::workload::{REGISTERS, is_read, key_of, value_of};
 use crate::judge::linearize::INITIAL;
+use crate::random::Random;
+
+/// Longest filler of a snapshot, in bytes.
+const MOST_FILLER_BYTES: u64 = 200_000;
 
 /// One entry as a replica applied it.
 #[derive(Clone, Copy, Debug)]
@@ -17,13 +25,28 @@ pub(crate) struct Applied {
     pub(crate) intact: bool,
 }
 
+/// One thing that a machine did.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum News {
+    Applied(Applied),
+    /// It has taken a snapshot's state for its own: all that its registers hold now.
+    Restored {
+        index: u64,
+        registers: [u64; REGISTERS],
+        /// The stream was just as it was given, on whatever node.
+        intact: bool,
+    },
+}
+
 #[derive(Debug, Default)]
 struct Kept {
     /// Last entry applied.
     applied: EntryId,
     /// What was written last to each register.
     registers: [u64; REGISTERS],
-    news: Vec<Applied>,
+    news: Vec<News>,
+    /// What has come of a snapshot that is being restored, and the entry that it stands at.
+    coming: (EntryId, Vec<u8>),
 }
 
 impl Kept {
@@ -58,7 +81,7 @@ impl Ledger {
     }
 
     /// What was applied since this was asked last.
-    pub(crate) fn news(&self) -> Vec<Applied> {
+    pub(crate) fn news(&self) -> Vec<News> {
         std::mem::take(&mut self.kept().news)
     }
 
@@ -66,6 +89,7 @@ impl Ledger {
     pub(crate) fn start(&self) -> u64 {
         let mut kept = self.kept();
         kept.news.clear();
+        kept.coming = <_>::default();
         if !self.durable {
             (kept.applied, kept.registers) = (EntryId::default(), [INITIAL; REGISTERS]);
         }
@@ -82,7 +106,7 @@ impl StateMachine for Machine {
         for entry in entries {
             let (value, intact) = value_of(entry.payload);
             kept.applied = entry.id();
-            kept.news.push(Applied { index: entry.index.0, term: entry.term.0, value, intact });
+            kept.news.push(News::Applied(Applied { index: entry.index.0, term: entry.term.0, value, intact }));
             let reply = kept.carry_out(value);
             replies.push(&reply.to_le_bytes());
         }
@@ -95,5 +119,84 @@ impl StateMachine for Machine {
 
     fn durable(&self) -> LogIndex {
         if self.0.durable { self.0.kept().applied.index } else { LogIndex(0) }
+    }
+
+    fn snapshot(&mut self) -> Result<Box<dyn SnapshotSource>, SnapshotError> {
+        let kept = self.0.kept();
+        Ok(Box::new(Cursor::new(stream(&kept.registers, kept.applied))))
+    }
+
+    fn restore(&mut self, part: Restore<'_>) -> Result<(), ApplyError> {
+        let mut kept = self.0.kept();
+        match part {
+            Restore::Begin { index, term, bytes: _ } => kept.coming = (EntryId { index, term }, Vec::new()),
+            Restore::Chunk(bytes) => kept.coming.1.extend_from_slice(bytes),
+            Restore::End => {
+                let (at, bytes) = std::mem::take(&mut kept.coming);
+                let (words, _) = bytes.as_chunks::<8>();
+                let mut registers = [INITIAL; REGISTERS];
+                for (register, word) in registers.iter_mut().zip(words) {
+                    *register = u64::from_le_bytes(*word);
+                }
+                let intact = bytes == stream(&registers, at);
+                kept.news.push(News::Restored { index: at.index.0, registers, intact });
+                (kept.applied, kept.registers) = (at, registers);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The stream of a snapshot of these registers as of an entry.
+fn stream(registers: &[u64; REGISTERS], at: EntryId) -> Vec<u8> {
+    let mut bytes: Vec<u8> = registers.iter().flat_map(|register| register.to_le_bytes()).collect();
+    let mut random = Random::stream(at.index.0, at.term.0);
+    let filler = if random.coin() { random.below(MOST_FILLER_BYTES) } else { 0 };
+    bytes.extend((0..filler).map(|n| (n % 251) as u8 ^ at.index.0 as u8));
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use kontiki::Term;
+
+    use super::*;
+
+    /// Moves a snapshot of one machine into another in pieces of so many bytes, the last byte changed if it is to be `spoiled`.
+    fn moved(spoiled: bool) -> (Ledger, News) {
+        let (from, to) = (Ledger::new(false), Ledger::new(false));
+        {
+            let mut kept = from.kept();
+            kept.applied = EntryId { index: LogIndex(40), term: Term(3) };
+            kept.registers[5] = 77;
+        }
+        let mut source = Machine(from).snapshot().unwrap();
+        let mut bytes = Vec::new();
+        let mut piece = [0; 100];
+        while let count @ 1.. = source.read(&mut piece).unwrap() {
+            bytes.extend_from_slice(&piece[..count]);
+        }
+        *bytes.last_mut().unwrap() ^= u8::from(spoiled);
+        let mut machine = Machine(to.clone());
+        machine.restore(Restore::Begin { index: LogIndex(40), term: Term(3), bytes: bytes.len() as u64 }).unwrap();
+        bytes.chunks(33).for_each(|chunk| machine.restore(Restore::Chunk(chunk)).unwrap());
+        assert!(to.news().is_empty() && to.kept().applied == EntryId::default(), "nothing shows before the end");
+        machine.restore(Restore::End).unwrap();
+        let news = to.news()[0];
+        (to, news)
+    }
+
+    #[test]
+    fn a_snapshot_brings_what_it_was_made_of() {
+        let (to, news) = moved(false);
+        assert!(matches!(news, News::Restored { index: 40, registers, intact: true } if registers[5] == 77));
+        assert_eq!(to.kept().applied, EntryId { index: LogIndex(40), term: Term(3) });
+    }
+
+    #[test]
+    fn a_byte_that_changed_is_noticed() {
+        let (_, news) = moved(true);
+        assert!(matches!(news, News::Restored { intact: false, .. }));
     }
 }

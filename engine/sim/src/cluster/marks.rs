@@ -12,6 +12,7 @@ pub(crate) const LEADER_READ: &str = "leader read its log back";
 pub(crate) const FOLLOWER_READ: &str = "follower read its log back";
 pub(crate) const RECYCLED: &str = "segment recycled";
 pub(crate) const RECOVERED: &str = "recovering node has what it lost";
+pub(crate) const RESTORED: &str = "machine restored from a snapshot";
 pub(crate) const LEADER_CHANGES: &str = "leader changes";
 pub(crate) const POWER_CUTS: &str = "power cuts";
 pub(crate) const HEALED: &str = "healed damages";
@@ -61,6 +62,7 @@ pub fn marks() -> impl Iterator<Item = &'static str> {
         FOLLOWER_READ,
         RECYCLED,
         RECOVERED,
+        RESTORED,
         LEADER_CHANGES,
         POWER_CUTS,
         HEALED,
