@@ -1,6 +1,6 @@
 //! The state machine that the simulated nodes replicate: a table of registers, and a ledger of what it did, for the judge.
 //!
-//! Its snapshots are the table, and a filler whose length and bytes follow from where the snapshot stands: so that many take several chunks, and
+//! Its snapshots are the table, a hash of it, and a filler whose length and bytes follow from where the snapshot stands: so that many take several chunks, and
 //! that a byte out of its place is noticed.
 
 use std::io::Cursor;
@@ -11,6 +11,7 @@ use kontiki::{ApplyError, Entries, EntryId, LogIndex, Replies, Restore, Snapshot
 use crate::cluster::workload::{REGISTERS, is_read, key_of, value_of};
 use crate::judge::linearize::INITIAL;
 use crate::random::Random;
+use crate::world::trace::hash_bytes;
 
 /// Longest filler of a snapshot, in bytes.
 const MOST_FILLER_BYTES: u64 = 200_000;
@@ -150,6 +151,7 @@ impl StateMachine for Machine {
 /// The stream of a snapshot of these registers as of an entry.
 fn stream(registers: &[u64; REGISTERS], at: EntryId) -> Vec<u8> {
     let mut bytes: Vec<u8> = registers.iter().flat_map(|register| register.to_le_bytes()).collect();
+    bytes.extend(hash_bytes(&bytes).to_le_bytes());
     let mut random = Random::stream(at.index.0, at.term.0);
     let filler = if random.coin() { random.below(MOST_FILLER_BYTES) } else { 0 };
     bytes.extend((0..filler).map(|n| (n % 251) as u8 ^ at.index.0 as u8));
