@@ -70,6 +70,9 @@ impl StoredLog {
                 let recovery = Recovery { bytes: opened.report.bytes, took: start.elapsed(), report: opened.report.to_string() };
                 return Ok((StoredLog { wal: opened.wal, world, write: 0, durable: 0, keep }, recovery));
             }
+            if opening.wants_bases() {
+                opening.set_bases(&[], &mut world.io);
+            }
             let until = world.io.now().plus_ns(PATIENCE_NS);
             world.io.turn(Some(until), &mut done).map_err(|e| failed("backend", e))?;
             done.drain(..).for_each(|completion| opening.on_completion(completion, &mut world.io));

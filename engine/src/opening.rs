@@ -136,6 +136,11 @@ impl Opening {
 
     /// Goes on, as far as it can.
     pub(crate) fn poll(&mut self, now: Time, io: &mut dyn Io) -> Result<Opened, TurnError> {
+        if let Step::Log(log) = &mut self.step
+            && log.wants_bases()
+        {
+            log.set_bases(&[], io);
+        }
         match std::mem::replace(&mut self.step, Step::Done) {
             Step::Log(mut log) => match log.poll() {
                 Ok(None) => self.step = Step::Log(log),
@@ -191,7 +196,7 @@ impl Opening {
         now: Time,
         io: &mut dyn Io,
     ) -> Result<Box<Replica>, (Box<Wal>, Option<StartError>)> {
-        let kontiki_wal::Opened { wal, hard_state, incarnation, restored, report } = opened;
+        let kontiki_wal::Opened { wal, hard_state, incarnation, restored, report, .. } = opened;
         let wal = Box::new(wal);
         if self.ending.is_some() {
             return Err((wal, None));

@@ -17,8 +17,31 @@ struct Item {
     offset: u64,
     position: u64,
     block: Block,
-    /// Of a frame. A segment's header has none: it is a write of its own, before the segment's first frame.
-    write: Option<WriteId>,
+    what: What,
+}
+
+/// What is written. A header is a write of its own, before its segment's first frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    Header,
+    /// The header of a segment that a new chain begins in.
+    Base(WriteId),
+    Frame(WriteId),
+}
+
+/// A new chain's first header, on its way. Nothing behind it is written before that is durable, and the hard state says
+/// durably that the log begins there: what is acknowledged in the new chain must not be looked for in the old one.
+#[derive(Clone, Copy, Debug)]
+struct Chain {
+    write: WriteId,
+    header: Progress,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    Queued,
+    Written,
+    Durable,
 }
 
 impl Item {
@@ -34,7 +57,7 @@ struct Flight {
     offset: u64,
     /// What is written, until it has been.
     data: Option<Span>,
-    /// Where the last frame in it ends, and the write that this frame is; `None` for a header.
+    /// Where the last frame in it ends (or a chain's header), and the write that this is; `None` for any other header.
     frames: Option<(u64, WriteId)>,
     /// The system lacked something for it: nothing is outstanding, and it is to be tried again.
     waits: bool,
@@ -61,6 +84,7 @@ pub(crate) struct Appender {
     durable: u64,
     /// Newest write of the durable prefix that was not told yet.
     news: Option<WriteId>,
+    chain: Option<Chain>,
     /// A write failed: what completes counts for nothing.
     given_up: bool,
 }
@@ -75,6 +99,7 @@ impl Appender {
             max_write_bytes,
             durable,
             news: None,
+            chain: None,
             given_up: false,
         }
     }
@@ -90,7 +115,7 @@ impl Appender {
     }
 
     pub(crate) fn idle(&self) -> bool {
-        self.queue.is_empty() && self.flights.is_empty()
+        self.queue.is_empty() && self.flights.is_empty() && self.chain.is_none()
     }
 
     pub(crate) fn in_flight(&self) -> usize {
@@ -102,24 +127,54 @@ impl Appender {
     }
 
     pub(crate) fn push_header(&mut self, file: Handle, position: u64, block: Block) {
-        self.queue.push_back(Item { file, offset: 0, position, block, write: None });
+        self.queue.push_back(Item { file, offset: 0, position, block, what: What::Header });
+    }
+
+    /// The header that a new chain begins with. It is answered once [`Appender::chain_is_named`] was said.
+    pub(crate) fn push_base(&mut self, file: Handle, position: u64, block: Block, write: WriteId) {
+        assert!(!self.begins_chain(), "one new chain at a time");
+        self.chain = Some(Chain { write, header: Progress::Queued });
+        self.queue.push_back(Item { file, offset: 0, position, block, what: What::Base(write) });
+    }
+
+    /// Whether a new chain is beginning, and not yet begun for good.
+    pub(crate) fn begins_chain(&self) -> bool {
+        self.chain.is_some()
+    }
+
+    /// Whether a new chain's first header is durable, and the hard state has to name it.
+    pub(crate) fn chain_is_due(&self) -> bool {
+        self.chain.is_some_and(|chain| chain.header == Progress::Durable)
+    }
+
+    /// The hard state says durably that the log begins there: the chain has begun.
+    pub(crate) fn chain_is_named(&mut self) {
+        if let Some(chain) = self.chain.take_if(|chain| chain.header == Progress::Durable) {
+            self.news = Some(chain.write);
+        }
     }
 
     pub(crate) fn push_frame(&mut self, file: Handle, offset: u64, position: u64, write: WriteId, frame: Block) {
         assert!(self.queue.len() < MAX_QUEUED, "can_append was asked");
-        self.queue.push_back(Item { file, offset, position, block: frame, write: Some(write) });
+        self.queue.push_back(Item { file, offset, position, block: frame, what: What::Frame(write) });
     }
 
     /// Submits writes while slots are free. What would lie in `barred`, where zeros are being written, waits, and all
     /// behind it.
     pub(crate) fn pump(&mut self, barred: Option<Range>, io: &mut dyn Io) {
         while self.flights.len() < self.writes_in_flight
+            && self.chain.is_none_or(|chain| chain.header == Progress::Queued)
             && self.queue.front().is_some_and(|item| !item.lies_in(barred))
-            && let Some(Item { file, offset, position, block, write }) = self.queue.pop_front()
+            && let Some(Item { file, offset, position, block, what }) = self.queue.pop_front()
         {
-            let (data, frames) = match write {
-                None => (Span::one(block), None),
-                Some(write) => {
+            let (data, frames) = match what {
+                What::Header => (Span::one(block), None),
+                What::Base(write) => {
+                    self.chain = Some(Chain { write, header: Progress::Written });
+                    let end = position + block.len() as u64;
+                    (Span::one(block), Some((end, write)))
+                }
+                What::Frame(write) => {
                     let (span, frames) = self.gather(file, position, write, block, barred);
                     (span, Some(frames))
                 }
@@ -136,15 +191,15 @@ impl Appender {
         let mut newest = write;
         let mut span = Span::one(frame);
         while let Some(next) = self.queue.front()
-            && next.write.is_some()
+            && matches!(next.what, What::Frame(_))
             && (next.file, next.position) == (file, end)
             && span.len() + next.block.len() <= self.max_write_bytes
             && !next.lies_in(barred)
-            && let Some(Item { file, offset, position, block, write: Some(write) }) = self.queue.pop_front()
+            && let Some(Item { file, offset, position, block, what: What::Frame(write) }) = self.queue.pop_front()
         {
             let length = block.len() as u64;
             if let Err(block) = span.push(block) {
-                self.queue.push_front(Item { file, offset, position, block, write: Some(write) });
+                self.queue.push_front(Item { file, offset, position, block, what: What::Frame(write) });
                 break;
             }
             end += length;
@@ -156,6 +211,7 @@ impl Appender {
     /// Nothing more becomes durable, and what waits is not written.
     pub(crate) fn give_up(&mut self) {
         self.queue.clear();
+        self.chain = None;
         self.given_up = true;
         for flight in self.flights.iter_mut().filter(|flight| flight.waits) {
             (flight.data, flight.waits) = (None, false);
@@ -205,7 +261,10 @@ impl Appender {
             {
                 assert!(end > self.durable, "positions grow");
                 self.durable = end;
-                self.news = Some(write);
+                match &mut self.chain {
+                    Some(chain) if chain.write == write => chain.header = Progress::Durable,
+                    _ => self.news = Some(write),
+                }
             }
         }
     }

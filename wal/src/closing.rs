@@ -46,6 +46,7 @@ impl Wal {
         }
         if let Some(Closing::Writing) = self.closing {
             if self.poison.is_none() {
+                self.name_chain(io);
                 self.saver.pump(self.appender.durable(), io);
                 self.appender.pump(self.margin.under_way(), io);
                 if !self.appender.idle() || !self.saver.idle() {

@@ -129,6 +129,13 @@ impl LiveLog {
         self.segments.front().map(|segment| segment.number)
     }
 
+    /// Nothing of it counts any more: the log behind `base` is another chain, and the next segment its first.
+    pub(crate) fn begin_chain(&mut self, base: Base) {
+        self.segments.clear();
+        self.runs = TermRuns::default();
+        (self.base, self.last) = (base, base.index);
+    }
+
     fn find(&self, number: u64) -> Option<usize> {
         self.segments.binary_search_by_key(&number, |segment| segment.number).ok()
     }

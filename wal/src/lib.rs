@@ -19,6 +19,10 @@
 //!             // hard_state, incarnation and restored go to the core, report to the operator.
 //!             return Ok(opened.wal);
 //!         }
+//!         if opening.wants_bases() {
+//!             // Directory and lock are ours: here the intact snapshots are looked for. There are none.
+//!             opening.set_bases(&[], io);
+//!         }
 //!         io.turn(None, &mut done).expect("the backend works");
 //!         for completion in done.drain(..) {
 //!             opening.on_completion(completion, io);
@@ -75,6 +79,7 @@ pub mod offline;
 mod opening;
 mod options;
 mod prepare;
+mod reach;
 mod read;
 mod recovery;
 mod report;
@@ -90,7 +95,8 @@ pub use error::{Cause, Damage, WalError};
 pub use hard_state::HardState;
 pub use opening::{Opened, Opening};
 pub use options::{Medium, Options};
+pub use reach::Reach;
 pub use read::{FrameAt, Frames, ReadError};
-pub use report::RecoveryReport;
+pub use report::{Chain, RecoveryReport};
 pub use token::OWNER;
 pub use wal::{Space, Wal, WalEvent};

@@ -239,7 +239,7 @@ pub fn examine<E>(
         }
     }
     // What the state machine has is not known here: as if it had all.
-    let recovered = recovery.finish(known, LogIndex(u64::MAX));
+    let recovered = recovery.finish(known, LogIndex(u64::MAX), &[]);
     let clean_end = known.clean_end;
     let written = recovered.files.iter().filter(|file| file.linked || file.evidence).map(|file| file.number).max().unwrap_or(0);
     let segments = recovered.files.iter().map(|file| SegmentInfo {

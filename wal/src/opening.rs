@@ -1,6 +1,7 @@
 //! From a directory to a running log: lock, hard state, recovery, boot number.
 //!
-//! One operation at a time, but for recovery's reads. Nothing is written before it is known what to make of the log,
+//! One operation at a time, but for recovery's reads, and a pause once the directory is locked, for whoever looks at the
+//! snapshots. Nothing is written before it is known what to make of the log,
 //! but the repair of a hard-state copy; and the first thing written then is the hard state with the new boot number
 //! and, if so it is, the *recovering* mark.
 
@@ -10,6 +11,7 @@ mod verdict;
 
 pub use opened::Opened;
 
+use kontiki_core::Base;
 use kontiki_frame::BLOCK_BYTES;
 use kontiki_io::{Completion, Handle, Io, IoBuf, IoError, IoErrorKind, Name, Op, Output, tell};
 use kontiki_mem::{Pool, PoolBuf};
@@ -44,6 +46,8 @@ enum Step {
     SyncHardState,
     ReadHardState(Copy),
     RepairHardState,
+    /// Nothing is under way: it waits to be told of the snapshots.
+    Bases,
     OpenSegment(usize),
     ReadHeader(usize),
     Recover,
@@ -60,6 +64,8 @@ enum Step {
 /// What a step goes on with.
 enum Then {
     Op(Step, Op),
+    /// To wait for [`Opening::set_bases`].
+    Bases,
     /// Recovery submits its own operations.
     Recover,
     Opened,
@@ -93,6 +99,8 @@ pub struct Opening {
     record: Record,
     /// Where this start takes place.
     place: kontiki_io::Identity,
+    /// Of the intact snapshots.
+    bases: Vec<Base>,
     files: Vec<SegmentFile>,
     segment_handles: Vec<Handle>,
     scan: Option<Box<(Recovery, Stream)>>,
@@ -133,6 +141,7 @@ impl Opening {
             attempts: 0,
             record,
             place: kontiki_io::Identity::default(),
+            bases: Vec::new(),
             files: Vec::new(),
             segment_handles: Vec::new(),
             scan: None,
@@ -151,9 +160,28 @@ impl Opening {
         self.end.take().transpose()
     }
 
+    /// Whether the start waits to be told of the snapshots ([`Opening::set_bases`]). The directory is locked by then, and
+    /// its hard state read; nothing is known of the log.
+    pub fn wants_bases(&self) -> bool {
+        matches!(self.step, Step::Bases)
+    }
+
+    /// What the intact snapshots in the directory presuppose no more, in any order; nothing where there are none. The
+    /// start goes on: a log that begins later than with the first entry must be reached by one of them, or by what
+    /// the state machine has applied ([`Opened::reaches`]).
+    ///
+    /// # Panics
+    /// If [`Opening::wants_bases`] says no.
+    pub fn set_bases(&mut self, bases: &[Base], io: &mut dyn Io) {
+        assert!(self.wants_bases(), "wants_bases is asked first");
+        self.bases = bases.to_vec();
+        let then = if self.stopping { Err(WalError::Stopped) } else { self.open_segment(0) };
+        self.go_on(then, io);
+    }
+
     /// Gives the start up where nothing is half done: the next one finds all as this one did, a note of where the log
     /// ended included. [`Opening::poll`] then says [`WalError::Stopped`]; or, where the new boot number was being
-    /// written, that the log is open.
+    /// written, that the log is open. A start that waits for the snapshots' bases is to be told them all the same.
     pub fn stop(&mut self) {
         self.stopping = true;
     }
@@ -191,6 +219,7 @@ impl Opening {
                 self.step = step;
                 io.submit(Purpose::Open.token(), op);
             }
+            Ok(Then::Bases) => self.step = Step::Bases,
             Ok(Then::Recover) if matches!(self.step, Step::Recover) => {}
             Ok(Then::Recover) => {
                 self.step = Step::Recover;
@@ -303,7 +332,7 @@ impl Opening {
             Step::RenameHardState => {
                 result.map_err(failed("rename", fresh()))?;
                 // Its name is made durable with all names that a start finds, before there is a segment.
-                self.open_segment(0)
+                Ok(Then::Bases)
             }
             Step::OpenHardState => {
                 self.hard_state = handle(result.map_err(failed("open", hard_state()))?);
@@ -324,7 +353,7 @@ impl Opening {
             }
             Step::RepairHardState => {
                 result.map_err(failed("repair", hard_state()))?;
-                self.open_segment(0)
+                Ok(Then::Bases)
             }
             Step::OpenSegment(at) => {
                 let number = self.listed.get(at).copied().unwrap_or(0);
@@ -384,7 +413,7 @@ impl Opening {
                 result.map_err(failed("write to", hard_state()))?;
                 Ok(Then::Opened)
             }
-            step @ (Step::Recover | Step::Done | Step::Failing) => panic!("{step:?} has no operation under way"),
+            step @ (Step::Bases | Step::Recover | Step::Done | Step::Failing) => panic!("{step:?} has no operation under way"),
         }
     }
 
@@ -433,7 +462,7 @@ impl Opening {
         }
         record.check_counts()?;
         self.record = record;
-        let Some(copy) = repair else { return self.open_segment(0) };
+        let Some(copy) = repair else { return Ok(Then::Bases) };
         self.report.hard_state_repaired = true;
         tell!(warn, ?copy, "one copy of the hard state was damaged or one update behind: rewritten from the other");
         Ok(self.write_record(Step::RepairHardState, copy))

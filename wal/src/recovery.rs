@@ -19,7 +19,8 @@ use crate::Cause;
 use crate::hard_state::Record;
 use crate::index::LiveLog;
 use crate::layout::all_zero;
-use crate::segment_header::{Found, Identity};
+use crate::report::Chain;
+use crate::segment_header::{Found, Identity, SegmentHeader};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
@@ -75,8 +76,10 @@ pub(crate) struct Recovery {
     identity: Identity,
     segment_bytes: u64,
     files: Vec<SegmentFile>,
-    /// Number of the segment that the log begins in. What lies below was released.
+    /// Number of the segment that the log begins in. What lies below was released, or is another chain.
     oldest: u64,
+    /// What it begins with, if that is a base segment.
+    chain: Option<Chain>,
     /// The last start, and where the log ended then.
     last_start: (Incarnation, u64),
     /// That segment was lost before this start, and the log begun anew.
@@ -122,6 +125,7 @@ impl Recovery {
             identity,
             segment_bytes,
             oldest: record.span.oldest,
+            chain: None,
             last_start: (record.incarnation, record.began),
             anew: false,
             mode: Mode::Search,
@@ -152,6 +156,9 @@ impl Recovery {
     }
 
     fn begin(&mut self) {
+        if let Some((at, header, digest)) = self.newest_base() {
+            return self.begin_chain(at, header, digest);
+        }
         let first = self.first();
         self.end = self.oldest * self.segment_bytes;
         self.cause = Cause::SegmentHeader;
@@ -172,6 +179,30 @@ impl Recovery {
         } else {
             self.search(first);
         }
+    }
+
+    /// The newest intact base segment that is not released. It was made when the snapshot that it goes on from was
+    /// durable, and the hard state names it before it holds a frame: so what lies below it counts no more, whether the
+    /// hard state says so already or not.
+    fn newest_base(&self) -> Option<(usize, SegmentHeader, u128)> {
+        let base = |(at, file): (usize, &SegmentFile)| match file.found {
+            Found::Own(header) => Some((at, header, header.digest?)),
+            _ => None,
+        };
+        self.files.iter().enumerate().skip(self.first()).rev().find_map(base)
+    }
+
+    fn begin_chain(&mut self, at: usize, header: SegmentHeader, digest: u128) {
+        let (boot, end) = self.last_start;
+        let position = header.number * self.segment_bytes;
+        if position >= end && header.boot < boot {
+            // The last start found another log, and whatever went on from there is gone.
+            self.strange = Some((position, Cause::BootFell { before: boot, found: header.boot }));
+        }
+        self.oldest = header.number;
+        self.chain = Some(Chain { base: header.prev, digest });
+        self.log = LiveLog::new(self.segment_bytes, header.prev);
+        self.enter(at);
     }
 
     /// The first file that is not released.

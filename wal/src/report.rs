@@ -2,9 +2,18 @@
 
 use core::fmt;
 
-use kontiki_core::{LogIndex, Term};
+use kontiki_core::{Base, LogIndex, Term};
 
 use crate::Damage;
+
+/// What a chain of segments begins with: the snapshot that the log behind it goes on from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// The snapshot's base.
+    pub base: Base,
+    /// The snapshot's digest.
+    pub digest: u128,
+}
 
 /// What recovery found. Its `Display` is one line for the operator.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +26,8 @@ pub struct RecoveryReport {
     pub bytes: u64,
     /// Length of the longest of them, in bytes: what a buffer must hold to read any of the log.
     pub longest_frame: usize,
+    /// What the log begins with, if it does with a chain's first segment.
+    pub chain: Option<Chain>,
     /// First index of the log.
     pub first: LogIndex,
     /// Last index of the log; one before `first` if it is empty.
@@ -50,6 +61,9 @@ impl fmt::Display for RecoveryReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let RecoveryReport { segments, frames, bytes, first, last, end, .. } = self;
         write!(f, "{segments} segments, {frames} frames, {bytes} bytes, entries {first} to {last}, end at position {end}")?;
+        if let Some(chain) = &self.chain {
+            write!(f, ", behind a snapshot of {}", chain.base)?;
+        }
         if self.dropped_tail_bytes > 0 {
             write!(f, ", {} bytes behind the end dropped", self.dropped_tail_bytes)?;
         }

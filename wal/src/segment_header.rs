@@ -10,6 +10,8 @@ use crate::{WalError, names};
 
 const MAGIC: [u8; 4] = *b"KtkS";
 
+const AT_FLAGS: usize = 10;
+const AT_UNUSED: usize = 12;
 const AT_NUMBER: usize = 16;
 const AT_GENERATION: usize = 24;
 const AT_BOOT: usize = 32;
@@ -21,7 +23,10 @@ const AT_NODE: usize = 72;
 const AT_GROUP: usize = 80;
 const AT_CLUSTER: usize = 88;
 const AT_PREV_SUBTERM: usize = 104;
-const AT_RESERVED: usize = 108;
+const AT_DIGEST: usize = 108;
+const AT_RESERVED: usize = 124;
+
+const FLAG_BASE: u16 = 1;
 
 /// Whose files these are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +64,10 @@ pub struct SegmentHeader {
     pub segment_bytes: u64,
     /// Position where the log ended when this segment was opened: what links it to its predecessor.
     pub prev_end: u64,
-    /// The log's last entry then: what this segment goes on behind.
+    /// What this segment goes on behind: the log's last entry then, or of a *base segment* the snapshot's.
     pub prev: Base,
+    /// Of a base segment, with which a new chain begins: the digest of the snapshot that the log behind it goes on from.
+    pub digest: Option<u128>,
 }
 
 /// What the first block of a file turned out to be.
@@ -81,6 +88,8 @@ impl SegmentHeader {
         block.fill(0);
         put(block, 0, &MAGIC);
         put(block, AT_VERSION, &VERSION.to_le_bytes());
+        let flags = if self.digest.is_some() { FLAG_BASE } else { 0 };
+        put(block, AT_FLAGS, &flags.to_le_bytes());
         put(block, AT_NUMBER, &self.number.to_le_bytes());
         put(block, AT_GENERATION, &self.generation.to_le_bytes());
         put(block, AT_BOOT, &self.boot.0.to_le_bytes());
@@ -89,6 +98,7 @@ impl SegmentHeader {
         put(block, AT_PREV_INDEX, &self.prev.index.0.to_le_bytes());
         put(block, AT_PREV_TERM, &self.prev.term.0.to_le_bytes());
         put(block, AT_PREV_SUBTERM, &self.prev.subterm.0.to_le_bytes());
+        put(block, AT_DIGEST, &self.digest.unwrap_or(0).to_le_bytes());
         put(block, AT_NODE, &identity.node.0.to_le_bytes());
         put(block, AT_GROUP, &identity.group.0.to_le_bytes());
         put(block, AT_CLUSTER, &identity.cluster.0.to_le_bytes());
@@ -103,8 +113,10 @@ impl SegmentHeader {
         }
         let version = u16_at(block, AT_VERSION);
         check_version(version, name.clone())?;
+        let (flags, digest) = (u16_at(block, AT_FLAGS), u128::from_le_bytes(field(block, AT_DIGEST)));
         let reserved = block.get(AT_RESERVED..).unwrap_or_default();
-        if version == 0 || !all_zero(reserved) {
+        let unused = field::<4>(block, AT_UNUSED) == [0; 4] && all_zero(reserved);
+        if version == 0 || flags & !FLAG_BASE != 0 || flags == 0 && digest != 0 || !unused {
             return Ok(None);
         }
         let header = SegmentHeader {
@@ -118,6 +130,7 @@ impl SegmentHeader {
                 term: Term(u64_at(block, AT_PREV_TERM)),
                 subterm: Subterm(u32_at(block, AT_PREV_SUBTERM)),
             },
+            digest: (flags == FLAG_BASE).then_some(digest),
         };
         let identity = Identity {
             node: NodeId(u64_at(block, AT_NODE)),
@@ -173,6 +186,7 @@ mod tests {
             segment_bytes: SEGMENT_BYTES,
             prev_end: 4096,
             prev: Base { index: LogIndex(6), term: Term(7), subterm: Subterm(8) },
+            digest: None,
         }
     }
 
@@ -189,6 +203,7 @@ mod tests {
     #[test]
     fn whose_it_is() {
         assert_eq!(changed(0, b"KtkS"), Ok(Found::Own(header())));
+        assert_eq!(changed(AT_FLAGS, &[1]), Ok(Found::Own(SegmentHeader { digest: Some(0), ..header() })), "a chain's first");
         assert_eq!(changed(AT_NUMBER, &[4]), Ok(Found::Unused { generation: 4, former: 4 }), "a recycled file's former life");
         assert!(matches!(changed(AT_VERSION, &[3]), Err(WalError::NewerFormat { found: 3, known: 2, .. })));
         assert!(matches!(changed(AT_VERSION, &[1]), Err(WalError::OlderFormat { found: 1, known: 2, .. })));
@@ -199,10 +214,13 @@ mod tests {
     /// Intact blocks that no version of this file has held.
     #[test]
     fn of_no_version() {
-        let changes: [(&str, usize, &[u8]); 5] = [
+        let changes: [(&str, usize, &[u8]); 8] = [
             ("another file's magic", 0, b"KtkH"),
             ("version zero", AT_VERSION, &[0]),
             ("something reserved", BLOCK_BYTES - 1, &[1]),
+            ("something unused", AT_NUMBER - 1, &[1]),
+            ("an unknown flag", AT_FLAGS, &[2]),
+            ("a digest of no base", AT_DIGEST, &[1]),
             ("the last generation", AT_GENERATION, &[0xff; 8]),
             ("the last index", AT_PREV_INDEX, &[0xff; 8]),
         ];

@@ -68,6 +68,13 @@ impl Segments {
         assert!(self.len() <= MAX_SEGMENTS, "retiring makes no segments");
     }
 
+    /// The log is a new chain from now on, and this its first segment: all that was before retires.
+    pub(crate) fn begin_chain(&mut self, segment: Segment) {
+        self.retire_aside(segment.number);
+        self.retired.extend(self.linked.drain(..));
+        self.linked.push_back(segment);
+    }
+
     /// Retires what was left aside below `number`, a segment of the log that holds a durable frame: the walk of a
     /// recovery goes from before it to that segment, and needs nothing in between. Highest number first: whichever
     /// files a power cut finds gone, the oldest is the one that it was.

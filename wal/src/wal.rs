@@ -1,5 +1,6 @@
 //! The running log.
 
+mod chain;
 mod spares;
 
 use std::collections::VecDeque;
@@ -19,7 +20,7 @@ use crate::prepare::Preparer;
 use crate::read::{Context, Finished, Frames, ReadError, Reads};
 use crate::saver::Saver;
 use crate::segment_header::{Identity, SegmentHeader};
-use crate::segments::Segments;
+use crate::segments::{Segment, Segments};
 use crate::token::Purpose;
 use crate::{HardState, Medium, Options, WalError, names};
 
@@ -177,7 +178,7 @@ impl Wal {
     /// complete.
     pub fn has_write_slot(&self) -> bool {
         let barred = self.margin.under_way().is_some_and(|zeros| zeros.overlaps(self.end, self.end + BLOCK_BYTES as u64));
-        self.appender.queued() == 0 && self.appender.in_flight() < self.options.writes_in_flight && !barred
+        self.appender.queued() == 0 && !self.appender.begins_chain() && self.appender.in_flight() < self.options.writes_in_flight && !barred
     }
 
     /// Why the log stopped for good. Nothing becomes durable any more; the node must stop, and may start again.
@@ -290,8 +291,17 @@ impl Wal {
 
     /// The log goes on in the next prepared segment. Its header is written before the frame that needs it.
     fn open_segment(&mut self) {
+        let (segment, header) = self.next_segment(self.log.tip(), None);
+        self.appender.push_header(segment.file, segment.number * self.options.segment_bytes, header);
+        self.log.open_segment(segment.number);
+        self.segments.linked.push_back(segment);
+    }
+
+    /// The next prepared segment, and its header, to be written: it goes on behind `prev`, as the first of a new chain
+    /// if it has a digest.
+    fn next_segment(&mut self, prev: Base, digest: Option<u128>) -> (Segment, Block) {
         let (Some(segment), Some(mut block)) = (self.segments.prepared.pop_front(), self.headers.take()) else {
-            panic!("can_append is asked first")
+            panic!("it is asked first whether there is one")
         };
         let header = SegmentHeader {
             number: segment.number,
@@ -299,16 +309,15 @@ impl Wal {
             boot: self.boot,
             segment_bytes: self.options.segment_bytes,
             prev_end: self.end,
-            prev: self.log.tip(),
+            prev,
+            digest,
         };
         header.encode(&self.identity, block.bytes_mut());
         let position = segment.number * self.options.segment_bytes;
         assert!(position + BLOCK_BYTES as u64 > self.end, "positions grow");
-        self.appender.push_header(segment.file, position, block.freeze());
-        self.log.open_segment(segment.number);
         self.margin.enter(position + segment.blank_to);
-        self.segments.linked.push_back(segment);
         self.fresh = false;
+        (segment, block.freeze())
     }
 
     /// Makes term, vote and the *recovering* mark durable. Several calls before an update begins become one; each is
@@ -383,6 +392,7 @@ impl Wal {
             return;
         }
         self.try_again(io);
+        self.name_chain(io);
         self.saver.pump(self.appender.durable(), io);
         self.mark_end(io);
         self.appender.pump(self.margin.under_way(), io);

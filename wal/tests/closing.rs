@@ -226,6 +226,7 @@ fn stopped_during_a_start() {
                     Ok(Some(opened)) => break Some(opened),
                     Err(WalError::Stopped) => break None,
                     Err(error) => panic!("{error}"),
+                    Ok(None) if opening.wants_bases() => opening.set_bases(&[], &mut world),
                     Ok(None) => opening.on_completion(world.step().unwrap(), &mut world),
                 }
                 done += 1;

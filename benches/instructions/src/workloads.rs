@@ -164,6 +164,9 @@ fn open(sim: &Sim, io: &mut Apart<SimIo>, options: Options) -> Wal {
         if let Some(opened) = opening.poll().unwrap_or_else(|e| panic!("{e}")) {
             return opened.wal;
         }
+        if opening.wants_bases() {
+            opening.set_bases(&[], io);
+        }
         turn(sim, io, &mut done);
         done.drain(..).for_each(|completion| opening.on_completion(completion, io));
     }

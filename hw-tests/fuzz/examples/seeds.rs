@@ -218,6 +218,9 @@ impl Log {
             if let Some(opened) = opening.poll()? {
                 break opened.wal;
             }
+            if opening.wants_bases() {
+                opening.set_bases(&[], &mut *io);
+            }
             io.turn(soon(&*io), &mut done)?;
             for completion in done.drain(..) {
                 opening.on_completion(completion, &mut *io);

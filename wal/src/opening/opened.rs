@@ -9,7 +9,7 @@ use crate::saver::Saver;
 use crate::segment_header::Found;
 use crate::segments::{Segment, Segments};
 use crate::wal::Parts;
-use crate::{HardState, RecoveryReport, Wal};
+use crate::{HardState, Reach, RecoveryReport, Wal};
 
 /// An opened log, and what the node needs to know to take part.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub struct Opened {
     pub incarnation: Incarnation,
     /// The same and the log's bounds and terms, for the core. `applied` is zero: the state machine knows.
     pub restored: Restored,
+    /// What the log's beginning rests on. [`Reach::Nothing`]: a base is needed before anything of it can be applied.
+    pub reaches: Reach,
     /// What recovery found.
     pub report: RecoveryReport,
 }
@@ -69,6 +71,7 @@ impl Opening {
         self.report.spares = segments.prepared.len();
         let fresh = damage.is_some() || evidence || self.report.uncertain || !tail_whole || segments.linked.is_empty();
         let state = self.record.state;
+        let reaches = Reach::of(&log, self.options.applied, &self.bases);
         let restored = Restored {
             term: state.term,
             vote: state.vote,
@@ -96,6 +99,6 @@ impl Opening {
             blank_to,
         });
         tell!(info, boot = self.record.incarnation.0, report = %self.report, "log open");
-        Opened { wal, hard_state: state, incarnation: self.record.incarnation, restored, report: self.report.clone() }
+        Opened { wal, hard_state: state, incarnation: self.record.incarnation, restored, reaches, report: self.report.clone() }
     }
 }

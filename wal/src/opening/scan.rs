@@ -59,6 +59,6 @@ impl Opening {
         if let Some(error) = self.unread.take() {
             return Err(error);
         }
-        self.judge_log(scan.0.finish(&self.record, self.options.applied))
+        self.judge_log(scan.0.finish(&self.record, self.options.applied, &self.bases))
     }
 }

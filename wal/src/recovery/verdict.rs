@@ -5,13 +5,16 @@ use kontiki_core::{Base, Incarnation, LogIndex};
 use super::{Mode, Recovery, SegmentFile};
 use crate::hard_state::{Record, SegmentSpan};
 use crate::index::LiveLog;
+use crate::report::Chain;
 use crate::segment_header::Found;
-use crate::{Cause, Damage, RecoveryReport};
+use crate::{Cause, Damage, Reach, RecoveryReport};
 
 /// What recovery found.
 #[derive(Debug)]
 pub(crate) struct Recovered {
     pub(crate) log: LiveLog,
+    /// What it begins with, if that is a base segment.
+    pub(crate) chain: Option<Chain>,
     pub(crate) files: Vec<SegmentFile>,
     /// Where the log ends.
     pub(crate) end: u64,
@@ -38,11 +41,11 @@ pub(crate) struct Recovered {
 impl Recovery {
     /// The verdict, by what the hard state says: whether a first start was finished, so that there must be a log; where
     /// it ended when it was closed in order, all of it durable; which segments there must be. `applied` is the last
-    /// entry that the state machine has.
-    pub(crate) fn finish(mut self, record: &Record, applied: LogIndex) -> Recovered {
+    /// entry that the state machine has, and `snapshots` are the intact ones.
+    pub(crate) fn finish(mut self, record: &Record, applied: LogIndex, snapshots: &[Base]) -> Recovered {
         assert_eq!(self.mode, Mode::Done, "every file was read");
         self.watermark = self.watermark.max(record.clean_end).max(record.watermark);
-        let begin = record.span.oldest;
+        let begin = self.oldest;
         let begins = !record.initialised || self.anew || self.file_of(begin).is_some();
         let strange = self.strange.or_else(|| self.wrong_file(record));
         let cause = if !begins {
@@ -55,7 +58,7 @@ impl Recovery {
             (self.end < self.watermark).then_some(self.cause)
         };
         let whole = self.end >= self.watermark && strange.is_none() && !self.files.iter().any(|file| file.evidence);
-        let usable = whole && self.is_of_use(applied);
+        let usable = whole && Reach::of(&self.log, applied, snapshots) != Reach::Nothing;
         if !begins && !usable {
             self.give_up_beginning();
         }
@@ -78,6 +81,7 @@ impl Recovery {
         let marked = (full || self.blank_to > self.end || self.cut_short) && !header_lost;
         Recovered {
             log: self.log,
+            chain: self.chain,
             files: self.files,
             end: self.end,
             watermark: self.watermark,
@@ -99,8 +103,8 @@ impl Recovery {
     /// newest that the hard state names. A released file that was to become the newest is still there under its old
     /// name, if a crash came before its new one.
     pub(super) fn missing(&self, record: &Record) -> Option<u64> {
-        let SegmentSpan { oldest, newest, source, .. } = record.span;
-        let from = self.tail().map_or(oldest, |tail| tail + 1);
+        let SegmentSpan { newest, source, .. } = record.span;
+        let from = self.tail().map_or(self.oldest, |tail| tail + 1);
         let number = (from..=newest).find(|&number| self.file_of(number).is_none())?;
         (number < newest || self.file_of(source).is_none()).then_some(number)
     }
@@ -111,7 +115,7 @@ impl Recovery {
         if !record.initialised {
             return None;
         }
-        let from = self.tail().unwrap_or(record.span.oldest);
+        let from = self.tail().unwrap_or(self.oldest);
         let behind = self.files.iter().filter(|file| file.number >= from);
         let wrong = behind.filter_map(|file| {
             let (generation, former) = match file.found {
@@ -133,15 +137,9 @@ impl Recovery {
         wrong.min_by_key(|(position, _)| *position)
     }
 
-    /// Whether what is left of the log goes on where the state machine is: it could never be given what is missing
-    /// before it.
-    pub(super) fn is_of_use(&self, applied: LogIndex) -> bool {
-        self.log.first().0 <= applied.0.saturating_add(1)
-    }
-
     /// Of a log whose beginning is missing nothing can be taken if its end is not whole: what the first file that is
-    /// left says of the entry before it may have been superseded by what is gone. Nor if the state machine lacks
-    /// entries from before: peers give it all of them.
+    /// left says of the entry before it may have been superseded by what is gone. Nor if nothing
+    /// reaches it, neither a snapshot nor the state machine: peers give it all.
     pub(super) fn give_up_beginning(&mut self) {
         for file in self.files.iter_mut().filter(|file| file.number >= self.oldest) {
             file.evidence |= file.linked;
@@ -162,6 +160,7 @@ impl Recovered {
             frames: self.frames,
             bytes: self.frame_bytes,
             longest_frame: self.longest_frame,
+            chain: self.chain,
             first: self.log.first(),
             last: self.log.last(),
             last_term: self.log.tip().term,

@@ -11,7 +11,8 @@ impl Recovery {
     pub(super) fn successor(&self) -> Option<usize> {
         let from = if self.log.end().is_some() { self.file + 1 } else { self.first() };
         let continues = |file: &SegmentFile| match file.found {
-            Found::Own(header) => {
+            // A base segment begins another chain.
+            Found::Own(header) if header.digest.is_none() => {
                 let tip = self.log.tip();
                 header.prev_end == self.end && header.prev.id() == tip.id() && header.boot >= self.boot
             }

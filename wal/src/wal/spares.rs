@@ -43,11 +43,12 @@ impl Wal {
 
     /// What the hard state is to say: where the log begins now, and the newest segment.
     fn span(&self, newest: u64, generation: u64, source: u64) -> SegmentSpan {
-        let oldest = self.log.oldest_segment().unwrap_or(self.saver.named().oldest);
+        // Of a chain that is beginning nothing is said before its first header is durable.
+        let oldest = self.log.oldest_segment().filter(|_| !self.appender.begins_chain()).unwrap_or(self.saver.named().oldest);
         SegmentSpan { oldest, newest, generation, source }
     }
 
-    fn note(&mut self, span: SegmentSpan, io: &mut dyn Io) {
+    pub(super) fn note(&mut self, span: SegmentSpan, io: &mut dyn Io) {
         self.saver.note(span);
         self.saver.pump(self.appender.durable(), io);
     }
@@ -87,7 +88,9 @@ impl Wal {
         let number = self.segments.next_number;
         // One more spare than asked for: a segment released just after a new one was made is not thrown away.
         let room = self.segments.prepared.len() <= self.options.spare_segments;
-        let op = if let Some(front) = self.segments.retired.front().filter(|segment| segment.readers == 0) {
+        // As long as a new chain is beginning, the old one is the log.
+        let retired = self.segments.retired.front().filter(|segment| segment.readers == 0 && !self.appender.begins_chain());
+        let op = if let Some(front) = retired {
             // Files between others are needed by nobody once the log has gone on; only where it begins has to be known.
             let free = self.log.oldest_segment().is_none_or(|oldest| front.number > oldest) || front.number < noted.oldest;
             let recycle = room && front.whole;

@@ -5,11 +5,11 @@ pub mod disk;
 pub mod life;
 pub mod world;
 
-use kontiki_core::{ClusterId, FrameMeta, GroupId, IndexRange, LogIndex, NodeId, Subterm, Term, WriteId};
+use kontiki_core::{Base, ClusterId, FrameMeta, GroupId, IndexRange, LogIndex, NodeId, Subterm, Term, WriteId};
 use kontiki_frame::{BODY_OFFSET, Header, Kind, entries, frame_bytes, put_entry, seal};
 use kontiki_io::Completion;
 use kontiki_mem::{Block, BlockMut, Pool, Ring};
-use kontiki_wal::{Frames, HardState, Medium, Opened, Opening, Options, ReadError, RecoveryReport, Wal, WalError, WalEvent};
+use kontiki_wal::{Frames, HardState, Medium, Opened, Opening, Options, Reach, ReadError, RecoveryReport, Wal, WalError, WalEvent};
 
 pub use disk::Disk;
 pub use world::{Random, World};
@@ -26,6 +26,10 @@ pub fn options() -> Options {
         medium: Medium::Safe,
         ..Options::default()
     }
+}
+
+pub fn base(index: u64, term: u64) -> Base {
+    Base { index: LogIndex(index), term: Term(term), subterm: Subterm(0) }
 }
 
 /// The payload of every entry: what makes it, and only it.
@@ -60,6 +64,11 @@ pub fn frame(ring: &mut Ring, first: u64, count: u32, term: u64, prev_term: u64,
 
 /// Opens a log until it is open, failed, or the power fails (`None`).
 pub fn open(world: &mut World, options: Options) -> Option<Result<Opened, WalError>> {
+    open_behind(world, options, &[])
+}
+
+/// The same where there are snapshots of these.
+pub fn open_behind(world: &mut World, options: Options, snapshots: &[Base]) -> Option<Result<Opened, WalError>> {
     let mut opening = match Opening::start(options, world) {
         Ok(opening) => opening,
         Err(error) => return Some(Err(error)),
@@ -68,6 +77,7 @@ pub fn open(world: &mut World, options: Options) -> Option<Result<Opened, WalErr
         match opening.poll() {
             Ok(Some(opened)) => return Some(Ok(opened)),
             Err(error) => return Some(Err(error)),
+            Ok(None) if opening.wants_bases() => opening.set_bases(snapshots, world),
             Ok(None) => opening.on_completion(world.step()?, world),
         }
     }
@@ -81,6 +91,7 @@ pub struct Node {
     pub boot: u64,
     pub report: RecoveryReport,
     pub restored: kontiki_core::Restored,
+    pub reaches: Reach,
     /// Made when it is first needed: most nodes of a test only look.
     ring: Option<Ring>,
     pub pool: Pool,
@@ -116,8 +127,13 @@ impl Node {
         }
     }
 
-    pub fn start(mut world: World, options: Options) -> Result<Node, NotUp> {
-        let opened = match open(&mut world, options) {
+    pub fn start(world: World, options: Options) -> Result<Node, NotUp> {
+        Node::start_behind(world, options, &[])
+    }
+
+    /// Starts where there are snapshots of these.
+    pub fn start_behind(mut world: World, options: Options, snapshots: &[Base]) -> Result<Node, NotUp> {
+        let opened = match open_behind(&mut world, options, snapshots) {
             Some(Ok(opened)) => opened,
             Some(Err(error)) => {
                 assert_eq!(world.open_handles(), 0, "a failed opening closes what it opened");
@@ -125,7 +141,7 @@ impl Node {
             }
             None => return Err(NotUp::PowerFailed(Box::new(world))),
         };
-        let Opened { wal, hard_state, incarnation, restored, report } = opened;
+        let Opened { wal, hard_state, incarnation, restored, reaches, report } = opened;
         Ok(Node {
             world,
             wal,
@@ -133,6 +149,7 @@ impl Node {
             boot: incarnation.0,
             report,
             restored,
+            reaches,
             ring: None,
             pool: Pool::new(8, 64 << 10),
             next_write: 0,
@@ -248,6 +265,23 @@ impl Node {
     pub fn acked(&self) -> Option<u64> {
         let durable = self.log_durable?;
         self.writes.iter().find(|(write, _)| *write == durable).map(|(_, last)| *last)
+    }
+
+    /// Begins the log anew behind a snapshot, running the world for room. `None` if the power or the log failed
+    /// meanwhile.
+    pub fn rebase(&mut self, index: u64, term: u64, digest: u128) -> Option<WriteId> {
+        loop {
+            if self.wal.can_rebase() {
+                let write = self.next_id();
+                self.wal.rebase(write, base(index, term), digest);
+                self.writes.push((write, index));
+                return Some(write);
+            }
+            self.wal.poisoned().is_none().then_some(())?;
+            self.wal.pump(&mut self.world);
+            let completion = self.step()?;
+            self.complete(completion);
+        }
     }
 
     pub fn save(&mut self, term: u64, vote: u64) -> WriteId {
