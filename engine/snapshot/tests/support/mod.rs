@@ -75,7 +75,7 @@ impl Node {
     }
 
     /// `Ok(Err)`: the power failed on the way.
-    pub fn start(mut world: World) -> Result<Result<Node, World>, StoreError> {
+    pub fn start(mut world: World) -> Result<Result<Node, Box<World>>, StoreError> {
         let mut opening = Opening::start(options(), &mut world);
         let store = loop {
             match opening.poll() {
@@ -86,7 +86,7 @@ impl Node {
                 }
                 Ok(None) => match world.step() {
                     Some(completion) => opening.on_completion(completion, &mut world),
-                    None => return Ok(Err(world)),
+                    None => return Ok(Err(Box::new(world))),
                 },
             }
         };
@@ -165,7 +165,8 @@ impl Node {
     pub fn serve(&mut self, file: &[u8], until: u64, change: &mut dyn FnMut(u64, &mut [u8])) -> bool {
         let ends = (self.fetched.len(), self.not_fetched.len());
         while (self.fetched.len(), self.not_fetched.len()) == ends {
-            if let Some(want) = self.store.want() {
+            let want = self.store.want();
+            if let Some(want) = want {
                 if want.offset >= until {
                     return true;
                 }
@@ -174,8 +175,8 @@ impl Node {
                 change(want.offset, &mut chunk);
                 let _ = self.store.accept(want.offset, &chunk);
             }
-            if !self.step() {
-                return self.store.want().is_some();
+            if !self.step() && want.is_none() && (self.fetched.len(), self.not_fetched.len()) == ends {
+                return false;
             }
         }
         true
