@@ -36,6 +36,12 @@ pub(crate) enum Purpose {
     Bulk(usize),
     /// A client.
     Client(usize),
+    /// Ours, to a peer's snapshots.
+    DialSnapshot(usize),
+    /// Over which a snapshot is pulled from a peer.
+    Fetch(usize),
+    /// Over which somebody pulls a snapshot of ours: a peer, or behind all of them a program.
+    Serve(usize),
 }
 
 #[derive(Debug)]

@@ -25,6 +25,18 @@ pub struct Counters {
     pub frames_held_back: u64,
     /// Times that a frame on its way had to wait for room in the ring.
     pub ring_waits: u64,
+    /// Connections opened that snapshots are pulled over, in either direction.
+    pub snapshot_channels: u64,
+    /// Snapshots offered to peers.
+    pub offers_out: u64,
+    /// Snapshots offered by peers.
+    pub offers_in: u64,
+    /// Chunks of snapshots queued for sending.
+    pub chunks_out: u64,
+    /// Chunks of snapshots received and handed over.
+    pub chunks_in: u64,
+    /// Times that a chunk on its way had to wait for a free buffer.
+    pub chunk_waits: u64,
     /// Sessions opened.
     pub sessions_up: u64,
     /// Sessions ended.

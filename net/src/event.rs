@@ -6,12 +6,15 @@ use std::net::SocketAddr;
 use kontiki_core::{Incarnation, Message, NodeId, SessionId};
 use kontiki_frame::{Header, WireStamp};
 use kontiki_io::IoError;
-use kontiki_mem::BlockMut;
+use kontiki_mem::{BlockMut, PoolBuf};
 
 use crate::handshake::reach::Unreached;
 use crate::handshake::refusal::Refusal;
 use crate::limits::EVENTS;
 use crate::session::parameters::Parameters;
+use crate::snapshots::offer::{SnapshotId, SnapshotOffer};
+use crate::snapshots::record::{SnapshotRefusal, SnapshotWant};
+use crate::snapshots::serve::Pull;
 
 /// One thing that happened on the network.
 #[derive(Debug)]
@@ -65,6 +68,54 @@ pub enum NetEvent {
         /// The whole frame, wire stamp first; frames that arrive one after the other are neighbours.
         block: BlockMut,
     },
+    /// A peer offers a snapshot: this node's log cannot be served from its own any more.
+    SnapshotOffered {
+        /// The peer.
+        peer: NodeId,
+        /// The session it came over.
+        session: SessionId,
+        /// What it offers.
+        offer: SnapshotOffer,
+    },
+    /// A chunk of a snapshot, as it was asked for. What is in it is not looked at yet.
+    SnapshotChunk {
+        /// The source.
+        peer: NodeId,
+        /// Of which snapshot.
+        id: SnapshotId,
+        /// Where it stands in the file, in bytes.
+        offset: u64,
+        /// The chunk: all of the buffer. Dropping it makes room for another one.
+        chunk: PoolBuf,
+    },
+    /// The connection over which a snapshot was pulled is gone, and with it what was asked for and has not come. What is
+    /// wanted still may be asked for again at once.
+    SnapshotFetchDown {
+        /// The source.
+        peer: NodeId,
+        /// Why.
+        reason: DownReason,
+    },
+    /// Somebody wants a part of a snapshot: to be answered chunk by chunk with [`crate::Net::send_chunk`], in the order
+    /// of what was wanted, or with [`crate::Net::refuse_snapshot`].
+    SnapshotWanted {
+        /// Over which connection, and who.
+        pull: Pull,
+        /// What.
+        want: SnapshotWant,
+    },
+    /// A program asks which snapshot there is: to be answered with [`crate::Net::tell_snapshot`], or refused.
+    SnapshotAsked {
+        /// Over which connection, and who.
+        pull: Pull,
+    },
+    /// Nobody pulls over that connection any more: what it wanted is to be forgotten.
+    SnapshotServeDown {
+        /// Over which connection, and who.
+        pull: Pull,
+        /// Why.
+        reason: DownReason,
+    },
     /// Something a client did.
     Client(ClientEvent),
     /// Something was turned down (also counted; under a flood only counted).
@@ -117,6 +168,12 @@ pub enum DownReason {
     /// It sent something that was turned down.
     #[error("{0}")]
     Refused(Refusal),
+    /// The source of a snapshot will not send it.
+    #[error("no snapshot: {0}")]
+    SnapshotRefused(SnapshotRefusal),
+    /// Nothing was asked for on a snapshot's connection for long.
+    #[error("nothing was asked for any more")]
+    Unused,
     /// This node is stopping.
     #[error("this node stops")]
     Stopped,
@@ -135,6 +192,8 @@ impl DownReason {
             DownReason::Revoked => "down: revoked",
             DownReason::NoRoom => "down: no room",
             DownReason::Refused(_) => "down: refused",
+            DownReason::SnapshotRefused(_) => "down: snapshot refused",
+            DownReason::Unused => "down: unused",
             DownReason::Stopped => "down: stopped",
         }
     }
@@ -227,7 +286,8 @@ impl Events {
     /// A queue for so many sessions and clients.
     pub(crate) fn new(sessions: usize, clients: usize) -> Self {
         // The listener owes one event from the start: that it is open, or why it cannot be.
-        let capacity = EVENTS + sessions + clients + 1;
+        // A session has up to two connections more, for snapshots; and a program may have one.
+        let capacity = EVENTS + 3 * sessions + clients + 2;
         Events { queue: VecDeque::with_capacity(capacity), capacity, owed: 1 }
     }
 
@@ -246,6 +306,12 @@ impl Events {
     pub(crate) fn push_start(&mut self, event: NetEvent) {
         assert!(self.room() >= 2, "room was looked at before");
         self.queue.push_back(event);
+        self.owed += 1;
+    }
+
+    /// Sets a place aside for the end of something whose start is not told: takes one. The caller has looked at `room`.
+    pub(crate) fn owe(&mut self) {
+        assert!(self.room() >= 1, "room was looked at before");
         self.owed += 1;
     }
 

@@ -69,6 +69,13 @@
 //!   ring memory is free with the receive's last completion; blocks can be reserved behind it at once;
 //! - without room in the ring nothing is received, and the sender is held back by TCP.
 //!
+//! # Snapshots
+//!
+//! A peer that the log cannot serve is offered a snapshot over the control channel ([`Net::offer_snapshot`]) and pulls it
+//! over a connection of its own, which it opens when it wants something ([`Net::want_snapshot`]). The source is told what
+//! is wanted ([`NetEvent::SnapshotWanted`]) and sends it chunk by chunk ([`Net::send_chunk`]). See the `snapshots` module's
+//! source for the protocol.
+//!
 //! # Clients
 //!
 //! A few places are kept for whoever asks for the node's status; with `max_clients` 0 there are no others.
@@ -87,6 +94,7 @@ mod net;
 mod options;
 mod random;
 mod session;
+mod snapshots;
 mod token;
 mod wire;
 
@@ -109,4 +117,7 @@ pub use session::SendError;
 pub use session::bulk_out::{BulkRoom, FrameStamp, Pinning};
 pub use session::control::{Control, ControlError, Payload as ControlPayload};
 pub use session::parameters::Parameters;
+pub use snapshots::offer::{SnapshotId, SnapshotOffer};
+pub use snapshots::record::{SnapshotRecord, SnapshotRefusal, SnapshotSays, SnapshotWant, SnapshotWireError};
+pub use snapshots::serve::{Pull, Puller};
 pub use token::TOKEN_TAG;

@@ -69,12 +69,40 @@ pub const MAX_HALVES: usize = 4;
 /// Longest address of a node as text, in bytes.
 pub const MAX_ADDRESS_BYTES: usize = 64;
 
-/// Connections per peer: one session live, one closing, one being set up, the abandoned, and further handshakes.
-pub const CONNECTIONS_PER_PEER: usize = 6 + MAX_ABANDONED_DIALS + MAX_HALVES;
+/// Connections per peer: one session live, one closing, one being set up, the abandoned, further handshakes, and those
+/// for snapshots.
+pub const CONNECTIONS_PER_PEER: usize = 6 + MAX_ABANDONED_DIALS + MAX_HALVES + SNAPSHOT_CONNECTIONS;
 
 /// How far above the last one an incarnation may be that is remembered beyond its session. Nothing on the wire proves
 /// who says it; a node counts one up with each start.
 pub const MAX_INCARNATION_JUMP: u64 = 1 << 16;
+
+/// Bytes of a chunk of a snapshot: what is asked for and sent as a whole.
+pub const SNAPSHOT_CHUNK_BYTES: usize = 64 << 10;
+
+/// Longest snapshot that is offered or taken, in bytes.
+pub const MAX_SNAPSHOT_BYTES: u64 = 1 << 50;
+
+/// Bytes of a record on a snapshot's connection.
+pub const SNAPSHOT_RECORD_BYTES: usize = 96;
+
+/// Parts of a snapshot that may be asked for and not have come, on one connection.
+pub const MAX_WANTS: usize = 8;
+
+/// Most chunks in one such part.
+pub const MAX_WANT_CHUNKS: u32 = 16;
+
+/// Chunks that wait to be sent on one connection, at most; as many again are under way.
+pub const SERVE_CHUNKS: usize = 4;
+
+/// Most chunks in one gathering send.
+pub const CHUNKS_PER_SEND: usize = 4;
+
+/// Chunks of snapshots being fetched that are in memory at once, at most: one comes in, the others are with the node.
+pub const SNAPSHOT_BUFFERS: usize = 12;
+
+/// Connections per peer that snapshots are pulled over: one each way, and one each way that is closing.
+pub const SNAPSHOT_CONNECTIONS: usize = 4;
 
 /// Events that may wait, besides one for each live session and client.
 pub const EVENTS: usize = 512;
@@ -94,7 +122,10 @@ pub const MAX_LONG_REQUEST_BYTES: usize = kontiki_frame::MAX_FRAME_BYTES;
 pub const STATUS_PLACES: usize = 4;
 
 /// Connections of clients that may be wound down while their places are taken again.
-pub const SPARE_CLIENTS: usize = 4 + STATUS_PLACES;
+pub const SPARE_CLIENTS: usize = 4 + STATUS_PLACES + PROGRAM_CONNECTIONS;
+
+/// Connections of programs that take a copy of a snapshot: one, and one that is closing.
+pub const PROGRAM_CONNECTIONS: usize = 2;
 
 /// Size of the receive buffer of a place for the status, in bytes.
 pub const STATUS_REQUEST_BYTES: usize = 512;
@@ -106,7 +137,10 @@ pub const MAX_REFUSED: usize = 16;
 /// Clients at once, at most, whatever the options say.
 pub const MAX_CLIENTS: usize = 4096;
 
-const _: () = assert!(HELLO_BYTES <= SMALL_BYTES);
+const _: () = assert!(HELLO_BYTES <= SMALL_BYTES && SNAPSHOT_RECORD_BYTES <= SMALL_BYTES);
+// A send of chunks: a record and a chunk each, and one more record; the records lie in the buffer of a send's stamps.
+const _: () = assert!(2 * CHUNKS_PER_SEND < MAX_PIECES && (CHUNKS_PER_SEND + 1) * SNAPSHOT_RECORD_BYTES <= STAMPS_BYTES);
+const _: () = assert!(MAX_WANTS * SNAPSHOT_RECORD_BYTES <= STAMPS_BYTES && SNAPSHOT_CHUNK_BYTES.is_multiple_of(kontiki_mem::BLOCK_BYTES));
 const _: () = assert!(MAX_ADDRESS_BYTES <= kontiki_io::limits::MAX_HOST_BYTES && MAX_ADDRESS_BYTES <= u8::MAX as usize);
 const _: () = assert!(1 <= OLDEST_CLIENT_VERSION && OLDEST_CLIENT_VERSION <= PROTOCOL_VERSION);
 const _: () = assert!(1 <= OLDEST_NODE_VERSION && OLDEST_NODE_VERSION <= PROTOCOL_VERSION && PROTOCOL_VERSION <= u8::MAX as u16);

@@ -28,6 +28,8 @@ use crate::session::bulk_in::Rules;
 use crate::session::bulk_out::BulkOut;
 use crate::session::parameters::Parameters;
 use crate::session::peer::Peer;
+use crate::snapshots::fetch::FetchPause;
+use crate::snapshots::serve::Serve;
 use crate::token::{Action, parse};
 
 /// Buffers, all set aside at the start.
@@ -66,6 +68,10 @@ pub struct Net {
     pub(crate) listener: Listener,
     /// The peer whose frames are taken.
     pub(crate) granted: Option<usize>,
+    /// Connections over which snapshots of this node are pulled: by each peer, and last by a program.
+    pub(crate) serves: Vec<Option<Box<Serve>>>,
+    /// Chunks of snapshots being fetched; while none is, there is no such memory.
+    pub(crate) chunks: Option<Pool>,
     pub(crate) stopping: bool,
 }
 
@@ -93,6 +99,8 @@ impl Net {
                 half: None,
                 greeted: heapless::Vec::new(),
                 session: None,
+                fetch: None,
+                fetch_pause: FetchPause::default(),
                 bulk_out: BulkOut::new(options.bulk_queue_frames, options.bulk_queue_bytes),
                 attempts: 0,
                 dial_at: Time(0),
@@ -109,7 +117,8 @@ impl Net {
         let pools = Pools {
             small: Pool::new(2 * slots, SMALL_BYTES),
             control: Pool::new((peers.len() * 6).max(1), CONTROL_BUFFER_BYTES),
-            stamps: Pool::new((peers.len() * 2).max(1), STAMPS_BYTES),
+            // Snapshots have their records there: one send each way, and one each way of a connection that is closing.
+            stamps: Pool::new(peers.len() * 6 + 2, STAMPS_BYTES),
             requests: Pool::new(spare_clients.max(1), block(options.request_message_bytes())),
             responses: Pool::new((2 * spare_clients).max(1), block(options.max_requests_in_flight * options.response_bytes())),
             status_requests: Pool::new(2 * STATUS_PLACES, STATUS_REQUEST_BYTES),
@@ -121,6 +130,8 @@ impl Net {
             random,
             conns: Conns::new(slots),
             events: Events::new(peers.len(), places),
+            serves: (0..=peers.len()).map(|_| None).collect(),
+            chunks: None,
             peers,
             clients: (0..places).map(|_| None).collect(),
             clients_opened: 0,
@@ -193,6 +204,10 @@ impl Net {
             self.tick_session(p, now, io, ring);
             self.tick_dial(p, now, io);
             self.tick_reach(p, now);
+            self.tick_fetch(p, now, io);
+        }
+        for k in 0..self.serves.len() {
+            self.tick_serve(k, now, io);
         }
         self.tick_clients(now, io);
         while let Some(Hushed { topic, count, remote }) = self.log.due(now) {
@@ -225,6 +240,10 @@ impl Net {
             look(self.session_deadline(p));
             look(self.dial_deadline(p));
             look(self.reach_deadline(p));
+            look(self.fetch_deadline(p));
+        }
+        for k in 0..self.serves.len() {
+            look(self.serve_deadline(k));
         }
         look(self.conns.deadline());
         look(self.listener.retry_at());
@@ -241,6 +260,9 @@ impl Net {
         {
             self.polled(client);
         }
+        if let NetEvent::SnapshotFetchDown { peer, .. } = event {
+            self.fetch_down_polled(peer);
+        }
         Some(event)
     }
 
@@ -254,6 +276,7 @@ impl Net {
             self.session_down(p, DownReason::Stopped, now, io);
             self.half_failed(p, Unreached::Closed, now, io);
         }
+        self.serve_down(self.serves.len() - 1, DownReason::Stopped, io);
         for c in 0..self.clients.len() {
             self.client_gone(c, io);
         }
@@ -300,7 +323,7 @@ impl Net {
         self.peers.get(self.peer_index(peer)?).map(|peer| peer.addr)
     }
 
-    fn dials_peer(&self, p: usize) -> bool {
+    pub(crate) fn dials_peer(&self, p: usize) -> bool {
         self.peers.get(p).is_some_and(|peer| peer.we_dial)
     }
 
@@ -366,7 +389,7 @@ impl Net {
         };
         self.counters.bytes_in += bytes as u64;
         match (conn.purpose, buf) {
-            (Purpose::Greeting | Purpose::DialControl(_) | Purpose::DialBulk(_), IoBuf::Pool(small)) => {
+            (Purpose::Greeting | Purpose::DialControl(_) | Purpose::DialBulk(_) | Purpose::DialSnapshot(_), IoBuf::Pool(small)) => {
                 conn.small_len += bytes;
                 let like_one = Hello::may_begin(small.bytes().get(..conn.small_len).unwrap_or_default());
                 conn.small = Some(small);
@@ -390,6 +413,8 @@ impl Net {
                 }
             }
             (Purpose::Client(c), IoBuf::Pool(buf)) => self.client_received(c, buf, bytes, now, io),
+            (Purpose::Fetch(p), IoBuf::Pool(buf)) => self.fetch_received(p, buf, bytes, now),
+            (Purpose::Serve(k), IoBuf::Pool(buf)) => self.serve_received(k, buf, bytes, now),
             (purpose, buf) => panic!("a receive into {buf:?} for {purpose:?}, which posts none"),
         }
     }
@@ -409,6 +434,7 @@ impl Net {
         match conn.purpose {
             Purpose::Greeting => self.greeted(slot, hello, now, io),
             Purpose::DialControl(p) | Purpose::DialBulk(p) => self.welcomed(p, slot, hello, now, io),
+            Purpose::DialSnapshot(p) => self.fetch_welcomed(p, slot, hello, now, io),
             purpose => panic!("a greeting for {purpose:?}, which awaits none"),
         }
     }
@@ -431,7 +457,13 @@ impl Net {
                 }
             }
             Purpose::Client(c) => self.client_sent(c, now),
-            Purpose::Greeting | Purpose::DialControl(_) | Purpose::DialBulk(_) | Purpose::HalfControl(_) => {}
+            Purpose::Serve(k) => self.serve_sent(k, now, io),
+            Purpose::Greeting
+            | Purpose::DialControl(_)
+            | Purpose::DialBulk(_)
+            | Purpose::DialSnapshot(_)
+            | Purpose::HalfControl(_)
+            | Purpose::Fetch(_) => {}
         }
     }
 
@@ -454,6 +486,8 @@ impl Net {
             }
             Purpose::Control(p) | Purpose::Bulk(p) => self.session_down(p, reason, now, io),
             Purpose::Client(c) => self.client_gone(c, io),
+            Purpose::DialSnapshot(p) | Purpose::Fetch(p) => self.fetch_down(p, reason, now, io),
+            Purpose::Serve(k) => self.serve_down(k, reason, io),
         }
         self.conns.doom(slot, io);
     }

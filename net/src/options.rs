@@ -49,6 +49,10 @@ pub struct Options {
     pub idle_timeout_ns: u64,
     /// A client is disconnected if it says nothing, or reads nothing, for so long.
     pub client_idle_timeout_ns: u64,
+    /// A snapshot's connection is closed once nothing has moved on it for so long.
+    pub snapshot_timeout_ns: u64,
+    /// Whether administrative requests are taken from other machines too.
+    pub admin_any: bool,
     /// Shortest pause before connecting again.
     pub backoff_min_ns: u64,
     /// Longest pause before connecting again.
@@ -85,6 +89,8 @@ impl Options {
             handshake_timeout_ns: 2_000 * MS,
             idle_timeout_ns: 2_000 * MS,
             client_idle_timeout_ns: 600_000 * MS,
+            snapshot_timeout_ns: 30_000 * MS,
+            admin_any: false,
             backoff_min_ns: 20 * MS,
             backoff_max_ns: 1_000 * MS,
             seed: 0,
@@ -131,7 +137,7 @@ impl Options {
         if !(1..=1 << 16).contains(&self.max_requests_in_flight) {
             return bad("max_requests_in_flight");
         }
-        if self.handshake_timeout_ns == 0 || self.idle_timeout_ns < 4 || self.client_idle_timeout_ns == 0 {
+        if self.handshake_timeout_ns == 0 || self.idle_timeout_ns < 4 || self.client_idle_timeout_ns == 0 || self.snapshot_timeout_ns == 0 {
             return bad("timeouts");
         }
         if self.backoff_min_ns == 0 || self.backoff_min_ns > self.backoff_max_ns {

@@ -26,6 +26,7 @@ use crate::session::inbox::Inbox;
 use crate::session::outbox::Outbox;
 use crate::session::parameters::Parameters;
 use crate::session::peer::{Half, Seen, Session};
+use crate::snapshots::offer::SnapshotOffer;
 
 /// Why something was not queued for a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +38,9 @@ pub enum SendError {
     /// again when [`Net::bulk_room`] has grown.
     #[error("the peer's queue is full")]
     Full,
+    /// Another chunk of a snapshot is due, or none.
+    #[error("not the chunk that is due")]
+    NotWanted,
     /// The frame is longer than the peer takes.
     #[error("a frame of {bytes} bytes, the peer takes at most {takes}")]
     TooLong {
@@ -59,6 +63,20 @@ impl Net {
             return Err(SendError::Full);
         }
         self.counters.messages_out += 1;
+        Ok(())
+    }
+
+    /// Tells a peer of a snapshot, over the control channel; it goes out with the next [`Net::tick`].
+    ///
+    /// # Errors
+    /// If the session is gone, or the peer's two send buffers are full: then it is to be offered again.
+    pub fn offer_snapshot(&mut self, now: Time, peer: NodeId, session: SessionId, offer: &SnapshotOffer) -> Result<(), SendError> {
+        assert!(offer.id.source == self.options.node, "a node offers its own snapshots");
+        let p = self.open_peer(peer, session)?;
+        if !self.queue_control(p, Payload::Offer(*offer), now) {
+            return Err(SendError::Full);
+        }
+        self.counters.offers_out += 1;
         Ok(())
     }
 
@@ -154,6 +172,7 @@ impl Net {
         peer.bulk_out.reset(half.session);
         peer.session = Some(Session {
             id: half.session,
+            nonce: half.nonce,
             process,
             remote,
             parameters: None,
@@ -223,6 +242,8 @@ impl Net {
             peer.attempts = 0;
         }
         let (id, we_dial) = (peer.id, peer.we_dial);
+        self.fetch_down(p, reason, now, io);
+        self.serve_down(p, reason, io);
         self.conns.doom(session.control, io);
         self.conns.doom(session.bulk, io);
         if we_dial {
@@ -284,6 +305,13 @@ impl Net {
                     return self.refuse_session(p, slot, Refusal::Control(error), now, io);
                 }
                 (Payload::Keepalive, true) => {}
+                (Payload::Offer(offer), true) if offer.id.source != peer.id => {
+                    return self.refuse_session(p, slot, Refusal::Control(ControlError::Field), now, io);
+                }
+                (Payload::Offer(offer), true) => {
+                    self.counters.offers_in += 1;
+                    self.events.push(NetEvent::SnapshotOffered { peer: peer.id, session: session.id, offer });
+                }
                 (Payload::Message(message), true) => {
                     self.counters.messages_in += 1;
                     self.events.push(NetEvent::Message { peer: peer.id, session: session.id, message });

@@ -12,7 +12,7 @@ use kontiki_core::{
 use kontiki_frame::Header;
 use kontiki_io::{Io, tell};
 use kontiki_mem::{BlockMut, Hold, Resolver};
-use kontiki_net::NetEvent;
+use kontiki_net::{NetEvent, SnapshotRefusal};
 use kontiki_wal::{HardState, ReadError, WalEvent};
 
 use super::gather::Gather;
@@ -265,6 +265,14 @@ impl Group {
                 self.step(host, now, Event::SessionDown { peer, session }, io);
             }
             NetEvent::Client(event) => self.client(host, event, io),
+            // There are no snapshots to give, and none to take.
+            NetEvent::SnapshotWanted { pull, .. } | NetEvent::SnapshotAsked { pull } => {
+                host.net.refuse_snapshot(pull, SnapshotRefusal::None);
+            }
+            NetEvent::SnapshotOffered { .. }
+            | NetEvent::SnapshotChunk { .. }
+            | NetEvent::SnapshotFetchDown { .. }
+            | NetEvent::SnapshotServeDown { .. } => {}
             // The host's.
             NetEvent::Refused { .. } | NetEvent::Unreached { .. } | NetEvent::Listening { .. } | NetEvent::Fatal(_) => {}
         }

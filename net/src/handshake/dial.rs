@@ -128,6 +128,7 @@ impl Net {
         let (p, channel) = match conn.purpose {
             Purpose::DialControl(p) => (p, Channel::Control),
             Purpose::DialBulk(p) => (p, Channel::Bulk),
+            Purpose::DialSnapshot(p) => return self.source_connected(p, slot, result, now, io),
             purpose => panic!("{purpose:?} does not connect"),
         };
         if let Err(error) = result {

@@ -28,6 +28,8 @@ pub enum Channel {
     Bulk = 2,
     /// A program's requests.
     Client = 3,
+    /// Chunks of a snapshot, to a node or a program that pulls it.
+    Snapshot = 4,
 }
 
 impl Channel {
@@ -36,6 +38,7 @@ impl Channel {
             1 => Some(Channel::Control),
             2 => Some(Channel::Bulk),
             3 => Some(Channel::Client),
+            4 => Some(Channel::Snapshot),
             _ => None,
         }
     }
@@ -109,6 +112,9 @@ pub enum HandshakeRefusal {
         /// The incarnation of the process that has it.
         incarnation: Incarnation,
     },
+    /// An administrative request from another machine.
+    #[error("administrative requests are taken from the node's own machine alone (`admin = \"any\"` in its file allows others)")]
+    NotAdmin,
     /// A reason that this version does not know.
     #[error("refused for reason {code}, unknown to this version")]
     Other {
@@ -132,6 +138,7 @@ impl HandshakeRefusal {
             Self::NotOpen => "handshake: not open",
             Self::Busy => "handshake: busy",
             Self::Occupied { .. } => "handshake: occupied",
+            Self::NotAdmin => "handshake: not admin",
             Self::Other { .. } => "handshake: other",
         }
     }
@@ -150,6 +157,7 @@ impl HandshakeRefusal {
             Self::NotOpen => (9, 0),
             Self::Busy => (10, 0),
             Self::Occupied { incarnation } => (11, incarnation.0),
+            Self::NotAdmin => (12, 0),
             Self::Other { code } => (code.max(1), 0),
         }
     }
@@ -169,6 +177,7 @@ impl HandshakeRefusal {
             9 => Self::NotOpen,
             10 => Self::Busy,
             11 => Self::Occupied { incarnation: Incarnation(detail) },
+            12 => Self::NotAdmin,
             code => Self::Other { code },
         })
     }
@@ -430,7 +439,7 @@ mod tests {
 
     #[test]
     fn every_refusal_comes_back_as_sent() {
-        for code in 1..=12 {
+        for code in 1..=13 {
             let detail = if code == 1 {
                 5 << 48 | 6 << 32 | 7 << 16 | 7
             } else if matches!(code, 3..=7 | 11) {

@@ -171,6 +171,7 @@ impl Net {
         let done = match hello.channel {
             Channel::Client => self.judge_client(&hello).and_then(|()| self.client_connected(slot, &hello, now, io)),
             Channel::Control => self.judge(&hello, now).map(|p| self.control_greeted(p, slot, &hello, now, io)),
+            Channel::Snapshot => self.puller_greeted(slot, &hello, now, io),
             Channel::Bulk => self.judge(&hello, now).and_then(|p| self.bulk_greeted(p, slot, &hello, now, io)),
         };
         if let Err(refusal) = done {
@@ -190,6 +191,12 @@ impl Net {
 
     /// Which peer greets, if it is one and may dial us.
     fn judge(&self, hello: &Hello, now: Time) -> Result<usize, HandshakeRefusal> {
+        let p = self.known(hello)?;
+        if self.dials_peer(p) { Err(HandshakeRefusal::Direction) } else { self.admitted(p, hello, now) }
+    }
+
+    /// Which peer greets, if it is one.
+    pub(crate) fn known(&self, hello: &Hello) -> Result<usize, HandshakeRefusal> {
         if hello.cluster != self.options.cluster {
             return Err(HandshakeRefusal::Cluster);
         }
@@ -199,13 +206,13 @@ impl Net {
         if hello.to != self.options.node {
             return Err(HandshakeRefusal::Target { to: hello.to });
         }
-        let p = self.peer_index(hello.from).ok_or(HandshakeRefusal::UnknownPeer { from: hello.from })?;
+        self.peer_index(hello.from).ok_or(HandshakeRefusal::UnknownPeer { from: hello.from })
+    }
+
+    /// Whether it is a process that may stand for that peer.
+    pub(crate) fn admitted(&self, p: usize, hello: &Hello, now: Time) -> Result<usize, HandshakeRefusal> {
         let peer = self.peers.get(p).ok_or(HandshakeRefusal::UnknownPeer { from: hello.from })?;
-        if peer.we_dial {
-            return Err(HandshakeRefusal::Direction);
-        }
-        peer.admits(process(hello), now)?;
-        Ok(p)
+        peer.admits(process(hello), now).map(|()| p)
     }
 
     /// A peer opens a control channel: answers with a nonce that its bulk channel must repeat. Whoever greets in a

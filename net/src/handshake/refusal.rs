@@ -7,6 +7,7 @@ use crate::clients::client_wire::ClientWireError;
 use crate::handshake::hello::{HandshakeRefusal, HelloError};
 use crate::limits::HELLO_BYTES;
 use crate::session::control::ControlError;
+use crate::snapshots::record::SnapshotWireError;
 
 /// Why something was turned down. The connection is closed; nothing of it reached the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -78,13 +79,16 @@ pub enum Refusal {
     /// A frame whose stamp counts entries that it does not hold.
     #[error("frame whose stamp names entries outside of it")]
     FrameRange,
+    /// A bad record on a snapshot's connection.
+    #[error("bad word about a snapshot: {0}")]
+    Snapshot(SnapshotWireError),
     /// A bad request of a client.
     #[error("bad request: {0}")]
     Request(ClientWireError),
 }
 
 /// Reasons told apart by the counters.
-pub(crate) const REFUSAL_KINDS: usize = 15;
+pub(crate) const REFUSAL_KINDS: usize = 16;
 
 impl Refusal {
     /// Names for the counters, by [`Refusal::kind`].
@@ -104,6 +108,7 @@ impl Refusal {
         "frame_range",
         "request",
         "gone",
+        "snapshot",
     ];
 
     /// Whether it keeps a session from being opened, rather than ends one.
@@ -141,6 +146,7 @@ impl Refusal {
             Refusal::FrameRange => 12,
             Refusal::Request(_) => 13,
             Refusal::Gone { .. } => 14,
+            Refusal::Snapshot(_) => 15,
         }
     }
 }

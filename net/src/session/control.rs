@@ -5,13 +5,14 @@
 //! 0 magic u32 | 4 version u8 | 5 kind u8 | 6 length u16 | 8 session u64 | 16 sequence u64 | 24 crc32 u32 | 28 zero u32 | 32 body
 //! ```
 //!
-//! The length counts the whole record and is fixed by the kind; that of parameters is bounded, since later versions
-//! tell more. The checksum covers everything but itself.
+//! The length counts the whole record and is fixed by the kind; that of parameters and of offers is bounded, since
+//! later versions tell more. The checksum covers everything but itself.
 
 use kontiki_core::{LogIndex, Message, SessionId, Term};
 
 use crate::limits::{CONTROL_HEADER_BYTES, CONTROL_MAX_BYTES, PROTOCOL_VERSION};
 use crate::session::parameters::Parameters;
+use crate::snapshots::offer::SnapshotOffer;
 use crate::wire::{Reader, Writer, checksum_around};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"KTKc");
@@ -19,6 +20,7 @@ const VERSION: u8 = PROTOCOL_VERSION as u8;
 const CRC_AT: usize = 24;
 const KEEPALIVE: u8 = 0x7f;
 const PARAMETERS: u8 = 0x7e;
+const OFFER: u8 = 0x7d;
 
 /// What a control record carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +29,8 @@ pub enum Payload {
     Keepalive,
     /// What the sender takes, and its pace: the first record of each direction, and only that.
     Parameters(Parameters),
+    /// A snapshot of the sender's.
+    Offer(SnapshotOffer),
     /// A message of the core.
     Message(Message),
 }
@@ -95,6 +99,7 @@ const fn body_bytes(kind: u8) -> Option<usize> {
         9 => 40,
         KEEPALIVE => 0,
         PARAMETERS => Parameters::BYTES,
+        OFFER => SnapshotOffer::BYTES,
         _ => return None,
     })
 }
@@ -107,7 +112,7 @@ fn record_bytes(kind: u8, length: u16) -> Result<usize, ControlError> {
     let expected = CONTROL_HEADER_BYTES + body_bytes(kind).ok_or(ControlError::Kind { kind })?;
     let claimed = usize::from(length);
     let fits = match kind {
-        PARAMETERS => (CONTROL_HEADER_BYTES..=CONTROL_MAX_BYTES).contains(&claimed),
+        PARAMETERS | OFFER => (CONTROL_HEADER_BYTES..=CONTROL_MAX_BYTES).contains(&claimed),
         _ => claimed == expected,
     };
     if fits { Ok(claimed) } else { Err(ControlError::Length { length, expected: expected as u16 }) }
@@ -118,6 +123,7 @@ impl Payload {
         match self {
             Payload::Keepalive => KEEPALIVE,
             Payload::Parameters(_) => PARAMETERS,
+            Payload::Offer(_) => OFFER,
             Payload::Message(message) => match message {
                 Message::PreVote { .. } => 1,
                 Message::PreVoteReply { .. } => 2,
@@ -144,6 +150,7 @@ impl Control {
         match &self.payload {
             Payload::Keepalive => {}
             Payload::Parameters(parameters) => parameters.encode(&mut w),
+            Payload::Offer(offer) => offer.encode(&mut w),
             Payload::Message(message) => encode_body(message, &mut w),
         }
         assert_eq!(w.len(), length, "the table of body lengths is right");
@@ -208,6 +215,7 @@ fn decode_body(kind: u8, r: &mut Reader<'_>) -> Option<Payload> {
     let message = match kind {
         KEEPALIVE => return Some(Payload::Keepalive),
         PARAMETERS => return Parameters::decode(r).map(Payload::Parameters),
+        OFFER => return SnapshotOffer::decode(r).map(Payload::Offer),
         1 => Message::PreVote { term: term(r)?, last_index: index(r)?, last_term: term(r)? },
         2 => {
             Message::PreVoteReply { term: term(r)?, last_index: index(r)?, last_term: term(r)?, granted: r.flag()?, recovering: r.flag()? }
@@ -247,8 +255,12 @@ const _: () = {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
-    use super::*;
+    use kontiki_core::{NodeId, Subterm};
     use proptest::prelude::*;
+
+    use super::*;
+    use crate::limits::SNAPSHOT_CHUNK_BYTES;
+    use crate::snapshots::offer::SnapshotId;
 
     fn any_message() -> impl Strategy<Value = Message> {
         let t = || any::<u64>().prop_map(Term);
@@ -282,7 +294,12 @@ mod tests {
         let parameters = any::<[u32; 3]>().prop_map(|[takes_frame_bytes, heartbeat_ms, election_min_ms]| {
             Payload::Parameters(Parameters { takes_frame_bytes, heartbeat_ms, election_min_ms, ..Parameters::default() })
         });
-        let payload = prop_oneof![Just(Payload::Keepalive), parameters, any_message().prop_map(Payload::Message)];
+        let offer = (any::<u64>(), any::<u64>(), any::<u128>(), 1..1u64 << 30).prop_map(|(index, lineage, digest, chunks)| {
+            let id = SnapshotId { source: NodeId(7), index: LogIndex(index.max(1)), term: Term(3), digest };
+            let bytes = chunks * SNAPSHOT_CHUNK_BYTES as u64;
+            Payload::Offer(SnapshotOffer { id, subterm: Subterm(5), lineage: lineage.into(), bytes })
+        });
+        let payload = prop_oneof![Just(Payload::Keepalive), parameters, offer, any_message().prop_map(Payload::Message)];
         (any::<u64>(), any::<u64>(), payload).prop_map(|(session, sequence, payload)| Control {
             session: SessionId(session),
             sequence,

@@ -16,6 +16,7 @@ use crate::session::bulk_out::BulkOut;
 use crate::session::inbox::Inbox;
 use crate::session::outbox::Outbox;
 use crate::session::parameters::Parameters;
+use crate::snapshots::fetch::{Fetch, FetchPause};
 
 /// A process: the incarnation of a node, and the number it drew at its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +51,8 @@ pub(crate) struct Half {
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) id: SessionId,
+    /// Of the handshake: known to the two sides alone.
+    pub(crate) nonce: u64,
     pub(crate) process: Process,
     pub(crate) remote: SocketAddr,
     /// What the peer said of itself: the session is up from then on.
@@ -95,6 +98,9 @@ pub(crate) struct Peer {
     pub(crate) greeted: heapless::Vec<Half, MAX_HALVES>,
     pub(crate) session: Option<Session>,
     pub(crate) bulk_out: BulkOut,
+    /// A snapshot being pulled from it.
+    pub(crate) fetch: Option<Box<Fetch>>,
+    pub(crate) fetch_pause: FetchPause,
     /// Attempts since the last session that lasted.
     pub(crate) attempts: u32,
     /// When to dial next.

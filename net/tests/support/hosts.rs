@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use kontiki_core::{Incarnation, LogIndex, NodeId, SessionId, Term};
+use kontiki_core::{Incarnation, LogIndex, NodeId, SessionId, Term, Time};
 use kontiki_io::{Completion, Io};
 use kontiki_mem::{Block, Ring};
 use kontiki_net::{DownReason, FrameStamp, Net, NetEvent, Options};
@@ -51,6 +51,10 @@ impl Host {
             }
         }
         self.net.tick(now, &mut self.io, &mut self.ring);
+    }
+
+    pub fn io_now(&self) -> Time {
+        self.io.now()
     }
 
     pub fn session(&self, peer: u64) -> Option<SessionId> {

@@ -198,7 +198,11 @@ pub struct Raw {
 
 impl Raw {
     pub fn connect(world: &Rc<RefCell<World>>, to: SocketAddr) -> Raw {
-        let handle = world.borrow_mut().connect(addr(60_000), to).unwrap();
+        Raw::connect_from(world, addr(60_000), to)
+    }
+
+    pub fn connect_from(world: &Rc<RefCell<World>>, from: SocketAddr, to: SocketAddr) -> Raw {
+        let handle = world.borrow_mut().connect(from, to).unwrap();
         Raw { world: world.clone(), handle }
     }
 

@@ -85,6 +85,13 @@ impl Peer {
                 NetEvent::SessionDown { reason, .. } => format!("n{}: session down, {reason}", self.id),
                 NetEvent::Listening { .. } | NetEvent::Client(_) | NetEvent::Unreached { .. } => continue,
                 NetEvent::Refused { reason, .. } => format!("n{}: refused, {reason}", self.id),
+                NetEvent::SnapshotOffered { offer, .. } => {
+                    format!("to n{}: snapshot of {}, {} bytes", self.id, offer.base().id(), offer.bytes)
+                }
+                NetEvent::SnapshotWanted { want, .. } => format!("to n{}: wants {} chunks at {}", self.id, want.chunks, want.offset),
+                NetEvent::SnapshotChunk { offset, .. } => format!("to n{}: chunk at {offset}", self.id),
+                NetEvent::SnapshotFetchDown { reason, .. } => format!("n{}: fetch down, {reason}", self.id),
+                NetEvent::SnapshotAsked { .. } | NetEvent::SnapshotServeDown { .. } => continue,
                 NetEvent::Fatal(error) => format!("n{}: {error}", self.id),
             };
             let mut world = world.borrow_mut();
