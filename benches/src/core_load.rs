@@ -28,6 +28,7 @@ impl CoreLoad {
         let config = Config {
             id: NodeId(1),
             voters: (1..=voters).map(NodeId).collect(),
+            learners: Vec::new(),
             election_min_ns: 150_000_000,
             election_max_ns: 300_000_000,
             election_limit_ns: 10_000_000_000,

@@ -236,6 +236,7 @@ impl Opening {
         let core = kontiki_core::Config {
             id: NodeId(config.id),
             voters: config.members.iter().map(|m| NodeId(m.id)).collect(),
+            learners: Vec::new(),
             election_min_ns: config.election_min_ms * MS,
             election_max_ns: config.election_max_ms * MS,
             election_limit_ns: config.election_limit_ms.max(config.election_max_ms) * MS,

@@ -1,9 +1,7 @@
 //! The commit index: how a leader moves it, and how far a follower believes it.
 
-use heapless::Vec;
-
-use crate::limits::MAX_VOTERS;
-use crate::quorum;
+use crate::membership::{Place, Voter};
+use crate::peer::Peer;
 use crate::raft::{Raft, Role};
 use crate::{Effect, Effects, LogIndex};
 
@@ -24,11 +22,23 @@ impl Raft {
     /// What a majority holds durably, this node counted by its own disk alone (hazard H36): only once that reaches an
     /// entry of the leader's own term (paper, section 5.4.2; hazard H01).
     fn committed_by_quorum(&self) -> LogIndex {
-        let followers = self.peers.iter().map(|peer| peer.progress.matched());
-        let mut durable: Vec<LogIndex, MAX_VOTERS> = followers.chain([self.log.durable()]).collect();
-        let reached = quorum::reached_by_majority(&mut durable).unwrap_or_default();
+        let durable = self.log.durable();
+        let reached = self.reached_by_quorum(durable, |peer| peer.progress.matched()).unwrap_or_default();
         let term_start = self.leading.term_start;
         if term_start.0 > 0 && reached >= term_start { reached } else { LogIndex(0) }
+    }
+
+    /// The greatest value that a majority of the voters has reached: this node's is `own`.
+    pub(crate) fn reached_by_quorum<T: Ord + Copy + Default>(&self, own: T, of: impl Fn(&Peer) -> T) -> Option<T> {
+        self.membership.reached(|voter| self.value_of(voter, own, &of))
+    }
+
+    /// A voter's value: this node's is `own`; the default of one that has no slot.
+    pub(crate) fn value_of<T: Default>(&self, voter: &Voter, own: T, of: impl Fn(&Peer) -> T) -> T {
+        match voter.place {
+            Place::Own => own,
+            Place::Slot(at) => self.peers.get(usize::from(at)).map(of).unwrap_or_default(),
+        }
     }
 
     /// What the leader named, as far as this log is known to equal the leader's and is durable here (hazards H24, H25).

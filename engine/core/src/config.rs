@@ -4,15 +4,17 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use crate::NodeId;
-use crate::limits::{MAX_TIMEOUT_NS, MAX_VOTERS};
+use crate::limits::{MAX_MEMBERS, MAX_TIMEOUT_NS, MAX_VOTERS};
 
 /// Timing and identity of one replica's core. Times in nanoseconds.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// This node.
     pub id: NodeId,
-    /// All voters, this node among them.
+    /// All voters: a majority of them elects and commits. This node need not be one: then it follows, and never leads.
     pub voters: Vec<NodeId>,
+    /// Members that are sent the log and count for nothing.
+    pub learners: Vec<NodeId>,
     /// Shortest election timeout. Also how long a follower that heard from a leader refuses every candidate, and
     /// how long a node that just started refuses them.
     pub election_min_ns: u64,
@@ -42,14 +44,14 @@ pub enum ConfigError {
         /// How many there are.
         voters: usize,
     },
-    /// A node id is zero, or stands twice among the voters.
-    BadVoter {
-        /// Which.
-        node: NodeId,
+    /// There may be at most [`MAX_MEMBERS`] voters and learners together.
+    MemberCount {
+        /// How many there are.
+        members: usize,
     },
-    /// This node is not among the voters.
-    NotAVoter {
-        /// This node.
+    /// A node id is zero, or stands twice among the members.
+    BadMember {
+        /// Which.
         node: NodeId,
     },
     /// Timeouts must satisfy 0 < 2 * heartbeat <= election min <= election max <= election limit <= a day, and news <=
@@ -63,8 +65,10 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ConfigError::VoterCount { voters } => write!(f, "{voters} voters: there must be 1 to {MAX_VOTERS}"),
-            ConfigError::BadVoter { node } => write!(f, "voter {node}: ids must not be zero, and each must stand once"),
-            ConfigError::NotAVoter { node } => write!(f, "node {node} is not among the voters: add it, or correct its id"),
+            ConfigError::MemberCount { members } => {
+                write!(f, "{members} voters and learners: there may be at most {MAX_MEMBERS}")
+            }
+            ConfigError::BadMember { node } => write!(f, "member {node}: ids must not be zero, and each must stand once"),
             ConfigError::Timeouts => {
                 write!(f, "timeouts must satisfy 0 < 2 * heartbeat <= shortest election timeout <= longest <= their limit <= one day")
             }
@@ -84,13 +88,14 @@ impl Config {
         if self.voters.is_empty() || self.voters.len() > MAX_VOTERS {
             return Err(ConfigError::VoterCount { voters: self.voters.len() });
         }
-        for (at, node) in self.voters.iter().enumerate() {
-            if node.0 == 0 || self.voters.iter().take(at).any(|earlier| earlier == node) {
-                return Err(ConfigError::BadVoter { node: *node });
-            }
+        let members = self.voters.len() + self.learners.len();
+        if members > MAX_MEMBERS {
+            return Err(ConfigError::MemberCount { members });
         }
-        if !self.voters.contains(&self.id) {
-            return Err(ConfigError::NotAVoter { node: self.id });
+        for (at, node) in self.members().enumerate() {
+            if node.0 == 0 || self.members().take(at).any(|earlier| earlier == node) {
+                return Err(ConfigError::BadMember { node });
+            }
         }
         let ordered = self.heartbeat_ns > 0
             && self.news_ns <= self.heartbeat_ns
@@ -106,6 +111,11 @@ impl Config {
         }
         Ok(())
     }
+
+    /// Voters, then learners.
+    pub(crate) fn members(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.voters.iter().chain(&self.learners).copied()
+    }
 }
 
 #[cfg(test)]
@@ -116,6 +126,7 @@ mod tests {
         Config {
             id: NodeId(1),
             voters: alloc::vec![NodeId(1), NodeId(2), NodeId(3)],
+            learners: alloc::vec![],
             election_min_ns: 100,
             election_max_ns: 200,
             election_limit_ns: 200,
@@ -137,9 +148,11 @@ mod tests {
         };
         assert_eq!(bad(|c| c.voters.clear()), Some(ConfigError::VoterCount { voters: 0 }));
         assert_eq!(bad(|c| c.voters.extend((4..=10).map(NodeId))), Some(ConfigError::VoterCount { voters: 10 }));
-        assert_eq!(bad(|c| c.voters.push(NodeId(2))), Some(ConfigError::BadVoter { node: NodeId(2) }));
-        assert_eq!(bad(|c| c.voters.push(NodeId(0))), Some(ConfigError::BadVoter { node: NodeId(0) }));
-        assert_eq!(bad(|c| c.id = NodeId(9)), Some(ConfigError::NotAVoter { node: NodeId(9) }));
+        assert_eq!(bad(|c| c.voters.push(NodeId(2))), Some(ConfigError::BadMember { node: NodeId(2) }));
+        assert_eq!(bad(|c| c.voters.push(NodeId(0))), Some(ConfigError::BadMember { node: NodeId(0) }));
+        assert_eq!(bad(|c| c.learners.push(NodeId(2))), Some(ConfigError::BadMember { node: NodeId(2) }));
+        assert_eq!(bad(|c| c.learners.extend((4..=17).map(NodeId))), Some(ConfigError::MemberCount { members: 17 }));
+        assert_eq!(bad(|c| (c.id, c.learners) = (NodeId(9), (4..=16).map(NodeId).collect())), None, "it follows");
         assert_eq!(bad(|c| c.heartbeat_ns = 51), Some(ConfigError::Timeouts));
         assert_eq!(bad(|c| c.news_ns = 21), Some(ConfigError::Timeouts));
         assert_eq!(bad(|c| c.heartbeat_ns = 0), Some(ConfigError::Timeouts));

@@ -2,8 +2,9 @@
 //! 9.6).
 
 use crate::limits::MAX_TERM;
+use crate::membership::Voter;
 use crate::peer::Ballot;
-use crate::quorum::{self, Poll};
+use crate::quorum::Poll;
 use crate::raft::{Raft, Role};
 use crate::{Effects, LogIndex, Message, Term};
 
@@ -26,11 +27,14 @@ impl Campaign {
 }
 
 impl Raft {
-    /// Whether an election that this node starts could end well: its disk answers, its terms are not used up, and its
-    /// log holds what its state machine has applied. (If no log in the cluster holds it any more, that is an operator's
+    /// Whether an election that this node starts could end well: it is a voter, its disk answers, its terms are not used
+    /// up, and its log holds what its state machine has applied. (If no log in the cluster holds it any more, that is an operator's
     /// to decide.)
     pub(crate) fn may_ask_for_votes(&self) -> bool {
-        self.disk_is_prompt() && self.hard.term.0 < MAX_TERM && self.holds_what_is_committed(self.log.last())
+        self.membership.counts(self.config.id)
+            && self.disk_is_prompt()
+            && self.hard.term.0 < MAX_TERM
+            && self.holds_what_is_committed(self.log.last())
     }
 
     /// The election timeout ran out: asks who would vote for it, changing nothing yet. A candidate that got no answer
@@ -61,26 +65,23 @@ impl Raft {
         self.send(peer, message, fx);
     }
 
-    fn ballots(&self, wanted: impl Fn(Ballot) -> bool) -> usize {
-        self.peers.iter().filter(|peer| peer.ballot.is_some_and(&wanted)).count()
-    }
-
-    fn voters(&self) -> usize {
-        self.peers.len() + 1
+    /// A voter's answer to the pre-vote under way: this node itself would vote for itself.
+    fn ballot(&self, voter: &Voter) -> Option<Ballot> {
+        self.value_of(voter, Some(Ballot::Granted), |peer| peer.ballot)
     }
 
     fn count_pre_votes(&mut self, fx: &mut Effects) {
-        let granted = self.ballots(|ballot| ballot == Ballot::Granted);
-        if !self.hard.recovering && quorum::poll(self.voters(), granted + 1, 0) == Poll::Won {
+        let granted = self.membership.poll(|voter| self.ballot(voter).map(|ballot| ballot == Ballot::Granted));
+        if !self.hard.recovering && granted == Poll::Won {
             return self.campaign(false, fx);
         }
         // The exception: every voter has answered, none that is whole refuses, and of those that recover none has more.
-        let harmless = self.ballots(|ballot| match ballot {
-            Ballot::Granted => true,
-            Ballot::Refused => false,
-            Ballot::Recovering { last_term, last_index } => (last_term, last_index) <= (self.log.last_term(), self.log.last()),
+        let harmless = self.membership.all(|voter| match self.ballot(voter) {
+            Some(Ballot::Granted) => true,
+            Some(Ballot::Recovering { last_term, last_index }) => (last_term, last_index) <= (self.log.last_term(), self.log.last()),
+            Some(Ballot::Refused) | None => false,
         });
-        if harmless == self.peers.len() {
+        if harmless {
             self.campaign(true, fx);
         }
     }
@@ -113,10 +114,10 @@ impl Raft {
     }
 
     fn count_votes(&mut self, fx: &mut Effects) {
-        let granted = self.peers.iter().filter(|peer| peer.voted).count() + usize::from(self.campaign.voted);
+        let voted = |voter: &Voter| self.value_of(voter, self.campaign.voted, |peer| peer.voted);
         let won = match self.campaign.all_answered {
-            true => granted == self.voters(),
-            false => quorum::poll(self.voters(), granted, 0) == Poll::Won,
+            true => self.membership.all(voted),
+            false => self.membership.poll(|voter| voted(voter).then_some(true)) == Poll::Won,
         };
         // Others' votes can only be there after its own, which is durable before they are asked.
         if won && self.campaign.voted {

@@ -25,6 +25,7 @@ mod leader;
 pub mod limits;
 mod log;
 mod lookup;
+mod membership;
 mod message;
 mod pace;
 mod peer;

@@ -3,8 +3,11 @@
 /// Most voters of one group.
 pub const MAX_VOTERS: usize = 9;
 
-/// Most peers of one node: every voter but itself.
-pub const MAX_PEERS: usize = MAX_VOTERS - 1;
+/// Most members of one group, voters and learners together.
+pub const MAX_MEMBERS: usize = 16;
+
+/// Most peers of one node: every member, for it need not be one itself.
+pub const MAX_PEERS: usize = MAX_MEMBERS;
 
 /// Newest runs of equal term that the core remembers; the term of an older entry is asked for with
 /// [`crate::Effect::LookupTerm`].
@@ -49,7 +52,7 @@ pub const MAX_INDEX: u64 = u64::MAX / 4;
 /// Longest duration accepted in [`crate::Config`], in nanoseconds (a day).
 pub const MAX_TIMEOUT_NS: u64 = 24 * 3600 * 1_000_000_000;
 
-const _: () = assert!(MAX_VOTERS >= 1 && MAX_PEERS + 1 == MAX_VOTERS);
+const _: () = assert!(1 <= MAX_VOTERS && MAX_VOTERS <= MAX_MEMBERS && MAX_MEMBERS <= MAX_PEERS);
 const _: () = assert!(TERM_RUNS >= 2, "the run being superseded and the one that supersedes it");
 const _: () = assert!(LOOKUP_ANSWERS > u32::BITS as usize + 4, "one bisection fits");
 const _: () = assert!(PENDING_WRITES >= 2 && INFLIGHT_GROUPS >= 1);

@@ -159,6 +159,7 @@ mod tests {
         Config {
             id: NodeId(1),
             voters: alloc::vec![NodeId(1), NodeId(2), NodeId(3)],
+            learners: alloc::vec![],
             election_min_ns: 150 * MS,
             election_max_ns: 300 * MS,
             election_limit_ns: 10_000 * MS,

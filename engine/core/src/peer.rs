@@ -1,4 +1,4 @@
-//! One other voter: its session, its answers in an election, its progress under this leader.
+//! One other member: its session, its answers in an election, its progress under this leader.
 
 use crate::progress::Progress;
 use crate::{LogIndex, NodeId, SessionId, Term, Time};
@@ -19,7 +19,7 @@ pub(crate) enum Ballot {
     },
 }
 
-/// One other voter.
+/// One other member.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub(crate) id: NodeId,

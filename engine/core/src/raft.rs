@@ -9,6 +9,7 @@ use crate::hard_state::HardState;
 use crate::leader::Leading;
 use crate::limits::{MAX_INDEX, MAX_PEERS};
 use crate::log::Log;
+use crate::membership::Membership;
 use crate::pace::Pace;
 use crate::peer::Peer;
 use crate::progress::Mode;
@@ -61,6 +62,9 @@ pub struct PeerProgress {
 #[derive(Clone, Debug)]
 pub struct Raft {
     pub(crate) config: Config,
+    /// Who counts.
+    pub(crate) membership: Membership,
+    /// Whom this node may have sessions with; whether they count says the membership.
     pub(crate) peers: Vec<Peer, MAX_PEERS>,
     pub(crate) hard: HardState,
     pub(crate) log: Log,
@@ -112,9 +116,10 @@ impl Raft {
         if log.last_term() > hard.term {
             hard.enter(log.last_term());
         }
-        let others = config.voters.iter().filter(|voter| **voter != config.id);
-        let peers = others.map(|voter| Peer::new(*voter, now)).collect();
+        let others = config.members().filter(|member| *member != config.id);
+        let peers = others.map(|member| Peer::new(member, now)).collect();
         let mut raft = Raft {
+            membership: Membership::of(&config),
             peers,
             announced: (Role::Follower, hard.term, None),
             belief: Belief::new(hard.term, now),
@@ -140,7 +145,7 @@ impl Raft {
             config,
         };
         raft.following = Following::new(raft.commit_here(), now);
-        if !raft.peers.is_empty() {
+        if !raft.is_alone() {
             raft.wait_for_election();
         }
         raft
@@ -325,6 +330,11 @@ impl Raft {
 
     pub(crate) fn peer_at(&self, id: NodeId) -> Option<usize> {
         self.peers.iter().position(|peer| peer.id == id)
+    }
+
+    /// Whether this node is the only voter: it waits for nobody.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.membership.is_sole(self.config.id)
     }
 
     pub(crate) fn next_write(&mut self) -> WriteId {

@@ -1,10 +1,7 @@
 //! Deadlines: when the core wants to be ticked, and what has run out by then.
 
-use heapless::Vec;
-
-use crate::limits::{HUNG_DISK_TIMEOUTS, MAX_VOTERS};
+use crate::limits::HUNG_DISK_TIMEOUTS;
 use crate::peer::Peer;
-use crate::quorum;
 use crate::raft::{Raft, Role};
 use crate::{Effects, Time};
 
@@ -73,7 +70,7 @@ impl Raft {
     /// meanwhile may still be queued, so it waits once more (hazard H96). Once: a node that is always late still
     /// elects and steps down.
     fn excuse_lateness(&mut self, due: Time) -> bool {
-        if self.excused || self.peers.is_empty() || self.now.since(due) <= self.config.heartbeat_ns {
+        if self.excused || self.is_alone() || self.now.since(due) <= self.config.heartbeat_ns {
             return false;
         }
         self.excused = true;
@@ -85,12 +82,10 @@ impl Raft {
     /// Leader: when it will have gone a whole election timeout without a quorum (check-quorum; thesis, section 6.2).
     /// `None` where it is the quorum.
     fn quorum_lost_at(&self) -> Option<Time> {
-        if self.peers.is_empty() {
+        if self.is_alone() {
             return None;
         }
-        let followers = self.peers.iter().map(|peer| peer.heard);
-        let mut heard: Vec<Time, MAX_VOTERS> = followers.chain([self.now]).collect();
-        let quorum = quorum::reached_by_majority(&mut heard).unwrap_or(self.now);
+        let quorum = self.reached_by_quorum(self.now, |peer| peer.heard).unwrap_or(self.now);
         Some(quorum.max(self.leading.floor).plus_ns(self.election_max_ns()))
     }
 
@@ -98,7 +93,7 @@ impl Raft {
     /// where nothing can be committed without this disk, whoever leads: to step down would only tell callers that
     /// the outcome is unknown.
     fn disk_hung_at(&self) -> Option<Time> {
-        if self.peers.len() < quorum::majority(self.peers.len() + 1) {
+        if self.membership.needs(self.config.id) {
             return None;
         }
         // A leader whose log has no room even for its no-op cannot lead either; another one may have room.

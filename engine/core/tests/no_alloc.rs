@@ -37,6 +37,7 @@ fn core() -> Raft {
     let config = Config {
         id: NodeId(1),
         voters: vec![NodeId(1), PEER, NodeId(3)],
+        learners: Vec::new(),
         election_min_ns: 100,
         election_max_ns: 200,
         election_limit_ns: 200,

@@ -21,6 +21,7 @@ fn speechless_leader() -> (Raft, Time) {
     let config = Config {
         id: NodeId(1),
         voters: (1..=3).map(NodeId).collect(),
+        learners: Vec::new(),
         election_min_ns: 150 * MS,
         election_max_ns: ELECTION_MAX,
         election_limit_ns: ELECTION_MAX,

@@ -19,9 +19,15 @@ struct One {
 
 impl One {
     fn start(voters: u64, restored: Restored) -> One {
+        One::among((1..=voters).collect(), vec![], restored)
+    }
+
+    fn among(voters: Vec<u64>, learners: Vec<u64>, restored: Restored) -> One {
+        let members = voters.iter().chain(&learners).copied().filter(|id| *id != 1).collect::<Vec<u64>>();
         let config = Config {
             id: NodeId(1),
-            voters: (1..=voters).map(NodeId).collect(),
+            voters: voters.iter().copied().map(NodeId).collect(),
+            learners: learners.iter().copied().map(NodeId).collect(),
             election_min_ns: ELECTION_MAX / 2,
             election_max_ns: ELECTION_MAX,
             election_limit_ns: ELECTION_MAX,
@@ -31,8 +37,8 @@ impl One {
             window_frames: 16,
             seed: 1,
         };
-        let mut one = One { raft: Raft::new(config, restored, Time(0)), now: Time(0), voters };
-        for peer in 2..=voters {
+        let mut one = One { raft: Raft::new(config, restored, Time(0)), now: Time(0), voters: voters.len() as u64 };
+        for peer in members {
             one.connect(peer, peer);
         }
         one
@@ -509,4 +515,53 @@ fn heartbeats_come_as_often_as_the_most_impatient_follower_needs() {
     assert_eq!(pause(10 * MS), 10 * MS);
     assert_eq!(pause(u64::MAX), HEARTBEAT, "never less often than the configuration says");
     assert_eq!(pause(0), 1);
+}
+
+/// Learners are sent the log and count for nothing: neither in an election, nor for the commit index, nor for whether a
+/// leader still has a quorum.
+#[test]
+fn learners_count_for_nothing() {
+    let mut one = One::among(vec![1, 2, 3], vec![4, 5, 6], log(0));
+    one.tick(0);
+    for learner in 4..=6 {
+        one.hear(learner, pre_vote_reply(Term(2), true, false));
+    }
+    assert_eq!(one.raft.role(), Role::PreCandidate);
+    let effects = one.hear(3, pre_vote_reply(Term(2), true, false));
+    one.save(&effects);
+    let term = one.raft.term();
+    for learner in 4..=6 {
+        one.hear(learner, Message::VoteReply { term, granted: true });
+    }
+    assert_eq!(one.raft.role(), Role::Candidate);
+    let effects = one.hear(3, Message::VoteReply { term, granted: true });
+    let noop = effects.iter().find_map(|e| if let Effect::SealNoop { frame } = e { Some(*frame) } else { None }).unwrap();
+    let effects = one.seal(noop);
+    one.step(Event::LogDurable { write: writes(&effects).unwrap() });
+    for learner in 4..=6 {
+        one.hear(learner, Message::Accepted { term, matched: LogIndex(1) });
+    }
+    assert_eq!(one.raft.progress().filter(|peer| peer.matched == LogIndex(1)).count(), 3, "they have it");
+    assert_eq!(one.raft.commit(), LogIndex(0), "a majority of the voters does not");
+    for _ in 0..20 {
+        one.now = one.now.plus_ns(ELECTION_MAX / 4);
+        one.step(Event::Tick);
+        (4..=6).for_each(|learner| drop(one.hear(learner, heartbeat_reply(term, 1))));
+    }
+    assert_ne!(one.raft.role(), Role::Leader, "without a quorum of voters it steps down");
+}
+
+/// A node that is no voter follows, and never asks for votes, even where it has no peers: that is not alone.
+#[test]
+fn who_is_no_voter_follows() {
+    for voters in [vec![2], vec![2, 3]] {
+        let mut one = One::among(voters, vec![1], log(0));
+        for _ in 0..10 {
+            let effects = one.tick(0);
+            assert_eq!((one.raft.role(), effects.len()), (Role::Follower, 0));
+        }
+        one.hear(2, heartbeat(2));
+        assert_eq!(one.raft.leader(), Some(NodeId(2)));
+        assert!(writes(&one.step(frame_of(2, 2, 1, 0))).is_some(), "it takes the log");
+    }
 }

@@ -55,6 +55,7 @@ impl Cluster {
         let config = |id| Config {
             id,
             voters: voters.clone(),
+            learners: Vec::new(),
             election_min_ns: ELECTION_MIN,
             election_max_ns: ELECTION_MAX,
             election_limit_ns: ELECTION_LIMIT,
