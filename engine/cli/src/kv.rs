@@ -4,9 +4,11 @@
 //! value. A reply is one byte of kind and, for a found key, the value. A get goes through the log like a put:
 //! what it returns was true at its place in the one order that all replicas share.
 
-use std::collections::BTreeMap;
+mod store;
 
-use kontiki::{ApplyError, Entries, Replies, StateMachine};
+use kontiki::{ApplyError, Entries, EntryId, Replies, Restore, SnapshotError, SnapshotSource, StateMachine};
+
+use store::{Pairs, Restoring};
 
 /// Longest key, in bytes.
 pub(crate) const MAX_KEY_BYTES: usize = 1024;
@@ -112,11 +114,14 @@ impl Reply {
     }
 }
 
-/// The machine: a map in memory, rebuilt from the log at each start.
+/// The machine: keys and values in memory. A start has them from the newest snapshot, and from the log behind it.
 #[derive(Debug, Default)]
 pub(crate) struct KeyValue {
-    map: BTreeMap<Vec<u8>, Vec<u8>>,
+    pairs: Pairs,
+    applied: EntryId,
     reply: Vec<u8>,
+    /// A snapshot that is being taken, until it is whole.
+    restoring: Option<(EntryId, Restoring)>,
 }
 
 impl KeyValue {
@@ -125,15 +130,10 @@ impl KeyValue {
         self.reply.clear();
         match Command::decode(bytes) {
             Some(Command::Put { key, value }) => {
-                if let Some(old) = self.map.get_mut(key) {
-                    old.clear();
-                    old.extend(value);
-                } else {
-                    self.map.insert(key.to_vec(), value.to_vec());
-                }
+                self.pairs.put(key, value);
                 self.reply.push(DONE);
             }
-            Some(Command::Get { key }) => match self.map.get(key) {
+            Some(Command::Get { key }) => match self.pairs.get(key) {
                 Some(value) => {
                     self.reply.push(FOUND);
                     self.reply.extend(value);
@@ -151,8 +151,36 @@ impl StateMachine for KeyValue {
     fn apply(&mut self, entries: Entries<'_>, replies: &mut Replies<'_>) -> Result<(), ApplyError> {
         for entry in entries {
             replies.push(self.execute(entry.payload));
+            self.applied = entry.id();
         }
         Ok(())
+    }
+
+    fn applied(&self) -> EntryId {
+        self.applied
+    }
+
+    fn snapshot(&mut self) -> Result<Box<dyn SnapshotSource>, SnapshotError> {
+        Ok(Box::new(self.pairs.view()))
+    }
+
+    fn restore(&mut self, part: Restore<'_>) -> Result<(), ApplyError> {
+        let no_use = |what: &str| ApplyError(format!("the snapshot is none of the key-value machine: {what}"));
+        match (part, &mut self.restoring) {
+            (Restore::Begin { index, term, .. }, restoring) => *restoring = Some((EntryId { index, term }, Restoring::default())),
+            (_, None) => return Err(no_use("it has no beginning")),
+            (Restore::Chunk(bytes), Some((_, restoring))) => restoring.take(bytes).map_err(no_use)?,
+            (Restore::End, restoring) => {
+                if let Some((applied, restoring)) = restoring.take() {
+                    (self.pairs, self.applied) = (restoring.end().map_err(no_use)?, applied);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn snapshot_bytes(&self) -> u64 {
+        self.pairs.stream_bytes()
     }
 }
 
@@ -160,6 +188,7 @@ impl StateMachine for KeyValue {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use kontiki::{LogIndex, Term};
 
     fn run(machine: &mut KeyValue, command: Command<'_>) -> Reply {
         Reply::decode(machine.execute(&command.encode().unwrap())).unwrap()
@@ -178,6 +207,74 @@ mod tests {
         assert_eq!(run(&mut machine, get), Reply::Found(long));
     }
 
+    fn copy(view: &mut dyn SnapshotSource, piece: usize) -> Vec<u8> {
+        let (mut stream, mut into) = (Vec::new(), vec![0; piece]);
+        loop {
+            match view.read(&mut into).unwrap() {
+                0 => return stream,
+                count => stream.extend(&into[..count]),
+            }
+        }
+    }
+
+    fn put(machine: &mut KeyValue, key: u32, value: &[u8]) {
+        assert_eq!(run(machine, Command::Put { key: &key.to_le_bytes(), value }), Reply::Done);
+    }
+
+    fn restored(stream: &[u8], piece: usize) -> Result<KeyValue, ApplyError> {
+        let mut machine = KeyValue::default();
+        put(&mut machine, 1, b"of before");
+        machine.restore(Restore::Begin { index: LogIndex(7), term: Term(2), bytes: stream.len() as u64 })?;
+        for chunk in stream.chunks(piece) {
+            machine.restore(Restore::Chunk(chunk))?;
+            assert_eq!(machine.pairs.count(), 1, "the state stays until the end");
+        }
+        machine.restore(Restore::End)?;
+        Ok(machine)
+    }
+
+    /// A view is of one moment, whatever is put while it is read, and whatever was read of it by then.
+    #[test]
+    fn a_snapshot_is_of_one_moment_and_comes_back_whole() {
+        let mut machine = KeyValue::default();
+        for key in 0..10_000 {
+            put(&mut machine, key, &vec![key as u8; key as usize % 100]);
+        }
+        let mut view = machine.snapshot().unwrap();
+        let mut first = vec![0; 100_000];
+        let count = view.read(&mut first).unwrap();
+        first.truncate(count);
+        for key in 5_000..15_000 {
+            put(&mut machine, key, b"later");
+        }
+        let stream = [first, copy(&mut *view, 777)].concat();
+        for piece in [1, 3, 65_472] {
+            let mut again = restored(&stream, piece).unwrap();
+            assert_eq!((again.pairs.count(), again.applied()), (10_000, EntryId { index: LogIndex(7), term: Term(2) }));
+            for key in (0..10_000u32).step_by(97) {
+                let value = Reply::Found(vec![key as u8; key as usize % 100]);
+                assert_eq!(run(&mut again, Command::Get { key: &key.to_le_bytes() }), value);
+            }
+            assert_eq!(again.snapshot_bytes(), stream.len() as u64);
+        }
+        assert_eq!(machine.snapshot_bytes(), copy(&mut *machine.snapshot().unwrap(), 1 << 20).len() as u64);
+    }
+
+    #[test]
+    fn what_is_no_snapshot_of_it_is_refused() {
+        let mut machine = KeyValue::default();
+        put(&mut machine, 7, b"value");
+        let stream = copy(&mut *machine.snapshot().unwrap(), 64);
+        assert!(restored(&stream, 5).is_ok());
+        for cut in 0..stream.len() {
+            assert!(restored(&stream[..cut], 5).is_err(), "cut off at {cut}");
+        }
+        let endless = [&stream[..], &[0; 9]].concat();
+        assert!(restored(&endless, 5).is_err());
+        assert!(restored(&[0xff; 100], 5).is_err());
+        assert!(KeyValue::default().restore(Restore::End).is_err());
+    }
+
     #[test]
     fn limits_are_named() {
         let long = vec![0; MAX_VALUE_BYTES + 1];
@@ -193,6 +290,6 @@ mod tests {
         for bytes in [&[][..], &[PUT], &[PUT, 9, 0, 1], &[9, 1, 0, b'k'], &[GET, 1, 0, b'k', b'v'], &[PUT, 0, 0], &good[..5]] {
             assert_eq!(machine.execute(bytes), [REFUSED], "{bytes:?}");
         }
-        assert!(machine.map.is_empty());
+        assert_eq!(machine.pairs.count(), 0);
     }
 }

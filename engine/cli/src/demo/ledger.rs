@@ -1,15 +1,18 @@
 //! The state machine of `demo`: it writes down what it applied, in order, for the proof at the end.
 //!
 //! One record per entry: its index and term in the log, its name, and the checksum of its bytes as the machine saw
-//! them. Either the file starts empty with the process, and the log is applied again from its beginning; or the
-//! machine goes on from what it finds in the file, as a product would whose state is on disk: then the log may forget
-//! what the file holds for good.
+//! them. Either the file starts empty with the process, and the log is applied again from its beginning; or the machine
+//! goes on from what it finds in the file, as a product would whose state is on disk: then the log may forget what the
+//! file holds for good.
+//!
+//! A snapshot is the file as long as it is now: nothing before its end ever changes, so that nothing is copied to have
+//! a view of one moment. One that is taken is a second file until it is whole and flushed, and then has the name.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use kontiki::{ApplyError, Entries, EntryId, LogIndex, Replies, StateMachine, Term};
+use kontiki::{ApplyError, Entries, EntryId, LogIndex, Replies, Restore, SnapshotError, SnapshotSource, StateMachine, Term};
 
 use crate::demo::payload::Name;
 use crate::error::Error;
@@ -33,6 +36,10 @@ pub(crate) struct Record {
 }
 
 impl Record {
+    fn id(&self) -> EntryId {
+        EntryId { index: LogIndex(self.index), term: Term(self.term) }
+    }
+
     fn encode(&self) -> [u8; RECORD_BYTES] {
         let mut bytes = [0; RECORD_BYTES];
         let who = u64::from(self.name.client) | (u64::from(self.checksum) << 32);
@@ -55,9 +62,14 @@ impl Record {
 /// The machine.
 #[derive(Debug)]
 pub(crate) struct Ledger {
+    path: PathBuf,
     file: BufWriter<File>,
-    /// The last entry in the file when the machine started.
-    found: EntryId,
+    /// The last entry in the file.
+    applied: EntryId,
+    /// Bytes in the file, those included that wait to be written.
+    bytes: u64,
+    /// A snapshot that is being taken: the entry that it is of, and its file.
+    taking: Option<(EntryId, BufWriter<File>)>,
     /// Of a ledger that a later process goes on from: the last index that is on the medium.
     durable: Option<LogIndex>,
     /// Records written since.
@@ -71,7 +83,7 @@ impl Ledger {
     /// The file cannot be made.
     pub(crate) fn create(path: &Path) -> Result<Ledger, Error> {
         let file = File::create(path).map_err(Error::file("cannot create", path))?;
-        Ok(Ledger::new(file, EntryId::default(), None))
+        Ok(Ledger::new(path, file, 0, EntryId::default(), None))
     }
 
     /// Goes on from a ledger that an earlier process left; starts an empty one if there is none. What that process
@@ -84,23 +96,19 @@ impl Ledger {
         let mut file =
             File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(Error::file("cannot open", path))?;
         let mut whole = || {
-            let records = file.metadata()?.len() / RECORD_BYTES as u64;
-            file.set_len(records * RECORD_BYTES as u64)?;
-            let mut last = [0; RECORD_BYTES];
-            if records > 0 {
-                file.seek(SeekFrom::End(-(RECORD_BYTES as i64)))?;
-                file.read_exact(&mut last)?;
-            }
+            let bytes = file.metadata()?.len() / RECORD_BYTES as u64 * RECORD_BYTES as u64;
+            file.set_len(bytes)?;
+            let last = last_in(&mut file)?;
             file.sync_data()?;
-            let Record { index, term, .. } = Record::decode(&last);
-            Ok(EntryId { index: LogIndex(index), term: Term(term) })
+            Ok((bytes, last))
         };
-        let found = whole().map_err(Error::file("cannot go on from", path))?;
-        Ok(Ledger::new(file, found, Some(found.index)))
+        let (bytes, found) = whole().map_err(Error::file("cannot go on from", path))?;
+        Ok(Ledger::new(path, file, bytes, found, Some(found.index)))
     }
 
-    fn new(file: File, found: EntryId, durable: Option<LogIndex>) -> Ledger {
-        Ledger { file: BufWriter::with_capacity(256 << 10, file), found, durable, unflushed: 0 }
+    fn new(path: &Path, file: File, bytes: u64, applied: EntryId, durable: Option<LogIndex>) -> Ledger {
+        let file = BufWriter::with_capacity(256 << 10, file);
+        Ledger { path: path.to_owned(), file, applied, bytes, taking: None, durable, unflushed: 0 }
     }
 
     /// What was applied up to `index` is on the medium.
@@ -114,7 +122,49 @@ impl Ledger {
     fn write(&mut self, id: EntryId, payload: &[u8]) -> Result<(), ApplyError> {
         let name = Name::of(payload).ok_or_else(|| ApplyError(format!("{id} is not one of the demo")))?;
         let record = Record { index: id.index.0, term: id.term.0, name, checksum: crc32fast::hash(payload) };
-        self.file.write_all(&record.encode()).map_err(|e| ApplyError(format!("cannot write the ledger: {e}")))
+        self.file.write_all(&record.encode()).map_err(|e| ApplyError(format!("cannot write the ledger: {e}")))?;
+        (self.applied, self.bytes) = (id, self.bytes + RECORD_BYTES as u64);
+        Ok(())
+    }
+
+    fn fresh(&self) -> PathBuf {
+        self.path.with_extension("taken")
+    }
+
+    fn restored(&mut self, part: Restore<'_>) -> std::io::Result<()> {
+        match part {
+            Restore::Begin { index, term, .. } => {
+                let file = BufWriter::with_capacity(
+                    256 << 10,
+                    File::options().read(true).write(true).create(true).truncate(true).open(self.fresh())?,
+                );
+                self.taking = Some((EntryId { index, term }, file));
+            }
+            Restore::Chunk(bytes) => {
+                let Some((_, file)) = &mut self.taking else { return Err(std::io::ErrorKind::InvalidData.into()) };
+                file.write_all(bytes)?;
+            }
+            Restore::End => {
+                let Some((applied, mut file)) = self.taking.take() else { return Err(std::io::ErrorKind::InvalidData.into()) };
+                file.flush()?;
+                let bytes = file.get_ref().metadata()?.len();
+                if !bytes.is_multiple_of(RECORD_BYTES as u64) {
+                    return Err(std::io::ErrorKind::InvalidData.into());
+                }
+                // Behind the last record may come entries of the engine's own: what a later process finds is the
+                // record.
+                let last = last_in(file.get_mut())?;
+                file.get_ref().sync_all()?;
+                std::fs::rename(self.fresh(), &self.path)?;
+                File::open(self.path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()?;
+                // What the old one still held back goes with it.
+                let (old, _) = std::mem::replace(&mut self.file, file).into_parts();
+                drop(old);
+                (self.applied, self.bytes, self.unflushed) = (applied, bytes, 0);
+                self.durable = self.durable.map(|_| last.index);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -132,11 +182,28 @@ impl StateMachine for Ledger {
     }
 
     fn applied(&self) -> EntryId {
-        self.found
+        self.applied
     }
 
     fn durable(&self) -> LogIndex {
         self.durable.unwrap_or_default()
+    }
+
+    fn snapshot(&mut self) -> Result<Box<dyn SnapshotSource>, SnapshotError> {
+        let mut view = || {
+            self.file.flush()?;
+            Ok(File::open(&self.path)?.take(self.bytes))
+        };
+        let view = view().map_err(|error: std::io::Error| SnapshotError::Failed(format!("{}: {error}", self.path.display())))?;
+        Ok(Box::new(view))
+    }
+
+    fn restore(&mut self, part: Restore<'_>) -> Result<(), ApplyError> {
+        self.restored(part).map_err(|error| ApplyError(format!("cannot take a snapshot as the ledger {}: {error}", self.path.display())))
+    }
+
+    fn snapshot_bytes(&self) -> u64 {
+        self.bytes
     }
 }
 
@@ -147,6 +214,16 @@ impl Drop for Ledger {
             tracing::error!(%error, "the ledger is not complete");
         }
     }
+}
+
+/// The entry of the last record in a file of whole records, which is then at its end.
+fn last_in(file: &mut File) -> std::io::Result<EntryId> {
+    let mut last = [0; RECORD_BYTES];
+    if file.metadata()?.len() > 0 {
+        file.seek(SeekFrom::End(-(RECORD_BYTES as i64)))?;
+        file.read_exact(&mut last)?;
+    }
+    Ok(Record::decode(&last).id())
 }
 
 /// Reads a ledger back, record by record.
@@ -252,6 +329,52 @@ pub(crate) mod tests {
         assert_eq!((ledger.durable(), Records::open(&path).unwrap().left()), (LogIndex(3), 2));
         ledger.sync(LogIndex(4)).unwrap();
         assert_eq!((ledger.durable(), Records::open(&path).unwrap().left()), (LogIndex(4), 3));
+    }
+
+    fn entries(path: &Path) -> Vec<u64> {
+        let mut records = Records::open(path).unwrap();
+        std::iter::from_fn(|| records.next().unwrap()).map(|record| record.index).collect()
+    }
+
+    /// It is of one moment, and another ledger has it whole or not at all.
+    #[test]
+    fn a_snapshot_is_the_ledger_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let [from, to] = ["from", "to"].map(|name| dir.path().join(name));
+        let mut payloads = Payloads::new(40);
+        let mut ledger = Ledger::resume(&from).unwrap();
+        for index in 2..50 {
+            ledger.write(id(index), payloads.make(Name { client: 0, number: index })).unwrap();
+        }
+        assert_eq!(ledger.snapshot_bytes(), 48 * RECORD_BYTES as u64);
+        let mut view = ledger.snapshot().unwrap();
+        let mut stream = vec![0; 1000];
+        let count = view.read(&mut stream).unwrap();
+        stream.truncate(count);
+        ledger.write(id(50), payloads.make(Name { client: 0, number: 50 })).unwrap();
+        ledger.sync(LogIndex(50)).unwrap();
+        let mut piece = [0; 999];
+        while let count @ 1.. = view.read(&mut piece).unwrap() {
+            stream.extend(&piece[..count]);
+        }
+
+        for durable in [false, true] {
+            let mut other = if durable { Ledger::resume(&to) } else { Ledger::create(&to) }.unwrap();
+            other.write(id(2), payloads.make(Name { client: 0, number: 2 })).unwrap();
+            // Begun twice: the first time the power failed.
+            for _ in 0..2 {
+                other.restore(Restore::Begin { index: LogIndex(49), term: Term(1), bytes: stream.len() as u64 }).unwrap();
+                stream.chunks(100).for_each(|chunk| other.restore(Restore::Chunk(chunk)).unwrap());
+            }
+            assert_eq!(other.applied(), id(2));
+            other.restore(Restore::End).unwrap();
+            assert_eq!((other.applied(), other.durable()), (id(49), LogIndex(if durable { 49 } else { 0 })));
+            assert_eq!(entries(&to), (2..50).collect::<Vec<_>>());
+            other.write(id(50), payloads.make(Name { client: 0, number: 50 })).unwrap();
+            drop(other);
+            assert_eq!(entries(&to), (2..51).collect::<Vec<_>>());
+            std::fs::remove_file(&to).unwrap();
+        }
     }
 
     #[test]
