@@ -1,5 +1,5 @@
 //! The `kontiki` program: see it work (`demo`), run it (`serve`, `put`, `get`, `status`), measure it
-//! (`bench`), and look into its log (`wal`).
+//! (`bench`), and look into its log and its snapshots (`wal`, `snapshot`).
 #![forbid(unsafe_code)]
 
 mod bench;
@@ -20,6 +20,7 @@ mod put_get;
 mod scratch;
 mod serve;
 mod signals;
+mod snapshot_tools;
 mod status;
 mod table;
 mod target;
@@ -53,6 +54,7 @@ enum Command {
     Status(status::Status),
     Bench(bench::Bench),
     Wal(wal_tools::Wal),
+    Snapshot(snapshot_tools::Snapshot),
     Completions(manual::Completions),
     Man(manual::Man),
     #[command(hide = true)]
@@ -88,6 +90,7 @@ fn run(command: Command) -> Result<(), Error> {
         Command::Status(command) => status::run(&command),
         Command::Bench(command) => bench::run(&command),
         Command::Wal(command) => wal_tools::run(&command),
+        Command::Snapshot(command) => snapshot_tools::run(&command),
         Command::Completions(command) => manual::completions(&command),
         Command::Man(command) => manual::man(&command),
         Command::BenchNode(command) => bench::run_node(&command),
