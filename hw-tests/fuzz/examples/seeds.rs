@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use kontiki_core::{ClusterId, FrameMeta, GroupId, Incarnation, IndexRange, LogIndex, Message, NodeId, SessionId, Term, Time, WriteId};
 use kontiki_frame::{BODY_OFFSET, Header, Kind, STAMP_BYTES, WireStamp, frame_bytes, put_entry, seal, seal_noop};
+use kontiki_fuzz::chunks;
 use kontiki_fuzz::image::{self, Image};
 use kontiki_io::{Backend, Io};
 use kontiki_mem::Ring;
@@ -15,6 +16,8 @@ use kontiki_net::limits::{CONTROL_MAX_BYTES, HELLO_BYTES};
 use kontiki_net::{
     Channel, Control, ControlPayload, HandshakeRefusal, Hello, HelloKind, Parameters, Request, Response, encode_request, encode_response,
 };
+use kontiki_snapshot::limits::{CHUNK_BYTES, DATA_BYTES};
+use kontiki_snapshot::{Head, Part, encode};
 use kontiki_wal::limits::{HARD_STATE_COPY_OFFSET, MIN_SEGMENT_BYTES};
 use kontiki_wal::{HardState, Opening, Options, Wal, names, offline};
 
@@ -30,6 +33,7 @@ fn main() -> Outcome {
         ("hello", hellos()),
         ("client", clients()?),
         ("wal", logs()?),
+        ("snapshot", snapshots()),
         ("config", configs()),
     ] {
         let dir = seeds.join(target);
@@ -60,7 +64,20 @@ fn fill(out: &mut [u8], meta: FrameMeta, kind: Kind, session: Option<(u64, u64)>
     }
     let body_bytes = (at - BODY_OFFSET) as u32;
     let (subterm, cluster_ns) = (kontiki_core::Subterm(0), 0);
-    seal(out, &Header { kind, sessions: session.is_some(), cluster: CLUSTER, group: GroupId(0), meta, subterm, cluster_ns, proposed_ns: 5, body_bytes });
+    seal(
+        out,
+        &Header {
+            kind,
+            sessions: session.is_some(),
+            cluster: CLUSTER,
+            group: GroupId(0),
+            meta,
+            subterm,
+            cluster_ns,
+            proposed_ns: 5,
+            body_bytes,
+        },
+    );
 }
 
 fn body_of(session: Option<(u64, u64)>, payloads: &[&[u8]]) -> usize {
@@ -108,7 +125,8 @@ fn controls() -> Outcome<Seeds> {
         Message::Rejected { term, prev: index, last_index: index, conflict_term: term, conflict_first: index },
     ];
     let parameters = Parameters { takes_frame_bytes: 1 << 20, heartbeat_ms: 40, election_min_ms: 150, ..Parameters::default() };
-    let payloads = messages.into_iter().map(ControlPayload::Message).chain([ControlPayload::Keepalive, ControlPayload::Parameters(parameters)]);
+    let payloads =
+        messages.into_iter().map(ControlPayload::Message).chain([ControlPayload::Keepalive, ControlPayload::Parameters(parameters)]);
     let mut seeds = Seeds::new();
     for (n, payload) in payloads.enumerate() {
         let mut out = [0; CONTROL_MAX_BYTES];
@@ -290,6 +308,20 @@ fn picture(dir: &Path, flags: u8) -> Outcome<Vec<u8>> {
     let verdict = offline::examine(&image.list(), &mut read, &mut |_| ())?;
     assert!(verdict.intact(), "a seed is a good log: {verdict:?}");
     Ok(bytes)
+}
+
+fn snapshots() -> Seeds {
+    let base = kontiki_core::Base { index: LogIndex(9), term: Term(2), subterm: kontiki_core::Subterm(0) };
+    let head = Head { cluster: CLUSTER, base, full: true, ..Head::default() };
+    let zeros = vec![0; DATA_BYTES + 1];
+    let whole = encode(head, &[(Part::Configuration, b"members"), (Part::Sessions, b"clients"), (Part::Machine, &zeros)]);
+    let small = encode(Head { full: false, ..head }, &[]);
+    vec![
+        ("whole".into(), chunks::describe(&whole, 0)),
+        ("whole_repaired".into(), chunks::describe(&whole, chunks::REPAIR)),
+        ("small_repaired".into(), chunks::describe(&small, chunks::REPAIR)),
+        ("without_foot".into(), chunks::describe(&whole[..whole.len() - CHUNK_BYTES], chunks::REPAIR)),
+    ]
 }
 
 fn logs() -> Outcome<Seeds> {
