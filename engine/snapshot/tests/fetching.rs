@@ -105,6 +105,26 @@ fn a_whole_that_is_not_what_was_offered_is_no_snapshot() {
     assert_eq!(node.not_fetched, differs("cluster"));
 }
 
+/// A source whose disk or memory changed a chunk and its checksum with it: nothing but the digest of all can tell.
+#[test]
+fn a_chunk_that_is_wrong_with_its_checksum_right_is_noticed_in_the_end() {
+    let file = file_of(50, 1_000_000);
+    let mut node = Node::open(Disk::default());
+    node.store.fetch(offer_of(&file)).unwrap();
+    assert!(node.serve(&file, u64::MAX, &mut |at, chunk| {
+        if at == 3 * CHUNK {
+            chunk[5000] ^= 1;
+            let mut crc = crc32fast::Hasher::new();
+            crc.update(&chunk[..4]);
+            crc.update(&chunk[8..]);
+            chunk[4..8].copy_from_slice(&crc.finalize().to_le_bytes());
+        }
+    }));
+    assert_eq!(node.not_fetched, [StoreError::Fetched { flaw: Flaw::Otherwise { what: "digest" } }]);
+    node.run();
+    assert!(node.close().names().is_empty());
+}
+
 #[test]
 fn offers_of_nothing_are_refused() {
     let offer = offer_of(&file_of(50, 10));
