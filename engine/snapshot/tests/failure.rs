@@ -98,14 +98,23 @@ fn all(kind: IoErrorKind) -> BTreeSet<(String, String)> {
 }
 
 fn has(met: &BTreeSet<(String, String)>, operation: &str, outcome: &str) -> bool {
-    met.iter().any(|(what, ends)| what.starts_with(operation) && ends == outcome)
+    met.iter().any(|(what, ends)| what == operation && ends == outcome)
 }
 
 #[test]
 fn a_shortage_is_waited_for() {
     let met = all(IoErrorKind::Shortage);
     assert!(met.iter().all(|(_, outcome)| outcome == "waited"), "{met:?}");
-    for operation in ["open snapshot.new", "open snapshot.part", "allocate", "write", "sync", "rename snapshot.new", "unlink", "sync dir"] {
+    for operation in [
+        "open snapshot.new create=true",
+        "open snapshot.part create=true",
+        "allocate",
+        "write",
+        "sync",
+        "rename snapshot.new snapshot-.ksn",
+        "unlink snapshot-.ksn",
+        "sync dir",
+    ] {
         assert!(has(&met, operation, "waited"), "{operation} is none of {met:?}");
     }
 }
@@ -121,6 +130,12 @@ fn h54_a_full_disk_ends_an_attempt_at_most() {
 #[test]
 fn a_device_that_fails_ends_an_attempt_and_no_more() {
     let met = all(IoErrorKind::Device);
-    assert!(has(&met, "write", "failed") && has(&met, "rename snapshot.part", "failed") && has(&met, "sync dir", "broken"), "{met:?}");
+    assert!(
+        has(&met, "write", "failed")
+            && has(&met, "sync", "failed")
+            && has(&met, "rename snapshot.part snapshot-.ksn", "failed")
+            && has(&met, "sync dir", "broken"),
+        "{met:?}"
+    );
     assert!(met.iter().all(|(what, outcome)| outcome != "broken" || what == "sync dir"), "{met:?}");
 }
