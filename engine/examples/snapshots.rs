@@ -123,8 +123,8 @@ mod tests {
 
     #[test]
     fn a_snapshot_is_of_one_moment_and_comes_back() {
-        let mut machine = Newest::default();
-        machine.readings = Arc::new((0..1000).map(|sensor| (sensor * 7, sensor)).collect());
+        let readings = (0..1000).map(|sensor| (sensor * 7, sensor)).collect();
+        let mut machine = Newest { readings: Arc::new(readings), ..Newest::default() };
         let before = machine.readings.clone();
         let mut view = machine.snapshot().unwrap();
         let (mut stream, mut piece) = (Vec::new(), [0; 100]);
