@@ -44,6 +44,8 @@ pub struct Opening {
     attempts: u32,
     found: Vec<Kept>,
     unneeded: Vec<Name>,
+    /// Whether an earlier fetch left something.
+    part: bool,
 }
 
 impl Opening {
@@ -65,6 +67,7 @@ impl Opening {
             attempts: 0,
             found: Vec::new(),
             unneeded: Vec::new(),
+            part: false,
         }
     }
 
@@ -91,7 +94,7 @@ impl Opening {
                 let Some(dir) = self.dir else { return };
                 let files = std::mem::take(&mut self.found);
                 let unneeded = std::mem::take(&mut self.unneeded);
-                self.end = Some(Ok(Store::new(self.options.clone(), dir, files, self.space_file, unneeded)));
+                self.end = Some(Ok(Store::new(self.options.clone(), dir, files, self.space_file, unneeded, self.part)));
             }
             Err(error) => {
                 self.step = Step::Failing;
@@ -168,6 +171,8 @@ impl Opening {
         for (name, bytes) in listing {
             if name.as_str() == names::NEW {
                 self.space = Some(bytes);
+            } else if name.as_str() == names::PART {
+                self.part = true;
             } else if names::index(&name).is_some() {
                 self.names.push((name, bytes));
             }

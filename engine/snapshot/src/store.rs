@@ -135,6 +135,8 @@ pub struct Store {
     verify_pace: Pace,
     deadline: Option<Time>,
     made: u64,
+    /// What an earlier fetch left is there, for it to go on with.
+    part: bool,
     /// The older one was given up for room: the log may be let go of up to the only one.
     gave_up: bool,
     broken: Option<StoreError>,
@@ -143,7 +145,14 @@ pub struct Store {
 }
 
 impl Store {
-    pub(crate) fn new(options: Options, dir: Handle, files: Vec<Kept>, space: Option<(Handle, u64)>, unneeded: Vec<Name>) -> Store {
+    pub(crate) fn new(
+        options: Options,
+        dir: Handle,
+        files: Vec<Kept>,
+        space: Option<(Handle, u64)>,
+        unneeded: Vec<Name>,
+        part: bool,
+    ) -> Store {
         let pace = Pace::new(options.bytes_per_s);
         Store {
             options,
@@ -162,6 +171,7 @@ impl Store {
             verify_pace: Pace::new(0),
             deadline: None,
             made: 0,
+            part,
             gave_up: false,
             broken: None,
             closing: None,
@@ -329,9 +339,19 @@ impl Store {
         if let Some(what) = offer.unfit() {
             return Err(Refused::Unfit { what });
         }
+        self.part = true;
         self.maker = Some(Maker::Fetch(Box::new(Receiving::new(offer, self.options.cluster, self.options.group))));
         self.backoff.over();
         Ok(())
+    }
+
+    /// What an earlier fetch left goes: nobody will go on with it. Space for the node's own snapshots is made of it anyhow,
+    /// and it goes once one of those is written: a node that makes its own lacks none.
+    pub fn forget_fetch(&mut self) {
+        if self.part && !matches!(self.maker, Some(Maker::Fetch(_))) && self.broken.is_none() {
+            self.part = false;
+            self.retiring.push_back(Retiring::new(Some(names::plain(names::PART)), None));
+        }
     }
 
     /// What is to be asked of the source; none while nothing is fetched, nothing is lacking, or there is no room.

@@ -206,6 +206,39 @@ fn what_was_abandoned_is_gone_on_with() {
     assert_eq!((first, node.fetched.len()), (Some(8 * CHUNK), 1));
 }
 
+/// A node that makes its own again lacks no other's: what a fetch left does not stay for ever.
+#[test]
+fn what_a_fetch_left_goes_once_it_is_of_no_use() {
+    let file = file_of(50, 1_000_000);
+    let left = |restart| {
+        let mut node = fetched_to(9 * CHUNK, &file);
+        node.run();
+        if restart {
+            return Node::open(node.world.cut(1));
+        }
+        node.store.abandon();
+        node.run();
+        node
+    };
+    for restart in [false, true] {
+        let names = |node: Node| node.close().names();
+        assert_eq!(names(left(restart)), [names::PART]);
+        let mut node = left(restart);
+        node.store.forget_fetch();
+        node.run();
+        assert!(names(node).is_empty());
+        let mut node = left(restart);
+        node.write(60, 10).unwrap();
+        node.run();
+        assert_eq!(names(node), ["snapshot-000000000000003c.ksn"]);
+        // Before one of the two snapshots goes, that goes.
+        let mut node = left(restart);
+        node.world.disk.capacity = Some(file.len() as u64 + 300_000);
+        node.write(60, 1_000_000).unwrap();
+        assert_eq!(node.indexes(), [60]);
+    }
+}
+
 /// Another source, another digest, another entry: from the beginning.
 #[test]
 fn only_the_very_same_offer_is_gone_on_with() {

@@ -216,6 +216,10 @@ impl Store {
             self.retiring.push_back(Retiring::new(Some(names::plain(names::NEW)), Some(file)));
             return true;
         }
+        self.forget_fetch();
+        if !self.retiring.is_empty() {
+            return true;
+        }
         let older = self.snapshots().nth(1).map(Info::base);
         let at = self.files.iter().rposition(|kept| {
             let spare = kept.info().is_none_or(|info| Some(info.base()) == older);
@@ -250,6 +254,8 @@ impl Store {
         if self.snapshots().count() >= KEPT {
             self.gave_up = false;
         }
+        self.part &= own;
+        self.forget_fetch();
         self.tell(if own { StoreEvent::Written(info) } else { StoreEvent::Fetched(info) });
     }
 
@@ -274,6 +280,7 @@ impl Store {
             }
             Maker::Fetch(receiving) => {
                 let name = (!keep && self.broken.is_none()).then(|| names::plain(names::PART));
+                self.part = name.is_none();
                 if name.is_some() || receiving.file().is_some() {
                     self.retiring.push_back(Retiring::new(name, receiving.file()));
                 }
