@@ -59,7 +59,7 @@
 //! After a broken connection it goes on as if nothing had been, after a restart behind the chunks that are durable, for
 //! the very same [`Offer`] only. The whole is read back and checked before it gets a name.
 //!
-//! **Memory.** Two runs of 256 KiB while a snapshot is written, five and two chunks while one is fetched; nothing
+//! **Memory.** Two runs of 512 KiB while a snapshot is written, five and two chunks while one is fetched; nothing
 //! otherwise.
 #![forbid(unsafe_code)]
 

@@ -9,7 +9,7 @@ pub const CHUNK_HEADER_BYTES: usize = 64;
 /// Data in a full chunk, in bytes.
 pub const DATA_BYTES: usize = CHUNK_BYTES - CHUNK_HEADER_BYTES;
 /// Chunks in one write, and in one read of a verification.
-pub const RUN_CHUNKS: usize = 4;
+pub const RUN_CHUNKS: usize = 8;
 /// Length of such a run, in bytes.
 pub const RUN_BYTES: usize = RUN_CHUNKS * CHUNK_BYTES;
 /// Runs in memory while a snapshot is written or fetched: one is written, one is filled.
@@ -18,9 +18,17 @@ pub const RUNS: usize = 2;
 pub const FETCH_RUNS: usize = 4;
 /// How often in a row a chunk is refused before its source is given up.
 pub const MAX_REFUSALS: u32 = 8;
-/// Written and not flushed, in bytes, before a flush: what a fetch loses at most with the power, and what one flush may
-/// cost the log.
-pub const SYNC_BYTES: u64 = 4 << 20;
+/// Written and not flushed, in bytes, before the first flush. It doubles where flushes are quick, and is halved where
+/// they are not: what a fetch loses at most with the power, and what one flush costs the log.
+pub const FIRST_SYNC_BYTES: u64 = 4 << 20;
+/// The least of it.
+pub const MIN_SYNC_BYTES: u64 = 1 << 20;
+/// The most of it.
+pub const MAX_SYNC_BYTES: u64 = 16 << 20;
+/// A flush that takes less is quick, in ns.
+pub const QUICK_SYNC_NS: u64 = 10_000_000;
+/// A flush that takes more is slow, in ns.
+pub const SLOW_SYNC_NS: u64 = 40_000_000;
 /// Longest snapshot, in bytes: positions in it stay far below the end of their range.
 pub const MAX_BYTES: u64 = 1 << 50;
 /// Snapshots that are kept: the newest, and the older one that the log goes on from.
@@ -53,7 +61,8 @@ pub const MIN_RETRY_NS: u64 = 100_000_000;
 /// Longest such pause, in ns.
 pub const MAX_RETRY_NS: u64 = 10_000_000_000;
 
-const _: () = assert!(CHUNK_BYTES.is_multiple_of(BLOCK_BYTES) && RUN_BYTES as u64 <= SYNC_BYTES);
+const _: () = assert!(CHUNK_BYTES.is_multiple_of(BLOCK_BYTES) && RUN_BYTES as u64 <= MIN_SYNC_BYTES);
+const _: () = assert!(MIN_SYNC_BYTES <= FIRST_SYNC_BYTES && FIRST_SYNC_BYTES <= MAX_SYNC_BYTES && QUICK_SYNC_NS < SLOW_SYNC_NS);
 const _: () = assert!(RUN_CHUNKS <= MAX_READ_CHUNKS && RUNS >= 2 && KEPT >= 2 && MAX_FILES > KEPT + 1);
 const _: () = assert!(RESERVE_QUARTERS > 4 && LEAST_SHARE >= 2 && MIN_RETRY_NS <= MAX_RETRY_NS);
 const _: () = assert!(GROW_BYTES.is_multiple_of(CHUNK_BYTES as u64) && MAX_BYTES.is_multiple_of(CHUNK_BYTES as u64));

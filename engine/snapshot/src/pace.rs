@@ -3,10 +3,10 @@
 
 use kontiki_core::Time;
 
-use crate::limits::LEAST_SHARE;
+use crate::limits::{FIRST_SYNC_BYTES, LEAST_SHARE, MAX_SYNC_BYTES, MIN_SYNC_BYTES, QUICK_SYNC_NS, SLOW_SYNC_NS};
 
 /// When the next operation may begin.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Pace {
     /// No cap if zero.
     bytes_per_s: u64,
@@ -15,11 +15,14 @@ pub(crate) struct Pace {
     began: Time,
     /// Before this nothing begins while the log is busy.
     yields_until: Time,
+    /// So much is written before a flush.
+    sync_bytes: u64,
 }
 
 impl Pace {
     pub(crate) fn new(bytes_per_s: u64) -> Pace {
-        Pace { bytes_per_s, ..Pace::default() }
+        let never = Time(0);
+        Pace { bytes_per_s, capped_until: never, began: never, yields_until: never, sync_bytes: FIRST_SYNC_BYTES }
     }
 
     pub(crate) fn set_cap(&mut self, bytes_per_s: u64) {
@@ -40,9 +43,20 @@ impl Pace {
         }
     }
 
-    /// It has ended.
-    pub(crate) fn end(&mut self, now: Time) {
-        self.yields_until = now.plus_ns(now.since(self.began).saturating_mul(LEAST_SHARE - 1));
+    /// How much may be written before it is flushed.
+    pub(crate) fn sync_bytes(&self) -> u64 {
+        self.sync_bytes
+    }
+
+    /// It has ended; `flush`: it was one.
+    pub(crate) fn end(&mut self, now: Time, flush: bool) {
+        let took = now.since(self.began);
+        if flush && took < QUICK_SYNC_NS {
+            self.sync_bytes = (2 * self.sync_bytes).min(MAX_SYNC_BYTES);
+        } else if flush && took > SLOW_SYNC_NS {
+            self.sync_bytes = (self.sync_bytes / 2).max(MIN_SYNC_BYTES);
+        }
+        self.yields_until = now.plus_ns(took.saturating_mul(LEAST_SHARE - 1));
     }
 }
 
@@ -58,10 +72,27 @@ mod tests {
             now = now.max(pace.due(false));
             pace.begin(now, 250_000);
             now = now.plus_ns(1000);
-            pace.end(now);
+            pace.end(now, false);
         }
         // 25 MB at 1 MB/s, the first of them at once.
         assert!(now.0 >= 24_750_000_000 && now.0 < 25_000_000_000, "{now}");
+    }
+
+    /// No flush is so long that the log waits for it, and none so short that it is nothing but flushes.
+    #[test]
+    fn flushes_are_as_long_as_they_may_be() {
+        let after = |took_ns, flushes| {
+            let mut pace = Pace::new(0);
+            for _ in 0..flushes {
+                pace.begin(Time(5), 0);
+                pace.end(Time(5 + took_ns), true);
+            }
+            pace.sync_bytes()
+        };
+        assert_eq!(after(QUICK_SYNC_NS - 1, 9), MAX_SYNC_BYTES);
+        assert_eq!(after(SLOW_SYNC_NS, 9), FIRST_SYNC_BYTES);
+        assert_eq!(after(SLOW_SYNC_NS + 1, 1), FIRST_SYNC_BYTES / 2);
+        assert_eq!(after(SLOW_SYNC_NS + 1, 9), MIN_SYNC_BYTES);
     }
 
     #[test]
@@ -73,7 +104,7 @@ mod tests {
             pace.begin(now, 1);
             now = now.plus_ns(500);
             used += 500;
-            pace.end(now);
+            pace.end(now, false);
         }
         assert!(used * (LEAST_SHARE + 1) > now.0 && used * (LEAST_SHARE - 1) < now.0, "{used} of {now}");
         assert!(pace.due(false) <= now, "an idle log leaves it the disk");

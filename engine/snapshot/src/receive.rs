@@ -16,7 +16,7 @@ use crate::chunk::{Chunk, Part};
 use crate::encode::Run;
 use crate::flaw::Flaw;
 use crate::head::{Foot, Head, Info};
-use crate::limits::{CHUNK_BYTES, FETCH_RUNS, MAX_REFUSALS, MAX_REWINDS, READ_ATTEMPTS, RUN_BYTES, SYNC_BYTES};
+use crate::limits::{CHUNK_BYTES, FETCH_RUNS, MAX_REFUSALS, MAX_REWINDS, READ_ATTEMPTS, RUN_BYTES};
 use crate::offer::Offer;
 use crate::work::{Done, Kind, failed};
 use crate::{Digest, StoreError, names};
@@ -264,9 +264,9 @@ impl Receiving {
     }
 
     /// What is to be done next; none while the source has to send more.
-    pub(crate) fn op(&mut self, dir: Handle) -> Option<Op> {
+    pub(crate) fn op(&mut self, dir: Handle, sync_bytes: u64) -> Option<Op> {
         if self.step == Step::Going {
-            self.step = self.go_on()?;
+            self.step = self.go_on(sync_bytes)?;
         }
         let part = names::plain(names::PART);
         if let Step::Open | Step::Create = self.step {
@@ -305,13 +305,13 @@ impl Receiving {
         })
     }
 
-    fn go_on(&mut self) -> Option<Step> {
+    fn go_on(&mut self, sync_bytes: u64) -> Option<Step> {
         if self.scanning {
             return None;
         }
         let end = self.offer.foot_at();
         let unflushed = self.written.saturating_sub(self.synced);
-        if unflushed >= SYNC_BYTES || unflushed > 0 && self.written == end {
+        if unflushed >= sync_bytes || unflushed > 0 && self.written == end {
             self.flushing = self.written;
             return Some(Step::Flush);
         }

@@ -127,6 +127,8 @@ pub struct Store {
     ending: Option<Ending>,
     active: Option<Active>,
     verifying: bool,
+    /// The step of what is made is a flush.
+    flushing: bool,
     retiring: VecDeque<Retiring>,
     reads: Reads,
     events: VecDeque<StoreEvent>,
@@ -163,6 +165,7 @@ impl Store {
             ending: None,
             active: None,
             verifying: false,
+            flushing: false,
             retiring: unneeded.into_iter().map(|name| Retiring::new(Some(name), None)).collect(),
             reads: Reads::default(),
             events: VecDeque::with_capacity(MAX_EVENTS),
@@ -345,8 +348,8 @@ impl Store {
         Ok(())
     }
 
-    /// What an earlier fetch left goes: nobody will go on with it. Space for the node's own snapshots is made of it anyhow,
-    /// and it goes once one of those is written: a node that makes its own lacks none.
+    /// What an earlier fetch left goes: nobody will go on with it. Space for the node's own snapshots is made of it
+    /// anyhow, and it goes once one of those is written: a node that makes its own lacks none.
     pub fn forget_fetch(&mut self) {
         if self.part && !matches!(self.maker, Some(Maker::Fetch(_))) && self.broken.is_none() {
             self.part = false;

@@ -7,7 +7,7 @@ use kontiki_mem::{Pool, Span};
 
 use crate::encode::{Encoder, Run};
 use crate::head::{Head, Info};
-use crate::limits::{GROW_BYTES, MAX_BYTES, RUN_BYTES, RUNS, SYNC_BYTES};
+use crate::limits::{GROW_BYTES, MAX_BYTES, RUN_BYTES, RUNS};
 use crate::work::{Done, Kind, failed};
 use crate::{Part, StoreError, names};
 
@@ -97,9 +97,9 @@ impl Writing {
     }
 
     /// What is to be done next; none while the source has to give more.
-    pub(crate) fn op(&mut self, dir: Handle) -> Option<Op> {
+    pub(crate) fn op(&mut self, dir: Handle, sync_bytes: u64) -> Option<Op> {
         if self.step == Step::Fill {
-            self.step = self.fill()?;
+            self.step = self.fill(sync_bytes)?;
         }
         let fresh = names::plain(names::NEW);
         if let Step::Create | Step::Open = self.step {
@@ -121,8 +121,8 @@ impl Writing {
     }
 
     /// What comes next while runs are written.
-    fn fill(&mut self) -> Option<Step> {
-        if self.unflushed >= SYNC_BYTES {
+    fn fill(&mut self, sync_bytes: u64) -> Option<Step> {
+        if self.unflushed >= sync_bytes {
             return Some(Step::Flush);
         }
         if self.run.is_none() {

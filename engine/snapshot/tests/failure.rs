@@ -93,7 +93,7 @@ fn all(kind: IoErrorKind) -> BTreeSet<(String, String)> {
         met.insert(what);
         at += 1;
     }
-    assert!(at > 60, "a life has operations: {at}");
+    assert!(at > 50, "a life has operations: {at}");
     met
 }
 

@@ -5,7 +5,7 @@ mod support;
 
 use kontiki_core::{ClusterId, NodeId};
 use kontiki_io::{IoErrorKind, Op};
-use kontiki_snapshot::limits::{CHUNK_BYTES, SYNC_BYTES};
+use kontiki_snapshot::limits::{CHUNK_BYTES, MAX_SYNC_BYTES, RUN_BYTES};
 use kontiki_snapshot::{Digest, Flaw, Head, Offer, Part, Refused, StoreError, encode, names};
 use support::{CHUNK, Disk, Node, World, base, file_of, offer_of, state};
 
@@ -145,7 +145,7 @@ fn a_restart_goes_on_behind_what_is_durable() {
     for at in 1..offer_of(&file).bytes / CHUNK {
         let mut node = fetched_to(at * CHUNK, &file);
         node.run();
-        let kept = node.store.fetching().unwrap().taken / (4 * CHUNK) * (4 * CHUNK);
+        let kept = node.store.fetching().unwrap().taken / RUN_BYTES as u64 * RUN_BYTES as u64;
         let mut node = Node::open(node.world.cut(1));
         assert_eq!(node.indexes(), [0; 0]);
         node.store.fetch(offer_of(&file)).unwrap();
@@ -164,7 +164,7 @@ fn a_power_cut_takes_what_was_not_flushed() {
     let mut node = fetched_to(11_000_000 / CHUNK * CHUNK, &file);
     node.run();
     let progress = node.store.fetching().unwrap();
-    assert!(progress.durable >= progress.taken - SYNC_BYTES - 4 * CHUNK && progress.durable > 0, "{progress:?}");
+    assert!(progress.durable + MAX_SYNC_BYTES + RUN_BYTES as u64 >= progress.taken && progress.durable > 0, "{progress:?}");
     let mut node = Node::open(node.world.cut(0));
     node.store.fetch(offer_of(&file)).unwrap();
     let mut first = None;

@@ -17,7 +17,7 @@ struct Promised {
 }
 
 fn bytes_of(index: u64) -> usize {
-    [40, 70_000, 280_000, 350_000][index as usize % 4]
+    [40, 70_000, 300_000, 600_000][index as usize % 4]
 }
 
 /// A start finds what was promised, whole.
@@ -61,8 +61,8 @@ fn life(node: &mut Node, promised: &mut Promised, seed: u64) -> Option<()> {
             // Now and then one is begun, and given up.
             if random.next().is_multiple_of(2) {
                 begin(node, index)?;
-                node.store.push(kontiki_snapshot::Part::Machine, &state(index, 300_000));
-                node.step().then_some(())?;
+                node.store.push(kontiki_snapshot::Part::Machine, &state(index, 600_000));
+                node.step();
                 node.store.abandon();
             }
             begin(node, index)?;
@@ -123,10 +123,10 @@ fn scenario(stop_at: u64, seed: u64) -> bool {
 
 #[test]
 fn h49_at_every_operation() {
-    for seed in 0..4 {
-        let mut stop_at = seed / 3;
+    for seed in 0..3 {
+        let mut stop_at = 0;
         while !scenario(stop_at, seed) {
-            stop_at += 1 + seed / 3;
+            stop_at += 1;
         }
         assert!(stop_at > 50, "the life has operations: {stop_at}");
     }

@@ -41,11 +41,12 @@ impl Store {
                     self.waits(io, due);
                     return;
                 }
-                Some(Maker::Own(writing)) => writing.op(dir),
-                Some(Maker::Fetch(receiving)) => receiving.op(dir),
+                Some(Maker::Own(writing)) => writing.op(dir, self.pace.sync_bytes()),
+                Some(Maker::Fetch(receiving)) => receiving.op(dir, self.pace.sync_bytes()),
                 None => None,
             };
             if let Some(op) = op {
+                self.flushing = matches!(op, Op::Sync { .. });
                 self.pace.begin(io.now(), if let Op::Write { data, .. } = &op { data.bytes().len() as u64 } else { 0 });
                 self.submit(Active::Making, op, io);
             }
@@ -106,7 +107,7 @@ impl Store {
             }
             Some(Purpose::Verify) => {
                 self.verifying = false;
-                self.verify_pace.end(io.now());
+                self.verify_pace.end(io.now(), false);
                 if let Some(Maker::Fetch(receiving)) = &mut self.maker
                     && self.ending.is_none()
                 {
@@ -120,7 +121,7 @@ impl Store {
                     Active::Retiring => self.retiring.front_mut().map_or(Done::Over, |retiring| retiring.done(result)),
                     Active::Reserving => self.space.done(result),
                     Active::Making => {
-                        self.pace.end(io.now());
+                        self.pace.end(io.now(), self.flushing);
                         match &mut self.maker {
                             Some(Maker::Own(writing)) => writing.done(result),
                             Some(Maker::Fetch(receiving)) => receiving.done(result, buf),
