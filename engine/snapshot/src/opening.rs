@@ -8,7 +8,7 @@ use kontiki_mem::{Pool, PoolBuf};
 use crate::check::ends;
 use crate::flaw::Flaw;
 use crate::head::Info;
-use crate::limits::{CHUNK_BYTES, MAX_BYTES, MAX_FILES, READ_ATTEMPTS};
+use crate::limits::{CHUNK_BYTES, KEPT, MAX_BYTES, READ_ATTEMPTS};
 use crate::store::{Kept, Store};
 use crate::token::Purpose;
 use crate::{Options, StoreError, names};
@@ -21,6 +21,7 @@ enum Step {
     Open,
     ReadFirst,
     ReadLast,
+    CloseDamaged,
     OpenSpace,
     Done,
     Failing,
@@ -106,7 +107,8 @@ impl Opening {
 
     fn close_next(&mut self, io: &mut dyn Io) {
         let space = self.space_file.take().map(|(file, _)| file);
-        let next = self.open.take().or(space).or_else(|| self.found.pop().map(|kept| kept.file)).or_else(|| self.dir.take());
+        let found = self.found.iter_mut().find_map(|kept| kept.file.take());
+        let next = self.open.take().or(space).or(found).or_else(|| self.dir.take());
         match next {
             Some(handle) => io.submit(Purpose::Step.token(), Op::Close { handle }),
             None => self.end = self.failure.take().map(Err),
@@ -144,10 +146,16 @@ impl Opening {
                     self.set_bytes(bytes);
                     Ok(Some(self.read(Step::ReadFirst, file, 0)))
                 }
+                // What the device does not give is damaged; what is not permitted, or lacking, is for the operator.
+                (Err(source), Some((name, _))) if source.kind == IoErrorKind::Device => {
+                    let name = name.clone();
+                    self.judge(&name, Err(Flaw::Unreadable))
+                }
                 (Err(source), Some((name, _))) => Err(StoreError::of("open", name.clone(), source)),
                 (other, _) => panic!("opening a file yielded {other:?}"),
             },
             step @ (Step::ReadFirst | Step::ReadLast) => self.was_read(step, result, buf),
+            Step::CloseDamaged => Ok(self.next()),
             Step::OpenSpace => match result {
                 Ok(Output::File(file, bytes)) => {
                     self.space_file = Some((file, bytes));
@@ -183,8 +191,8 @@ impl Opening {
 
     fn next(&mut self) -> Option<(Step, Op)> {
         let dir = self.dir?;
-        if self.found.len() == MAX_FILES {
-            // No store leaves so many. What is newer was looked at.
+        if self.found.iter().filter(|kept| kept.state.is_ok()).count() == KEPT {
+            // What is older is not needed.
             self.unneeded = self.names.drain(..).map(|(name, _)| name).collect();
         }
         if let Some((name, _)) = self.names.last() {
@@ -246,10 +254,13 @@ impl Opening {
             Ok(info) if info.base().index != index => Err(Flaw::Otherwise { what: "index" }),
             other => other,
         };
-        if let Some(file) = self.open.take() {
-            self.found.push(Kept::new(index, state, file));
-        }
         self.names.pop();
+        let file = self.open.take();
+        if let (Err(_), Some(handle)) = (&state, file) {
+            self.found.push(Kept::new(index, state, None));
+            return Ok(Some((Step::CloseDamaged, Op::Close { handle })));
+        }
+        self.found.push(Kept::new(index, state, file));
         Ok(self.next())
     }
 }

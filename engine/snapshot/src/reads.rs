@@ -50,10 +50,11 @@ impl Reads {
             let info = kept.state.ok().filter(|info| info.digest == digest && chunk < info.chunks())?;
             Some((kept, info))
         });
-        let (Some((kept, info)), Some(slot)) = (found, self.slots.iter().position(Option::is_none)) else { return Err(buf) };
+        let found = found.and_then(|(kept, info)| Some((kept.file?, kept, info)));
+        let (Some((file, kept, info)), Some(slot)) = (found, self.slots.iter().position(Option::is_none)) else { return Err(buf) };
         let bytes = (info.bytes - chunk * CHUNK_BYTES as u64).min(length as u64) as usize;
         kept.reads += 1;
-        let read = Read { tag, file: kept.file, identity: Digest::of(&info.head.encode()), chunk, bytes, attempts: 1 };
+        let read = Read { tag, file, identity: Digest::of(&info.head.encode()), chunk, bytes, attempts: 1 };
         self.slots[slot] = Some(read);
         submit(slot, &read, buf, io);
         Ok(())
@@ -83,7 +84,7 @@ impl Reads {
         };
         self.slots[slot] = None;
         let mut damage = None;
-        if let Some(kept) = files.iter_mut().find(|kept| kept.file == read.file) {
+        if let Some(kept) = files.iter_mut().find(|kept| kept.file == Some(read.file)) {
             kept.reads -= 1;
             if let (Err(ReadError::Damaged { flaw, .. }), Ok(_)) = (result, kept.state) {
                 kept.state = Err(flaw);

@@ -68,7 +68,10 @@ pub enum StoreEvent {
 pub(crate) struct Kept {
     pub(crate) index: LogIndex,
     pub(crate) state: Result<Info, Flaw>,
-    pub(crate) file: Handle,
+    /// None of one that was damaged at the start.
+    pub(crate) file: Option<Handle>,
+    /// Of what it was when it was intact.
+    digest: Option<Digest>,
     pub(crate) reads: u32,
     holds: u32,
     /// Its name is another file's now.
@@ -76,8 +79,9 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    pub(crate) fn new(index: LogIndex, state: Result<Info, Flaw>, file: Handle) -> Kept {
-        Kept { index, state, file, reads: 0, holds: 0, replaced: false }
+    pub(crate) fn new(index: LogIndex, state: Result<Info, Flaw>, file: Option<Handle>) -> Kept {
+        let digest = state.ok().map(|info| info.digest);
+        Kept { index, state, file, digest, reads: 0, holds: 0, replaced: false }
     }
 
     fn info(&self) -> Option<&Info> {
@@ -281,11 +285,15 @@ impl Store {
         if let Some(error) = &self.broken {
             return Err(Refused::Broken(error.clone()));
         }
-        if self.maker.is_some() || self.active == Some(Active::Reserving) || self.files.len() >= MAX_FILES {
+        if self.maker.is_some() || self.active == Some(Active::Reserving) || self.open_files() >= MAX_FILES {
             Err(Refused::Busy)
         } else {
             Ok(())
         }
+    }
+
+    fn open_files(&self) -> usize {
+        self.files.iter().filter(|kept| kept.file.is_some()).count()
     }
 
     /// Takes bytes of a section, in the order of the sections: how many. Fewer than all if the disk is behind: offer
@@ -427,7 +435,7 @@ impl Store {
     }
 
     fn holds(&mut self, digest: Digest, more: i32) -> bool {
-        let found = self.files.iter_mut().find(|kept| kept.state.is_ok_and(|info| info.digest == digest));
+        let found = self.files.iter_mut().find(|kept| kept.digest == Some(digest) && (kept.state.is_ok() || more < 0));
         if let Some(kept) = found {
             kept.holds = kept.holds.saturating_add_signed(more);
             return true;

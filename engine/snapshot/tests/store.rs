@@ -91,6 +91,63 @@ fn a_damaged_one_is_none_and_goes_once_there_are_two_again() {
     assert_eq!(node.close().names().len(), 2, "the damaged one is gone");
 }
 
+/// However many are damaged: they are passed over, and a new one is made.
+#[test]
+fn a_directory_full_of_damage_is_gone_on_from() {
+    let mut node = Node::open(Disk::default());
+    let mut disks = Vec::new();
+    for index in 1..=20 {
+        node.write(index, 10).unwrap();
+        node.run();
+        disks.push(names::snapshot(LogIndex(index)));
+    }
+    let mut disk = node.close();
+    let last = disk.contents(disks[19].as_str());
+    for name in &disks {
+        let (file, length) = disk.open(name, false).or_else(|_| disk.open(name, true)).unwrap();
+        disk.allocate(file, last.len() as u64).unwrap();
+        if length == 0 {
+            disk.write(file, 0, &last, true, &mut |_| true);
+        }
+        disk.sync(file);
+    }
+    disk.sync_dir();
+    // What lies under the other names is the last one's content: not what they say.
+    let mut node = Node::open(disk.clone());
+    assert_eq!(node.indexes(), [20, 19]);
+    node.run();
+    assert_eq!(node.close().names().len(), 2, "what is older goes");
+    for name in ["snapshot-0000000000000014.ksn", "snapshot-0000000000000013.ksn"] {
+        disk.flip(name, 100, 1);
+    }
+    let mut node = Node::open(disk);
+    assert_eq!((node.indexes(), node.store.damaged().count()), (vec![], 20));
+    for index in [30, 31] {
+        node.write(index, 100).unwrap();
+        node.run();
+    }
+    assert_eq!((node.indexes(), node.store.damaged().count()), (vec![31, 30], 0));
+    assert_eq!(node.close().names().len(), 2);
+}
+
+/// What is being sent turns out damaged: it is let go of all the same.
+#[test]
+fn what_is_held_and_damaged_can_be_let_go_of() {
+    let mut node = Node::open(Disk::default());
+    let first = node.write(10, 300_000).unwrap();
+    assert!(node.store.hold(first.digest));
+    node.store.condemn(first.digest, Flaw::Damaged);
+    assert!(!node.store.hold(first.digest), "not anew");
+    for index in [20, 30] {
+        node.write(index, 10).unwrap();
+        node.run();
+    }
+    assert_eq!(node.store.damaged().count(), 1);
+    node.store.unhold(first.digest);
+    node.run();
+    assert_eq!((node.store.damaged().count(), node.close().names().len()), (0, 2));
+}
+
 /// The same entry again, in full where it was small: the file takes the other's place, under the other's name.
 #[test]
 fn a_file_may_take_the_place_of_another_of_the_same_entry() {
@@ -240,7 +297,7 @@ fn a_full_disk_while_space_is_set_aside_is_waited_for() {
 fn a_busy_log_goes_first() {
     let mut node = Node::open(Disk::default());
     node.begin(10).unwrap();
-    let part = state(10, 300_000);
+    let part = state(10, 1_000_000);
     assert!(node.store.push(kontiki_snapshot::Part::Machine, &part) > 0);
     node.store.pump(&mut node.world, true);
     let mut waits = 0;

@@ -26,7 +26,7 @@ impl Store {
             return;
         }
         let Some(handles) = &mut self.closing else { return };
-        handles.extend(self.files.drain(..).map(|kept| kept.file));
+        handles.extend(self.files.drain(..).filter_map(|kept| kept.file));
         handles.extend(self.space.take().map(|(file, _)| file));
         handles.extend(self.retiring.drain(..).filter_map(|retiring| retiring.file()));
         handles.extend(match self.maker.take() {

@@ -232,7 +232,7 @@ impl Store {
             self.gave_up = true;
             self.tell(StoreEvent::GaveUp(info.base()));
         }
-        self.retiring.push_back(Retiring::new(Some(kept.name()), Some(kept.file)));
+        self.retiring.push_back(Retiring::new(Some(kept.name()), kept.file));
         true
     }
 
@@ -250,7 +250,7 @@ impl Store {
         for kept in self.files.iter_mut().filter(|kept| kept.index == index) {
             kept.replaced = true;
         }
-        self.files.push(Kept::new(index, Ok(info), file));
+        self.files.push(Kept::new(index, Ok(info), Some(file)));
         self.files.sort_by_key(|kept| std::cmp::Reverse(kept.index));
         if self.snapshots().count() >= KEPT {
             self.gave_up = false;
@@ -299,7 +299,7 @@ impl Store {
         }) {
             let kept = self.files.remove(at);
             let name = (!kept.replaced).then(|| kept.name());
-            self.retiring.push_back(Retiring::new(name, Some(kept.file)));
+            self.retiring.push_back(Retiring::new(name, kept.file));
         }
     }
 
