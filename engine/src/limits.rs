@@ -85,18 +85,6 @@ pub(crate) const fn io_handles(members: usize, clients: usize) -> usize {
     let open = wal::MAX_SEGMENTS + 8 + connections(members, clients);
     if open > io::DEFAULT_HANDLES { open } else { io::DEFAULT_HANDLES }
 }
-/// Of the last segment that a log without room for another has, in bytes: kept for the first entries of new terms, of a
-/// block each.
-pub(crate) fn reserve_bytes(segment_bytes: u64) -> usize {
-    usize::try_from(segment_bytes / RESERVE_SHARE).unwrap_or(usize::MAX).clamp(MIN_RESERVE_BYTES, MAX_RESERVE_BYTES)
-}
-
-/// The share of a segment that is kept, between the two bounds.
-pub const RESERVE_SHARE: u64 = 8;
-/// Kept at least, in bytes: four terms.
-pub const MIN_RESERVE_BYTES: usize = 4 * BLOCK_BYTES;
-/// Kept at most, in bytes: 256 terms.
-pub const MAX_RESERVE_BYTES: usize = 256 * BLOCK_BYTES;
 /// How long an orderly stop waits for the log's own writes, in ns: many flushes of a slow card, and a stall of seconds.
 pub const CLOSE_LOG_NS: u64 = 20_000_000_000;
 /// How long it waits for peers and clients to take leave, in ns. The log is closed meanwhile.

@@ -5,7 +5,7 @@ use kontiki_io::IoError;
 
 use crate::limits::MIN_RETRY_NS;
 
-/// What was lacking, if anything is, and since when and for how long nothing that lacked it is tried again. The pause
+/// What was lacking, if anything is, and for how long and until when nothing that lacked it is tried again. The pause
 /// doubles each time, up to a bound.
 #[derive(Debug)]
 pub(crate) struct Backoff {
@@ -21,7 +21,7 @@ impl Backoff {
     /// Something was lacking. The pause before it is tried again, in ns.
     pub(crate) fn lacked(&mut self, error: IoError, now: Time) -> u64 {
         let pause = self.lacking.map_or(MIN_RETRY_NS, |(_, pause, _)| (2 * pause).min(self.most_ns));
-        self.lacking = Some((error, pause, now));
+        self.lacking = Some((error, pause, now.plus_ns(pause)));
         pause
     }
 
@@ -30,13 +30,20 @@ impl Backoff {
         self.lacking = None;
     }
 
+    /// What is tried next is another thing: it need not wait.
+    pub(crate) fn at_once(&mut self) {
+        if let Some((_, _, due)) = &mut self.lacking {
+            *due = Time(0);
+        }
+    }
+
     pub(crate) fn error(&self) -> Option<IoError> {
         self.lacking.map(|(error, ..)| error)
     }
 
     /// When it is tried again, while something is lacking.
     pub(crate) fn due(&self) -> Option<Time> {
-        self.lacking.map(|(_, pause, since)| since.plus_ns(pause))
+        self.lacking.map(|(_, _, due)| due)
     }
 
     /// Whether nothing is to be tried yet.
@@ -61,6 +68,9 @@ mod tests {
             assert_eq!((backoff.due(), backoff.error()), (Some(due), Some(error)));
             assert!(backoff.holds(Time(due.0 - 1)) && !backoff.holds(due));
         }
+        backoff.at_once();
+        assert!(!backoff.holds(Time(0)));
+        assert_eq!(backoff.lacked(error, Time(7)), 5 * MIN_RETRY_NS, "if that lacks it too, it is as before");
         backoff.over();
         assert_eq!(backoff.lacked(error, Time(0)), MIN_RETRY_NS, "a new beginning");
     }

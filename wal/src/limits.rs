@@ -28,6 +28,10 @@ pub const HEADERS_AHEAD: usize = 1;
 pub const MAX_WRITES_IN_FLIGHT: usize = 32;
 /// Most spare segments prepared ahead.
 pub const MAX_SPARE_SEGMENTS: usize = 16;
+/// Segments that what callers propose leaves over: prepared beyond the spares, and beyond what the table of segments
+/// takes. They are for the first entries of terms, for configurations, for the fresh segment after a recovery and for the
+/// chain behind a snapshot, so that logs that are full can elect, forget and go on.
+pub const KEPT_SEGMENTS: usize = 2;
 /// Reads of frames and lookups of terms in progress at once.
 pub const MAX_READS: usize = 16;
 /// Reads of frames among them: what is left is for lookups alone.
@@ -79,8 +83,8 @@ const _: () = assert!((EXTENTS_BY_STRIDE as usize) < MAX_EXTENTS);
 const _: () = assert!(RECOVERY_READ_BYTES.is_multiple_of(BLOCK_BYTES) && ZERO_BYTES.is_multiple_of(BLOCK_BYTES));
 const _: () = assert!(LOOKUP_BYTES.is_multiple_of(BLOCK_BYTES) && MAX_FRAME_BYTES.is_multiple_of(BLOCK_BYTES));
 // A queue always holds what one full set of writes in flight carries, and one header for each spare segment.
-const _: () = assert!(MAX_QUEUED > MAX_WRITES_IN_FLIGHT + MAX_SPARE_SEGMENTS);
-const _: () = assert!(MAX_SEGMENTS > MAX_SPARE_SEGMENTS + 2);
+const _: () = assert!(MAX_QUEUED > MAX_WRITES_IN_FLIGHT + MAX_SPARE_SEGMENTS + KEPT_SEGMENTS);
+const _: () = assert!(MAX_SEGMENTS > MAX_SPARE_SEGMENTS + KEPT_SEGMENTS + 2);
 // Whatever else goes on: a change of term can be written, a segment opened, an old term looked up.
 const _: () = assert!(HARD_STATE_BLOCKS >= 3 && HEADERS_AHEAD >= 1 && LOOKUP_BUFFERS >= 1 && MAX_FRAME_READS >= 1);
 // A small frame finds zeros ahead of it while the next are being written.

@@ -6,7 +6,7 @@ use kontiki_core::{ClusterId, GroupId, LogIndex, NodeId};
 use kontiki_frame::{BLOCK_BYTES, MAX_FRAME_BYTES};
 
 use crate::WalError;
-use crate::limits::{MAX_SEGMENT_BYTES, MAX_SPARE_SEGMENTS, MAX_WRITES_IN_FLIGHT, MIN_SEGMENT_BYTES};
+use crate::limits::{KEPT_SEGMENTS, MAX_SEGMENT_BYTES, MAX_SPARE_SEGMENTS, MAX_WRITES_IN_FLIGHT, MIN_SEGMENT_BYTES};
 
 /// What the medium may do to flushed data when the power fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub struct Options {
     pub group: GroupId,
     /// Size of each segment file: a multiple of 4096, room for at least one longest frame. Fixed at first start.
     pub segment_bytes: u64,
-    /// Segments prepared ahead of use, at least 1.
+    /// Segments prepared ahead of use, at least 1, beside those that are kept ([`crate::limits::KEPT_SEGMENTS`]).
     pub spare_segments: usize,
     /// Released log that is kept all the same, for followers that were away.
     pub retention_bytes: u64,
@@ -98,6 +98,11 @@ impl Options {
             return Ok(());
         };
         Err(WalError::Options { problem })
+    }
+
+    /// Segments that are to be prepared: the spares, and those that are kept.
+    pub(crate) fn prepared(&self) -> usize {
+        self.spare_segments + KEPT_SEGMENTS
     }
 
     /// Most operations that the log has outstanding at once, opening and running: what to count with in `Io::capacity`.

@@ -1,7 +1,10 @@
 //! The running log.
 
 mod chain;
+mod room;
 mod spares;
+
+pub use room::Space;
 
 use std::collections::VecDeque;
 
@@ -14,7 +17,7 @@ use crate::append::Appender;
 use crate::backoff::Backoff;
 use crate::closing::Closing;
 use crate::index::LiveLog;
-use crate::limits::{HEADERS_AHEAD, MAX_HARD_STATE_WAITERS, MAX_RETRY_NS, MAX_SEGMENTS, MAX_SHORTAGE_RETRY_NS};
+use crate::limits::{HEADERS_AHEAD, MAX_HARD_STATE_WAITERS, MAX_RETRY_NS, MAX_SHORTAGE_RETRY_NS};
 use crate::margin::Margin;
 use crate::prepare::Preparer;
 use crate::read::{Context, Finished, Frames, ReadError, Reads};
@@ -55,21 +58,6 @@ pub enum WalEvent {
         /// Its term; `None` if the log does not hold it.
         result: Result<Option<Term>, ReadError>,
     },
-}
-
-/// Whether there is room to append.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Space {
-    /// At least one spare segment is ready.
-    Ready,
-    /// A spare segment is being prepared.
-    Preparing,
-    /// The disk is full, or the log has as many segments as it can keep track of. Preparation is tried again by itself;
-    /// releasing log helps.
-    Full,
-    /// The system lacks something else that a segment takes: descriptors, memory. It is waited for likewise, and the
-    /// error says what it is.
-    Short(IoError),
 }
 
 /// What the opened log is made of.
@@ -130,7 +118,7 @@ impl Wal {
             saved: VecDeque::with_capacity(MAX_HARD_STATE_WAITERS),
             reads: Reads::new(),
             margin: Margin::new(options.medium == Medium::Lossy, blank_to),
-            headers: Pool::new(options.spare_segments + HEADERS_AHEAD, BLOCK_BYTES),
+            headers: Pool::new(options.prepared() + HEADERS_AHEAD, BLOCK_BYTES),
             options,
             identity,
             dir,
@@ -186,40 +174,6 @@ impl Wal {
         self.poison.as_ref()
     }
 
-    /// Whether there is room ahead.
-    pub fn space(&self) -> Space {
-        if !self.segments.prepared.is_empty() {
-            Space::Ready
-        } else if self.is_full() {
-            Space::Full
-        } else {
-            match self.lacking.error() {
-                Some(error) if error.kind == IoErrorKind::Shortage => Space::Short(error),
-                Some(_) => Space::Full,
-                None => Space::Preparing,
-            }
-        }
-    }
-
-    /// Whether the segment in use has room for a frame of `bytes`.
-    fn has_place_here(&self, bytes: usize) -> bool {
-        !self.fresh
-            && self.log.has_extent()
-            && matches!((self.log.end(), self.log.limit()), (Some(end), Some(limit)) if limit - end >= bytes as u64)
-    }
-
-    /// Whether a frame of `bytes` finds no place, and none will be made for it before there is space (or whatever else
-    /// was short) again, or log is released.
-    pub fn out_of_space(&self, bytes: usize) -> bool {
-        matches!(self.space(), Space::Full | Space::Short(_)) && !self.has_place_here(bytes)
-    }
-
-    /// Whether the log has as many segments as it can keep track of, whatever space the disk has: releasing log helps,
-    /// and nothing else.
-    pub fn is_full(&self) -> bool {
-        self.segments.prepared.is_empty() && self.segments.made.is_none() && self.segments.len() >= MAX_SEGMENTS
-    }
-
     /// What the system lacks for an operation that is under way and is tried again and again, if it is so. Nothing
     /// broke; but nothing that waits is durable.
     pub fn lacking(&self) -> Option<IoError> {
@@ -234,17 +188,6 @@ impl Wal {
             && !self.preparer.busy()
             && self.segments.made.is_none()
             && self.margin.under_way().is_none()
-    }
-
-    /// Whether a frame of `bytes` can be appended now: there is room in the current segment or in a prepared one, and
-    /// in the queue.
-    pub fn can_append(&self, bytes: usize) -> bool {
-        let here = self.has_place_here(bytes);
-        self.poison.is_none()
-            && self.closing.is_none()
-            && self.appender.has_room()
-            && bytes <= self.options.max_frame_bytes
-            && (here || self.has_next())
     }
 
     /// Appends a sealed frame of which `range` counts, as write `write`: stamps it in place, freezes it, and queues it
@@ -367,22 +310,6 @@ impl Wal {
         (&mut self.reads, context)
     }
 
-    /// Entries up to `upto` are needed no more: they are applied, and the state machine will not ask for them again.
-    /// Segments wholly of such entries go, but for the newest `retention_bytes`, and the log begins at a segment
-    /// that says truly what it continues. Returns what it presupposes from then on, if that moved. After a crash the log
-    /// may begin earlier again.
-    pub fn release(&mut self, upto: LogIndex) -> Option<Base> {
-        let before = self.log.base();
-        while let Some(count) = self.log.releasable(upto, self.appender.durable(), self.options.retention_bytes) {
-            for _ in 0..count {
-                self.log.release_oldest();
-                self.segments.retire_oldest();
-            }
-        }
-        assert_eq!(self.log.oldest_segment(), self.segments.linked.front().map(|segment| segment.number), "index and files agree");
-        (self.log.base().index > before.index).then(|| self.log.base())
-    }
-
     /// Submits what is due: hard state, log writes, lookups, the next step of preparing a segment. Once a turn.
     pub fn pump(&mut self, io: &mut dyn Io) {
         if self.closing.is_some() {
@@ -432,11 +359,6 @@ impl Wal {
         if let Some(segment) = self.segments.get_mut(number) {
             segment.readers -= 1;
         }
-    }
-
-    /// Whether the next segment could be opened now.
-    fn has_next(&self) -> bool {
-        !self.segments.prepared.is_empty() && self.headers.available() > 0
     }
 
     /// When [`Wal::pump`] wants to be called again though nothing completes: a full disk is looked at again, what the

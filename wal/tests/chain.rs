@@ -6,7 +6,7 @@ mod support;
 
 use kontiki_core::LogIndex;
 use kontiki_io::Op;
-use kontiki_wal::limits::HARD_STATE_COPY_OFFSET;
+use kontiki_wal::limits::{HARD_STATE_COPY_OFFSET, KEPT_SEGMENTS};
 use kontiki_wal::{Cause, Chain, Medium, Options, Reach, ReadError, WalError};
 use support::life::small;
 use support::{Disk, Node, Read, World, base, check_payloads};
@@ -85,7 +85,10 @@ fn h45_the_log_goes_on_behind_a_snapshot() {
         append(&mut node, 4, 30);
         assert!(node.run());
         assert_eq!(all(&mut node).len(), 30);
-        assert_eq!(node.world.disk.names().iter().filter(|name| name.starts_with("log-")).count() as u64, number(&node) - first(&node) + 2);
+        assert_eq!(
+            node.world.disk.names().iter().filter(|name| name.starts_with("log-")).count() as u64,
+            number(&node) - first(&node) + 2 + KEPT_SEGMENTS as u64
+        );
         let mut again = Node::start_behind(World::new(node.close()), options.clone(), &[base(index, 3)]).unwrap();
         assert_eq!((again.report.damage, again.hard_state.recovering, again.wal.base()), (None, false, base(index, 3)));
         assert_eq!(again.report.chain, Some(Chain { base: base(index, 3), digest: DIGEST }));

@@ -7,7 +7,7 @@ mod support;
 use kontiki_core::LogIndex;
 use kontiki_frame::{BLOCK_BYTES, SECTOR_BYTES};
 use kontiki_io::{IoData, Op};
-use kontiki_wal::limits::{LIGHT_FRAME_BYTES, MARGIN_BYTES, REST_NS};
+use kontiki_wal::limits::{KEPT_SEGMENTS, LIGHT_FRAME_BYTES, MARGIN_BYTES, REST_NS};
 use kontiki_wal::{HardState, Medium, Options};
 use support::life::{Promised, check, life, small};
 use support::{Disk, Node, NotUp, World, check_payloads, options};
@@ -43,7 +43,7 @@ fn write(node: &mut Node, blocks: usize) {
 /// A log whose segments are recycled ones by now.
 fn recycled(options: Options, blocks: usize) -> Node {
     let mut node = Node::try_open(Disk::default(), options).unwrap();
-    let frames = 4 * SEGMENT as usize / (blocks * BLOCK_BYTES);
+    let frames = (4 + KEPT_SEGMENTS) * SEGMENT as usize / (blocks * BLOCK_BYTES);
     (0..frames).for_each(|_| write(&mut node, blocks));
     node
 }

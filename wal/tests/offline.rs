@@ -47,8 +47,8 @@ fn an_intact_log() {
     assert_eq!(frames.len(), 20);
     assert_eq!(frames[..2], [(1, 4096, 1, 2), (1, 4096 + 12288, 3, 4)]);
     let parts: Vec<Part> = verdict.segments.iter().map(|segment| segment.part).collect();
-    assert_eq!(parts, [Part::Log, Part::Log, Part::Spare]);
-    assert!(matches!(verdict.hard_state[1], CopyInfo::Intact { sequence: 8, state, .. } if state.term.0 == 2));
+    assert_eq!(parts, [Part::Log, Part::Log, Part::Spare, Part::Spare, Part::Spare]);
+    assert!(matches!(verdict.hard_state[1], CopyInfo::Intact { sequence: 10, state, .. } if state.term.0 == 2));
     assert!(verdict.report.to_string().starts_with("2 segments, 20 frames"));
 }
 
@@ -92,13 +92,13 @@ fn golden_blocks() {
     assert_eq!(
         hex(&hard_state[..176]),
         "\
-4b746b48a56f6f580200020000000000\n\
-08000000000000000100000000000000\n\
+4b746b48d89478f80200020000000000\n\
+0a000000000000000100000000000000\n\
 02000000000000000100000000000000\n\
 00000200000000000200000000000000\n\
 0000000000000000c100000000000000\n\
 000000000000000000f0050000000000\n\
-01000000000000000300000000000000\n\
+01000000000000000500000000000000\n\
 000000000000000000f0050000000000\n\
 00000000000000000000000000000000\n\
 00000000000000000000000000000000\n\

@@ -83,7 +83,7 @@ impl Group {
         // (Several batches may go in one turn: the last of the log's room is looked at before each.)
         self.pending.has_room()
             && self.has_place()
-            && host.wal.can_append(host.config.max_frame_bytes)
+            && host.wal.can_propose(host.config.max_frame_bytes)
             && !self.is_out_of_space(host)
             && self.raft.next_frame(1).is_some()
     }

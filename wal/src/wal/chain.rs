@@ -49,6 +49,8 @@ impl Wal {
         let named = self.saver.named();
         if named.oldest >= number {
             self.appender.chain_is_named();
+            // The old chain's segments are to be used again: that needs no space.
+            self.lacking.at_once();
         } else if self.saver.noted() {
             self.note(SegmentSpan { oldest: number, ..named }, io);
         }

@@ -18,7 +18,7 @@ use crate::token::Purpose;
 
 impl Wal {
     pub(super) fn wants_new(&self) -> bool {
-        self.segments.prepared.len() < self.options.spare_segments && self.segments.len() < MAX_SEGMENTS
+        self.segments.prepared.len() < self.options.prepared() && self.segments.len() < MAX_SEGMENTS
     }
 
     /// Position of the first frame in the current segment: what lies behind it, lies in this segment. Behind everything
@@ -87,7 +87,7 @@ impl Wal {
         let noted = self.saver.named();
         let number = self.segments.next_number;
         // One more spare than asked for: a segment released just after a new one was made is not thrown away.
-        let room = self.segments.prepared.len() <= self.options.spare_segments;
+        let room = self.segments.prepared.len() <= self.options.prepared();
         // As long as a new chain is beginning, the old one is the log.
         let retired = self.segments.retired.front().filter(|segment| segment.readers == 0 && !self.appender.begins_chain());
         let op = if let Some(front) = retired {
