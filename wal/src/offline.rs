@@ -3,7 +3,7 @@
 //! The same recovery as at a start, over files that the caller reads; nothing is changed. A log of a running node must
 //! not be examined: take its lock file first.
 
-use kontiki_core::{Incarnation, LogIndex, NodeId};
+use kontiki_core::{Base, Incarnation, LogIndex, NodeId};
 use kontiki_frame::{BLOCK_BYTES, DiskStamp, Header};
 use kontiki_io::Name;
 
@@ -13,14 +13,15 @@ use crate::limits::{MAX_SEGMENT_BYTES, MAX_SEGMENTS, MIN_SEGMENT_BYTES, RECOVERY
 use crate::recovery::{Flow, Recovery, SegmentFile};
 pub use crate::segment_header::SegmentHeader;
 use crate::segment_header::{Found, Identity};
-use crate::{Damage, HardState, RecoveryReport, WalError, names};
+use crate::{Damage, HardState, Reach, RecoveryReport, WalError, names};
 
 /// What a file turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// Part of the log.
     Log,
-    /// Ready for the next frames: zeros, or the leftovers of a former use.
+    /// Ready for the next frames, or to be made so: zeros, the leftovers of a former use, or of the log before a snapshot
+    /// took its place.
     Spare,
     /// Not part of the log, but written to: behind a torn tail or damage.
     Aside,
@@ -84,6 +85,9 @@ pub struct Verdict {
     /// Where and in which boot of the machine the last start took place, as the hard state says; nothing known without
     /// one.
     pub place: kontiki_io::Identity,
+    /// What the log's beginning rests on, of the snapshots that there are. (What a state machine has is not known here:
+    /// where it says [`Reach::Nothing`], one that has applied what is presupposed may do.)
+    pub reaches: Reach,
     /// The segment files, by number.
     pub segments: Vec<SegmentInfo>,
     /// The log. `uncertain` says that something unreadable stands at its end: torn on a safe medium; on a lossy one
@@ -154,13 +158,14 @@ pub enum OfflineError<E> {
 /// Fills a buffer from an offset of a file, and says how many bytes there were.
 pub type ReadAt<'a, E> = dyn FnMut(&Name, u64, &mut [u8]) -> Result<usize, E> + 'a;
 
-/// Walks the log in a directory. `files` are the directory's files with their lengths in bytes, in any order; `visit`
-/// sees every frame of the log in order.
+/// Walks the log in a directory. `files` are the directory's files with their lengths in bytes, in any order; `snapshots`
+/// are the bases of the intact snapshots there; `visit` sees every frame of the log in order.
 ///
 /// # Errors
 /// What keeps the walk from being made; damage is not an error but a [`Verdict`].
 pub fn examine<E>(
     files: &[(Name, u64)],
+    snapshots: &[Base],
     read: &mut ReadAt<'_, E>,
     visit: &mut dyn FnMut(FrameInfo<'_>),
 ) -> Result<Verdict, OfflineError<E>> {
@@ -239,7 +244,10 @@ pub fn examine<E>(
         }
     }
     // What the state machine has is not known here: as if it had all.
-    let recovered = recovery.finish(known, LogIndex(u64::MAX), &[]);
+    let recovered = recovery.finish(known, LogIndex(u64::MAX), snapshots);
+    let reaches = Reach::of(&recovered.log, LogIndex(0), snapshots);
+    // What lies below a base segment is no part of the log, whether the hard state says so already or not.
+    let oldest = if recovered.chain.is_some() { recovered.log.oldest_segment().unwrap_or(0) } else { known.span.oldest };
     let clean_end = known.clean_end;
     let written = recovered.files.iter().filter(|file| file.linked || file.evidence).map(|file| file.number).max().unwrap_or(0);
     let segments = recovered.files.iter().map(|file| SegmentInfo {
@@ -249,8 +257,8 @@ pub fn examine<E>(
         header: if let Found::Own(header) = file.found { Some(header) } else { None },
         part: match file.found {
             _ if file.linked => Part::Log,
-            Found::Unused { .. } if !file.evidence && (file.number > written || file.number < known.span.oldest) => Part::Spare,
-            Found::Own(_) if file.number < known.span.oldest => Part::Spare,
+            Found::Unused { .. } if !file.evidence && (file.number > written || file.number < oldest) => Part::Spare,
+            Found::Own(_) if file.number < oldest => Part::Spare,
             _ => Part::Aside,
         },
     });
@@ -281,7 +289,7 @@ pub fn examine<E>(
         ..recovered.report()
     };
     let place = known.place;
-    Ok(Verdict { node: identity.node, hard_state: [first, second], hard_state_error, place, segments, report })
+    Ok(Verdict { node: identity.node, hard_state: [first, second], hard_state_error, place, reaches, segments, report })
 }
 
 /// Whose log it is, and how long its segments are: from the first intact block that says so.

@@ -28,6 +28,8 @@ pub struct RecoveryReport {
     pub longest_frame: usize,
     /// What the log begins with, if it does with a chain's first segment.
     pub chain: Option<Chain>,
+    /// What the log presupposes.
+    pub base: Base,
     /// First index of the log.
     pub first: LogIndex,
     /// Last index of the log; one before `first` if it is empty.

@@ -73,7 +73,7 @@ fn whoever_looks_says_what_a_start_would_make_of_the_end() {
             into[..len].copy_from_slice(&bytes[from..from + len]);
             Ok::<_, ()>(len)
         };
-        examine(&disk.list(), &mut read, &mut |_| ()).unwrap()
+        examine(&disk.list(), &[], &mut read, &mut |_| ()).unwrap()
     };
     let killed = recycled(HERE).kill();
     let expected = [

@@ -57,7 +57,11 @@ pub(crate) fn run(command: &Snapshot) -> Result<(), Error> {
     Ok(())
 }
 
-fn check(path: &Path) -> Result<Info, Error> {
+/// What it is of, if it is intact.
+///
+/// # Errors
+/// What it is instead.
+pub(crate) fn check(path: &Path) -> Result<Info, Error> {
     // A pipe in its place would make an ordinary open wait for somebody at its other end.
     let mut file = File::options()
         .read(true)

@@ -10,13 +10,15 @@ use clap::{Args, Subcommand};
 use kontiki_frame::Kind;
 use kontiki_io::limits::{LOCK_PATIENCE_MS, LOCK_RETRY_MS};
 use kontiki_io::{Identity, Name};
-use kontiki_wal::names;
+use kontiki_snapshot::Info;
 use kontiki_wal::offline::{self, CopyInfo, End, FrameInfo, Part, SegmentInfo, Verdict};
+use kontiki_wal::{Reach, names};
 use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 
 use crate::error::Error;
 use crate::output::say;
+use crate::snapshot_tools;
 use crate::table::{self, count};
 
 /// Read the log in a data directory, without a replica.
@@ -30,7 +32,7 @@ pub(crate) struct Wal {
 
 #[derive(Subcommand, Debug)]
 enum WalCommand {
-    /// Check every frame of the log; name each segment, and the first damage if there is any
+    /// Check every frame of the log, and the snapshots; name each segment, and the first damage if there is any
     ///
     /// Exit codes: 0 intact, 1 damaged or not readable.
     Verify(Dir),
@@ -60,7 +62,9 @@ pub(crate) fn run(command: &Wal) -> Result<(), Error> {
     let mut open = HashMap::new();
     let mut read = |name: &Name, offset: u64, buffer: &mut [u8]| read_at(dir, &mut open, name, offset, buffer);
     let mut seen = Seen { dump, ..Seen::default() };
-    let verdict = offline::examine(&files, &mut read, &mut |frame| seen.frame(&frame))
+    let snapshots = snapshots(dir, &files);
+    let bases: Vec<_> = snapshots.iter().filter_map(|(_, found)| found.as_ref().ok().map(Info::base)).collect();
+    let verdict = offline::examine(&files, &bases, &mut read, &mut |frame| seen.frame(&frame))
         .map_err(|error| Error::Finding(format!("{}: {error}", dir.display())))?;
     if dump {
         say("");
@@ -69,9 +73,43 @@ pub(crate) fn run(command: &Wal) -> Result<(), Error> {
     for (which, copy) in ["first", "second"].iter().zip(&verdict.hard_state) {
         say(format_args!("hard state, {which} copy: {}", describe(copy)));
     }
+    for (name, found) in &snapshots {
+        match found {
+            Ok(info) => say(format_args!("{name}: of {}, {} bytes, digest {}", info.base(), count(info.bytes), info.digest)),
+            Err(error) => say(error),
+        }
+    }
     say(format_args!("node {}: {}", verdict.node, verdict.report));
+    if let Some(told) = reaches(&verdict) {
+        say(told);
+    }
     // What cannot be found out is unknown.
-    judge(dir, &verdict, &Identity::of(dir).unwrap_or_default())
+    judge(dir, &verdict, &Identity::of(dir).unwrap_or_default())?;
+    let damaged = snapshots.into_iter().find_map(|(_, found)| found.err());
+    damaged.map_or(Ok(()), Err)?;
+    say("intact");
+    Ok(())
+}
+
+/// The snapshots in the directory, oldest first, and what each is.
+fn snapshots(dir: &Path, files: &[(Name, u64)]) -> Vec<(Name, Result<Info, Error>)> {
+    let mut names: Vec<_> = files.iter().filter_map(|(name, _)| Some((kontiki_snapshot::names::index(name)?, name))).collect();
+    names.sort();
+    names.into_iter().map(|(_, name)| (name.clone(), snapshot_tools::check(&dir.join(name.as_str())))).collect()
+}
+
+/// What a log rests on that does not begin with the first entry.
+fn reaches(verdict: &Verdict) -> Option<String> {
+    let base = verdict.report.base;
+    match verdict.reaches {
+        Reach::Beginning => None,
+        Reach::Snapshot(snapshot) if snapshot.index == base.index => Some(format!("the log goes on behind the snapshot of {base}")),
+        Reach::Snapshot(snapshot) => Some(format!("the log goes on behind {base}, and the snapshot of {snapshot} has that")),
+        Reach::Machine | Reach::Nothing => Some(format!(
+            "the log goes on behind {base}, and no snapshot here has that: it is of use to a state machine alone that has applied that entry, and \
+             keeps its state by itself. Any other is given a snapshot by the other replicas"
+        )),
+    }
 }
 
 /// The error, if the log is not intact.
@@ -107,7 +145,6 @@ fn judge(dir: &Path, verdict: &Verdict, here: &Identity) -> Result<(), Error> {
     if let Some(told) = told {
         say(told);
     }
-    say("intact");
     Ok(())
 }
 
@@ -245,6 +282,7 @@ fn segments(verdict: &Verdict, seen: &Seen) -> comfy_table::Table {
         rows.add_row([
             name.to_string(),
             match part {
+                Part::Log if header.is_some_and(|h| h.digest.is_some()) => "log, base",
                 Part::Log => "log",
                 Part::Spare => "spare",
                 Part::Aside => "set aside",

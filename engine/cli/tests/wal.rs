@@ -8,6 +8,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use common::{Servers, bad, good, run, stdout};
+use kontiki_core::{Base, LogIndex, Term};
+use kontiki_snapshot::{Head, Part, encode, names};
 use rustix::process::Signal;
 
 /// A log of some frames, left by a clean stop.
@@ -43,6 +45,20 @@ fn a_good_log_is_intact_and_every_frame_is_named() {
     let dump = good(&wal("dump", &data));
     assert_eq!(dump.matches("  offset ").count(), 11, "{dump}");
     assert!(dump.contains("entries 11 to 11 of 11 to 11"), "{dump}");
+}
+
+#[test]
+fn snapshots_are_looked_at_too() {
+    let (_servers, data) = log();
+    let base = Base { index: LogIndex(5), term: Term(1), ..Base::default() };
+    let head = Head { base, full: true, ..Head::default() };
+    let file = data.join(names::snapshot(LogIndex(5)).as_str());
+    std::fs::write(&file, encode(head, &[(Part::Machine, b"state")])).unwrap();
+    let text = good(&wal("verify", &data));
+    assert!(text.contains("snapshot-0000000000000005.ksn: of entry 5 of term 1"), "{text}");
+    flip(&file, 100);
+    let line = bad(&wal("verify", &data), 1);
+    assert!(line.contains("snapshot-0000000000000005.ksn"), "{line}");
 }
 
 #[test]

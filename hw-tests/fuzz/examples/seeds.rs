@@ -305,7 +305,7 @@ fn picture(dir: &Path, flags: u8) -> Outcome<Vec<u8>> {
     let bytes = image::describe(copies, &segments, flags);
     let image = Image::new(&bytes);
     let mut read = |name: &_, offset, into: &mut [u8]| Ok::<_, std::convert::Infallible>(image.read(name, offset, into));
-    let verdict = offline::examine(&image.list(), &mut read, &mut |_| ())?;
+    let verdict = offline::examine(&image.list(), &[], &mut read, &mut |_| ())?;
     assert!(verdict.intact(), "a seed is a good log: {verdict:?}");
     Ok(bytes)
 }

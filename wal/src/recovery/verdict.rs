@@ -161,6 +161,7 @@ impl Recovered {
             bytes: self.frame_bytes,
             longest_frame: self.longest_frame,
             chain: self.chain,
+            base: self.log.base(),
             first: self.log.first(),
             last: self.log.last(),
             last_term: self.log.tip().term,
