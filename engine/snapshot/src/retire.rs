@@ -32,6 +32,11 @@ impl Retiring {
         self.file
     }
 
+    /// Its name, while that is not known to be gone.
+    pub(crate) fn name(&self) -> Option<&Name> {
+        self.name.as_ref().filter(|_| self.step == Step::Unlink)
+    }
+
     /// None once it is gone.
     pub(crate) fn op(&mut self, dir: Handle) -> Option<Op> {
         match (self.step, &self.name) {

@@ -143,6 +143,8 @@ pub struct Store {
     made: u64,
     /// What an earlier fetch left is there, for it to go on with.
     part: bool,
+    /// Snapshots that could not be removed: tried again when the next one is there.
+    unremoved: Vec<Name>,
     /// The older one was given up for room: the log may be let go of up to the only one.
     gave_up: bool,
     broken: Option<StoreError>,
@@ -179,6 +181,7 @@ impl Store {
             deadline: None,
             made: 0,
             part,
+            unremoved: Vec::new(),
             gave_up: false,
             broken: None,
             closing: None,

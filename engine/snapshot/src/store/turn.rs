@@ -192,7 +192,14 @@ impl Store {
 
     /// What is on its way out is closed, whatever became of its name.
     fn only_close(&mut self) {
-        let file = self.retiring.pop_front().and_then(|retiring| retiring.file());
+        let Some(retiring) = self.retiring.pop_front() else { return };
+        match retiring.name() {
+            Some(name) if name.as_str() == names::PART => self.part = true,
+            // The next space takes it over.
+            Some(name) if name.as_str() == names::NEW => {}
+            name => self.unremoved.extend(name.cloned()),
+        }
+        let file = retiring.file();
         self.retiring.extend(file.map(|file| Retiring::new(None, Some(file))));
     }
 
@@ -257,6 +264,11 @@ impl Store {
         }
         self.part &= own;
         self.forget_fetch();
+        for name in std::mem::take(&mut self.unremoved) {
+            if !self.files.iter().any(|kept| kept.name() == name) {
+                self.retiring.push_back(Retiring::new(Some(name), None));
+            }
+        }
         self.tell(if own { StoreEvent::Written(info) } else { StoreEvent::Fetched(info) });
     }
 
