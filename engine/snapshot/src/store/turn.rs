@@ -56,8 +56,10 @@ impl Store {
             return;
         }
         let last = self.newest_full().or(self.snapshots().next()).map_or(0, |info| info.bytes);
-        if let Some(op) = self.space.op(dir, last) {
-            self.submit(Active::Reserving, op, io);
+        match self.space.op(dir, last) {
+            Some(op) => self.submit(Active::Reserving, op, io),
+            // What was waited for is not wanted any more.
+            None => self.backoff.over(),
         }
     }
 
