@@ -70,6 +70,8 @@ pub struct Net {
     pub(crate) granted: Option<usize>,
     /// Connections over which snapshots of this node are pulled: by each peer, and last by a program.
     pub(crate) serves: Vec<Option<Box<Serve>>>,
+    /// How many of them there are.
+    pub(crate) serving: usize,
     /// Chunks of snapshots being fetched; while none is, there is no such memory.
     pub(crate) chunks: Option<Pool>,
     pub(crate) stopping: bool,
@@ -131,6 +133,7 @@ impl Net {
             conns: Conns::new(slots),
             events: Events::new(peers.len(), places),
             serves: (0..=peers.len()).map(|_| None).collect(),
+            serving: 0,
             chunks: None,
             peers,
             clients: (0..places).map(|_| None).collect(),
@@ -204,10 +207,9 @@ impl Net {
             self.tick_session(p, now, io, ring);
             self.tick_dial(p, now, io);
             self.tick_reach(p, now);
-            self.tick_fetch(p, now, io);
         }
-        for k in 0..self.serves.len() {
-            self.tick_serve(k, now, io);
+        if self.moves_snapshots() {
+            self.tick_snapshots(now, io);
         }
         self.tick_clients(now, io);
         while let Some(Hushed { topic, count, remote }) = self.log.due(now) {
@@ -240,10 +242,9 @@ impl Net {
             look(self.session_deadline(p));
             look(self.dial_deadline(p));
             look(self.reach_deadline(p));
-            look(self.fetch_deadline(p));
         }
-        for k in 0..self.serves.len() {
-            look(self.serve_deadline(k));
+        if self.moves_snapshots() {
+            look(self.snapshots_deadline());
         }
         look(self.conns.deadline());
         look(self.listener.retry_at());

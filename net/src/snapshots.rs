@@ -31,3 +31,31 @@ pub(crate) mod fetch;
 pub(crate) mod offer;
 pub(crate) mod record;
 pub(crate) mod serve;
+
+use kontiki_core::Time;
+use kontiki_io::Io;
+
+use crate::net::Net;
+
+impl Net {
+    /// Whether a snapshot is on its way, to here or from here. Mostly none is, and then a turn looks no further.
+    pub(crate) fn moves_snapshots(&self) -> bool {
+        self.serving > 0 || self.chunks.is_some()
+    }
+
+    /// Goes on with whatever is on its way.
+    pub(crate) fn tick_snapshots(&mut self, now: Time, io: &mut dyn Io) {
+        for p in 0..self.peers.len() {
+            self.tick_fetch(p, now, io);
+        }
+        for k in 0..self.serves.len() {
+            self.tick_serve(k, now, io);
+        }
+    }
+
+    /// When it is to be looked at though nothing completes.
+    pub(crate) fn snapshots_deadline(&self) -> Option<Time> {
+        let fetches = (0..self.peers.len()).filter_map(|p| self.fetch_deadline(p));
+        fetches.chain((0..self.serves.len()).filter_map(|k| self.serve_deadline(k))).min()
+    }
+}

@@ -175,6 +175,7 @@ impl Net {
         let remote = conn.remote;
         self.conns.set_deadline(slot, None);
         self.counters.snapshot_channels += 1;
+        self.serving += 1;
         *place = Some(Box::new(Serve {
             number: self.counters.snapshot_channels,
             slot,
@@ -232,6 +233,7 @@ impl Net {
     /// Ends a connection that a snapshot is pulled over, if there is one.
     pub(crate) fn serve_down(&mut self, k: usize, reason: DownReason, io: &mut dyn Io) {
         let Some(serve) = self.serves.get_mut(k).and_then(Option::take) else { return };
+        self.serving -= 1;
         self.conns.doom(serve.slot, io);
         let pull = Pull { puller: self.puller(k), number: serve.number };
         self.events.push_end(NetEvent::SnapshotServeDown { pull, reason });
