@@ -292,6 +292,23 @@ fn a_full_disk_while_space_is_set_aside_is_waited_for() {
     assert!(node.store.reserved_bytes() >= 2_500_000);
 }
 
+/// Neither written nor fetched faster than it is allowed to.
+#[test]
+fn a_cap_is_kept() {
+    let mut node = Node::open(Disk::default());
+    node.world.plan.patient = true;
+    node.store.set_bytes_per_s(1_000_000);
+    node.write(10, 5_000_000).unwrap();
+    // The last write may be done at once.
+    let took = node.world.now;
+    assert!((4_000_000_000..5_500_000_000).contains(&took), "{took} ns");
+    node.run();
+    let before = node.world.now;
+    assert!(node.fetch(&support::file_of(20, 5_000_000)));
+    let took = node.world.now - before;
+    assert!((4_000_000_000..6_500_000_000).contains(&took), "{took} ns");
+}
+
 /// What is written gives way to a busy log, and ends all the same.
 #[test]
 fn a_busy_log_goes_first() {
