@@ -258,9 +258,6 @@ impl Receiving {
         if self.step != Step::Write {
             self.writing = None;
         }
-        if offset == 0 {
-            self.identity = None;
-        }
     }
 
     /// What is to be done next; none while the source has to send more.
@@ -352,7 +349,7 @@ impl Receiving {
         };
         self.verify_attempts = 0;
         let flaw = match read {
-            Ok((buf, read)) => buf.bytes()[..read].chunks(CHUNK_BYTES).find_map(|chunk| self.check_next(chunk).err()),
+            Ok((buf, read)) => buf.bytes()[..read].chunks(CHUNK_BYTES).find_map(|chunk| self.check.take(chunk).err()),
             Err(flaw) => Some(flaw),
         };
         let at = self.check.offset();
@@ -370,17 +367,6 @@ impl Receiving {
             self.rewind(at);
         }
         self.end_check()
-    }
-
-    fn check_next(&mut self, bytes: &[u8]) -> Result<(), Flaw> {
-        let first = self.check.offset() == 0;
-        let mut head = Check::new();
-        if first {
-            // Of what an earlier fetch left the head may be another's.
-            head.take(bytes)?;
-            head.head().map_or(Ok(()), |head| self.fits(head))?;
-        }
-        self.check.take(bytes).map(|_| ())
     }
 
     /// Once all but the foot is durable and checked: whether the whole is what was offered.
@@ -421,7 +407,7 @@ impl Receiving {
                 self.step = Step::Going;
             }
             (Step::Flush, Ok(_)) => {
-                self.synced = self.synced.max(self.flushing.min(self.written));
+                self.synced = self.synced.max(self.flushing);
                 self.step = Step::Going;
                 return self.end_check();
             }

@@ -5,7 +5,7 @@ mod support;
 
 use kontiki_core::{ClusterId, NodeId};
 use kontiki_io::{IoErrorKind, Op};
-use kontiki_snapshot::limits::{CHUNK_BYTES, MAX_SYNC_BYTES, RUN_BYTES};
+use kontiki_snapshot::limits::{CHUNK_BYTES, FIRST_SYNC_BYTES, MAX_SYNC_BYTES, RUN_BYTES};
 use kontiki_snapshot::{Digest, Flaw, Head, Offer, Part, Refused, StoreError, encode, names};
 use support::{CHUNK, Disk, Node, World, base, file_of, offer_of, state};
 
@@ -279,6 +279,54 @@ fn what_the_own_disk_damages_is_fetched_again() {
         assert!(node.serve(&file, u64::MAX, &mut |at, _| asked.push(at)));
         assert_eq!(node.fetched.len(), 1, "{:?}", node.not_fetched);
         assert!(asked.contains(&(5 * CHUNK)), "restart {restart}: {asked:?}");
+        assert!(node.close().contents("snapshot-0000000000000032.ksn") == file);
+    }
+}
+
+/// Lets a held operation happen, if there is one of these.
+fn release(node: &mut Node, which: fn(&Op) -> bool) -> bool {
+    let Some(at) = node.world.held.iter().position(|(_, op)| which(op)) else { return false };
+    let completion = node.world.release(at);
+    node.store.on_completion(completion, &mut node.world);
+    node.run();
+    true
+}
+
+/// What was read back is damaged while more is being written, or flushed: what that comes to counts for nothing, and the
+/// fetch goes back once.
+#[test]
+fn a_fetch_goes_back_whatever_is_under_way() {
+    let file = file_of(50, 20_000_000);
+    for flush in [false, true] {
+        let mut node = Node::open(Disk::default());
+        node.store.fetch(offer_of(&file)).unwrap();
+        assert!(node.serve(&file, CHUNK, &mut nothing));
+        node.world.plan.hold = Some(|op| matches!(op, Op::Read { .. } | Op::Write { .. } | Op::Sync { .. }));
+        let is_under_way = |node: &Node| {
+            let durable = node.store.fetching().unwrap().durable;
+            durable > 0 && node.world.held.iter().any(|(_, op)| matches!(op, Op::Sync { .. }) == flush && !matches!(op, Op::Read { .. }))
+        };
+        let mut until = 2 * CHUNK;
+        while !is_under_way(&node) {
+            // Reads wait; all else happens.
+            if !release(&mut node, |op| !matches!(op, Op::Read { .. })) {
+                node.serve(&file, until, &mut nothing);
+                until += CHUNK;
+            }
+        }
+        node.world.plan.unreadable = Some(FIRST_SYNC_BYTES - CHUNK);
+        while node.store.fetching().unwrap().again == 0 {
+            assert!(release(&mut node, |op| matches!(op, Op::Read { .. })), "what is flushed is read back");
+        }
+        let progress = node.store.fetching().unwrap();
+        assert!(progress.taken < FIRST_SYNC_BYTES && progress.durable == progress.taken, "{progress:?}");
+        (node.world.plan.unreadable, node.world.plan.hold) = (None, None);
+        assert!(release(&mut node, |op| !matches!(op, Op::Read { .. })));
+        assert_eq!(node.store.fetching().unwrap(), progress);
+        let mut asked = Vec::new();
+        assert!(node.serve(&file, u64::MAX, &mut |at, _| asked.push(at)));
+        assert_eq!(node.fetched.len(), 1, "{:?}", node.not_fetched);
+        assert!(asked.is_sorted_by(|a, b| a < b) && asked[0] == progress.taken, "it goes back once: {asked:?}");
         assert!(node.close().contents("snapshot-0000000000000032.ksn") == file);
     }
 }

@@ -91,6 +91,27 @@ fn a_damaged_one_is_none_and_goes_once_there_are_two_again() {
     assert_eq!(node.close().names().len(), 2, "the damaged one is gone");
 }
 
+/// Intact chunks that belong elsewhere: a write that went astray, or a block of a file that had the place before.
+#[test]
+fn what_belongs_elsewhere_is_not_given_out() {
+    let mut node = Node::open(Disk::default());
+    node.write(10, 300_000).unwrap();
+    let info = node.write(20, 300_000).unwrap();
+    let disk = node.close();
+    let [older, newest] = [10, 20].map(|index| disk.contents(names::snapshot(LogIndex(index)).as_str()));
+    let cases = [(&older, 2, Flaw::OtherSnapshot), (&newest, 3, Flaw::OtherPlace { found: 3 })];
+    for (source, from, flaw) in cases {
+        let mut disk = disk.clone();
+        for block in 0..CHUNK_BYTES / 4096 {
+            let bytes = &source[from * CHUNK_BYTES + block * 4096..][..4096];
+            disk.patch("snapshot-0000000000000014.ksn", 2 * CHUNK + block as u64 * 4096, |place| place[..4096].copy_from_slice(bytes));
+        }
+        let mut node = Node::open(disk);
+        assert_eq!(node.machine(info.digest), Err(ReadError::Damaged { chunk: 2, flaw }));
+        assert_eq!(node.indexes(), [10]);
+    }
+}
+
 /// However many are damaged: they are passed over, and a new one is made.
 #[test]
 fn a_directory_full_of_damage_is_gone_on_from() {
