@@ -258,6 +258,30 @@ fn is_noticed(disk: &Disk, options: &Options, what: &str) -> Node {
     node
 }
 
+/// So it is with a chain behind a chain: the older one, which is whole and still there, does not come back.
+#[test]
+fn a_damaged_base_does_not_bring_back_the_chain_before() {
+    for options in [small(), lossy()] {
+        let mut node = old(12, &options);
+        node.world.plan.hold = Some(|op| matches!(op, Op::Rename { .. } | Op::Unlink { .. }));
+        node.rebase(10, 2, 1).unwrap();
+        append(&mut node, 2, 3);
+        node.run();
+        let before = number(&node);
+        node.rebase(20, 3, DIGEST).unwrap();
+        append(&mut node, 4, 3);
+        node.run();
+        assert_eq!(node.acked(), Some(23));
+        let (disk, chain) = (node.world.cut(1), number(&node));
+        for (offset, bit) in [(0, 0), (10, 0), (16, 0), (60, 3), (110, 1), (4095, 7)] {
+            let mut disk = disk.clone();
+            assert!(disk.names().contains(&segment(before)));
+            disk.flip(&segment(chain), offset, bit);
+            is_noticed(&disk, &options, &format!("byte {offset}"));
+        }
+    }
+}
+
 /// A process that is long dead wrote this base: whatever was acknowledged where it stands is gone.
 #[test]
 fn a_base_of_the_dead_is_damage() {

@@ -27,6 +27,11 @@ enum Act {
     Release {
         back: u64,
     },
+    /// A snapshot takes the log's place, of an entry so far before or behind the end, in a new term.
+    Rebase {
+        back: u64,
+        ahead: u64,
+    },
     Read {
         from: u64,
         len: u64,
@@ -45,6 +50,7 @@ fn act() -> impl Strategy<Value = Act> {
             .prop_map(|(count, size, new_term, before, behind)| Act::Append { count, size, new_term, before, behind }),
         4 => (1..30u64, 1..5u32, 0..2u64).prop_map(|(back, count, raise)| Act::Supersede { back, count, raise }),
         2 => (0..40u64).prop_map(|back| Act::Release { back }),
+        1 => (0..20u64, 0..30u64).prop_map(|(back, ahead)| Act::Rebase { back, ahead }),
         4 => (0..200u64, 1..50u64).prop_map(|(from, len)| Act::Read { from, len }),
         2 => (0..200u64).prop_map(|at| Act::Term { at }),
         4 => Just(Act::Run),
@@ -137,6 +143,18 @@ fn run(acts: &[Act]) {
                     moved,
                     (first > before).then(|| Base { index: first.prev(), term: Term(model.term_at(first.0 - 1)), subterm: Subterm(0) })
                 );
+            }
+            Act::Rebase { back, ahead } => {
+                let index = last.saturating_sub(back).max(model.committed) + ahead;
+                if index == 0 || index == model.committed {
+                    continue;
+                }
+                model.term += 1;
+                node.rebase(index, model.term, u128::from(index)).unwrap();
+                model.entries.resize(index as usize, (0, 0));
+                model.entries[index as usize - 1].0 = model.term;
+                model.committed = index;
+                assert_eq!((node.wal.base().index.0, node.last()), (index, index));
             }
             Act::Read { from, len } => {
                 node.run();
