@@ -258,6 +258,46 @@ fn is_noticed(disk: &Disk, options: &Options, what: &str) -> Node {
     node
 }
 
+/// Nor is it missed where nothing stands behind it yet, but that it is there was acknowledged.
+#[test]
+fn a_base_alone_is_missed() {
+    for options in [small(), lossy()] {
+        let mut node = old(12, &options);
+        node.rebase(20, 3, DIGEST).unwrap();
+        node.run();
+        assert_eq!(node.acked(), Some(20));
+        for seed in 0..4 {
+            let mut disk = node.world.cut(seed);
+            disk.flip(&segment(number(&node)), 60, 1);
+            is_noticed(&disk, &options, "a base alone");
+        }
+    }
+}
+
+/// What was being prepared when the chain began is named meanwhile: the hard state says nothing of the chain then, whose
+/// header is not there yet.
+#[test]
+fn nothing_is_named_that_is_not_there() {
+    let mut node = old(12, &small());
+    node.world.plan.hold = Some(|op| matches!(op, Op::Rename { .. }));
+    while node.world.held.is_empty() {
+        append(&mut node, 1, 1);
+        node.run();
+    }
+    let last = node.last();
+    node.world.plan.hold = Some(is_header);
+    node.rebase(60, 3, DIGEST).unwrap();
+    let renamed = node.world.release(0);
+    node.complete(renamed);
+    node.run();
+    assert!(node.world.held.iter().all(|(_, op)| is_header(op)) && node.acked() == Some(last));
+    for seed in 0..8 {
+        let mut after = Node::try_open(node.world.cut(seed), small()).unwrap();
+        assert_eq!(after.report.damage, None, "seed {seed}");
+        assert!(after.report.chain.is_some() || all(&mut after).len() as u64 == last, "seed {seed}: {}", after.report);
+    }
+}
+
 /// So it is with a chain behind a chain: the older one, which is whole and still there, does not come back.
 #[test]
 fn a_damaged_base_does_not_bring_back_the_chain_before() {

@@ -78,6 +78,7 @@ impl Wal {
                 return self.note(self.saver.named(), io);
             }
         } else if !self.appender.idle() {
+            // (Nor is a log idle in which a new chain is beginning: as long as it is, nothing of the old one goes.)
             return;
         }
         self.release_evidence();
@@ -88,9 +89,7 @@ impl Wal {
         let number = self.segments.next_number;
         // One more spare than asked for: a segment released just after a new one was made is not thrown away.
         let room = self.segments.prepared.len() <= self.options.prepared();
-        // As long as a new chain is beginning, the old one is the log.
-        let retired = self.segments.retired.front().filter(|segment| segment.readers == 0 && !self.appender.begins_chain());
-        let op = if let Some(front) = retired {
+        let op = if let Some(front) = self.segments.retired.front().filter(|segment| segment.readers == 0) {
             // Files between others are needed by nobody once the log has gone on; only where it begins has to be known.
             let free = self.log.oldest_segment().is_none_or(|oldest| front.number > oldest) || front.number < noted.oldest;
             let recycle = room && front.whole;
