@@ -145,6 +145,13 @@ pub struct Config {
     pub segment_bytes: u64,
     /// Log kept behind what the state machine has made durable, for followers that were away, in bytes.
     pub retention_bytes: u64,
+    /// Log since the last snapshot, in bytes, after which a state machine in memory is asked for the next
+    /// ([`StateMachine::snapshot`](crate::StateMachine::snapshot)): the log forgets what two of them hold. Zero, the
+    /// default: a quarter of `retention_bytes`, or a segment where that is more.
+    pub snapshot_log_bytes: u64,
+    /// How fast a snapshot is written, or fetched, at most, in bytes per second; zero, the default: as fast as the log
+    /// leaves the disk to it.
+    pub snapshot_bytes_per_s: u64,
     /// Writes to the log in flight at once.
     pub writes_in_flight: usize,
     /// What the medium may do in a power cut.
@@ -181,6 +188,8 @@ impl Default for Config {
             max_clients: 0,
             segment_bytes: 16 << 20,
             retention_bytes: 256 << 20,
+            snapshot_log_bytes: 0,
+            snapshot_bytes_per_s: 0,
             writes_in_flight: 2,
             medium: Medium::default(),
             backend: Backend::default(),
@@ -263,6 +272,14 @@ impl Config {
     pub(crate) fn takes_frame_bytes(&self) -> usize {
         let segment = usize::try_from(self.segment_bytes).unwrap_or(usize::MAX) - kontiki_mem::BLOCK_BYTES;
         limits::MAX_FRAME_BYTES.min(self.ring_bytes / 2).min(segment)
+    }
+
+    /// Log since the last snapshot, in bytes, after which there is to be another.
+    pub(crate) fn snapshot_bytes_of_log(&self) -> u64 {
+        match self.snapshot_log_bytes {
+            0 => (self.retention_bytes / limits::SNAPSHOT_SHARE).max(self.segment_bytes),
+            bytes => bytes,
+        }
     }
 
     /// Checks every value.
@@ -355,6 +372,7 @@ impl Config {
         // The log keeps track of so many segments: were all of them kept, it would be full for good.
         let most = (log::MAX_SEGMENTS as u64 - limits::MIN_FREE_SEGMENTS) * self.segment_bytes;
         range("retention_bytes", self.retention_bytes, 0, most)?;
+        range("snapshot_log_bytes", self.snapshot_log_bytes, 0, most / limits::SNAPSHOT_SHARE)?;
         range("writes_in_flight", self.writes_in_flight as u64, 1, 16)?;
         self.check_memory()
     }

@@ -137,6 +137,9 @@ pub enum StartError {
     /// The state machine cannot be: what it says it has applied is no index, or it panicked when it was asked.
     #[error("the state machine: {0}")]
     StateMachine(String),
+    /// The snapshots in the data directory could not be looked at, or are another cluster's.
+    #[error("snapshots: {0}")]
+    Snapshots(#[from] kontiki_snapshot::StoreError),
     /// A thread could not be started.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
@@ -155,6 +158,15 @@ pub enum Failure {
     /// The state machine panicked.
     #[error("the state machine panicked: {0}")]
     ApplyPanic(String),
+    /// The snapshots are damaged, and the log no longer holds what they held.
+    #[error(
+        "every snapshot of this node is damaged, and its log begins at {first}: what is before is nowhere here. Give the state machine a newer state, \
+         copied from another replica's, and leave the data directory as it is"
+    )]
+    Restore {
+        /// First index of the log.
+        first: u64,
+    },
     /// The backend itself broke.
     #[error("input/output backend: {0}")]
     Io(String),
@@ -173,7 +185,7 @@ impl Failure {
     /// Whether the log can still be relied on, and be closed in order.
     pub(crate) fn leaves_the_log(&self) -> bool {
         match self {
-            Failure::Apply(_) | Failure::ApplyPanic(_) | Failure::Net(_) => true,
+            Failure::Apply(_) | Failure::ApplyPanic(_) | Failure::Restore { .. } | Failure::Net(_) => true,
             Failure::Log(_) | Failure::Io(_) | Failure::Start(_) | Failure::Panic(_) => false,
         }
     }

@@ -7,7 +7,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use kontiki_core::{NodeId, Term};
+use kontiki_core::{LogIndex, NodeId, Term};
 use kontiki_mem::Hold;
 
 use crate::foreign::{self, Place};
@@ -67,6 +67,13 @@ pub enum Event {
     Recovering,
     /// It has what it lost, and votes.
     Recovered,
+    /// A snapshot of this replica's own state is durable, as of this entry.
+    SnapshotWritten {
+        /// The entry.
+        index: LogIndex,
+    },
+    /// A snapshot could not be made: the log says why. It is tried again before long.
+    SnapshotFailed,
     /// So many events were not read in time, and are forgotten.
     Missed {
         /// How many.

@@ -3,13 +3,14 @@
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use kontiki_core::NodeId;
+use kontiki_core::{EntryId, NodeId};
 use kontiki_mem::Hold;
 
 use crate::error::{Failure, LeaderHint, ProposeError};
 use crate::events::Events;
 use crate::foreign::Place;
 use crate::shared::{Life, Shared};
+use crate::state_machine::SnapshotError;
 use crate::status::Status;
 use crate::ticket::Ticket;
 
@@ -116,6 +117,18 @@ impl Proposer {
         self.shared.wait_leader(limit)
     }
 
+    /// Has a snapshot made of what this replica has applied by now, or some entries later, whatever its state machine
+    /// keeps by itself, and blocks until it is durable. As of which entry it is.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]: there is none, and nothing else has changed.
+    ///
+    /// # Panics
+    /// Within the state machine or a waker of the same node: see [`StateMachine`](crate::StateMachine).
+    pub fn snapshot(&self) -> Result<EntryId, SnapshotError> {
+        self.shared.make_snapshot()
+    }
+
     /// What happens to this replica from now on: leadership, peers, disk, recovery.
     pub fn events(&self) -> Events {
         Events::new(self.shared.clone())
@@ -190,6 +203,14 @@ impl Node {
     /// See [`Proposer::wait_leader`].
     pub fn wait_leader(&self, limit: Duration) -> Option<LeaderHint> {
         self.shared.wait_leader(limit)
+    }
+
+    /// See [`Proposer::snapshot`].
+    ///
+    /// # Errors
+    /// [`SnapshotError`]: there is none, and nothing else has changed.
+    pub fn snapshot(&self) -> Result<EntryId, SnapshotError> {
+        self.shared.make_snapshot()
     }
 
     /// See [`Proposer::events`].

@@ -7,6 +7,7 @@ use kontiki_frame as frame;
 use kontiki_io::limits as io;
 use kontiki_mem::BLOCK_BYTES;
 use kontiki_net::limits as net;
+use kontiki_snapshot::limits as snapshot;
 use kontiki_wal::limits as wal;
 
 /// Smallest frame a configuration may set, in bytes.
@@ -47,6 +48,18 @@ pub const READ_BYTES: usize = 512 << 10;
 pub const CATCH_UP_BYTES: u64 = 256 << 10;
 /// Frames handed to the apply stage and not applied yet.
 pub const MAX_APPLY_QUEUE: usize = 64;
+/// Memory in which the state machine gives a snapshot, in bytes, and pieces of it: one is written, one is filled.
+pub const FILL_BYTES: usize = 64 << 10;
+/// See [`FILL_BYTES`].
+pub const FILL_BUFFERS: usize = 2;
+/// Memory in which it gets one, in bytes, and pieces of it: one is read, one is taken in.
+pub const RESTORE_BYTES: usize = 4 * snapshot::CHUNK_BYTES;
+/// See [`RESTORE_BYTES`].
+pub const RESTORE_BUFFERS: usize = 2;
+/// How long after a snapshot that could not be made the next is tried, in ns.
+pub const SNAPSHOT_RETRY_NS: u64 = 1_000_000_000;
+/// Log since the last snapshot, as a share of the retention, that brings about the next, unless it is configured.
+pub const SNAPSHOT_SHARE: u64 = 4;
 /// Operations outstanding at once, at least: writes, reads, segment preparation, two connections a peer each way,
 /// clients. A configuration with more members or clients gets more: see `io_capacity`.
 pub const IO_CAPACITY: usize = 512;
@@ -66,9 +79,10 @@ pub(crate) const fn connections(members: usize, clients: usize) -> usize {
 }
 
 /// Operations that a node may have outstanding at once: per connection a receive, a send and a shutdown; the
-/// listener's; and the log's.
+/// listener's; the log's and the snapshots'.
 pub(crate) const fn io_capacity(members: usize, clients: usize) -> usize {
-    let operations = 3 * connections(members, clients) + 3 + members + wal::MAX_WRITES_IN_FLIGHT + wal::OTHER_OPERATIONS;
+    let operations =
+        3 * connections(members, clients) + 3 + members + wal::MAX_WRITES_IN_FLIGHT + wal::OTHER_OPERATIONS + snapshot::MAX_OPERATIONS;
     if operations > IO_CAPACITY { operations } else { IO_CAPACITY }
 }
 
@@ -77,12 +91,15 @@ pub(crate) fn descriptors(config: &crate::Config) -> usize {
     let kept = config.retention_bytes / config.segment_bytes.max(1) + MIN_FREE_SEGMENTS;
     let segments = usize::try_from(kept).unwrap_or(wal::MAX_SEGMENTS).min(wal::MAX_SEGMENTS);
     // Directory and lock (twice), hard state, a segment in the making, the listener.
-    segments + 6 + connections(config.members.len(), config.max_clients)
+    segments + 6 + SNAPSHOT_FILES + connections(config.members.len(), config.max_clients)
 }
+
+/// Files of snapshots open at once: the directory, those that are there, two in the making.
+const SNAPSHOT_FILES: usize = snapshot::MAX_FILES + 3;
 
 /// Files and connections that may be open at once.
 pub(crate) const fn io_handles(members: usize, clients: usize) -> usize {
-    let open = wal::MAX_SEGMENTS + 8 + connections(members, clients);
+    let open = wal::MAX_SEGMENTS + 8 + SNAPSHOT_FILES + connections(members, clients);
     if open > io::DEFAULT_HANDLES { open } else { io::DEFAULT_HANDLES }
 }
 /// How long an orderly stop waits for the log's own writes, in ns: many flushes of a slow card, and a stall of seconds.

@@ -14,9 +14,11 @@ mod host;
 mod neighbours;
 mod replication;
 mod reserve;
+pub(crate) mod restoring;
 mod room;
 mod sealing;
 mod service;
+mod snapshots;
 mod watch;
 
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use kontiki_frame as frame;
 use kontiki_io::{Completion, Io, Wake, tell};
 use kontiki_mem::{Hold, OpenBatch, Ring, Tickets};
 use kontiki_net::{Net, NetError, NetEvent};
+use kontiki_snapshot::{Info, Store};
 use kontiki_wal::Wal;
 
 use crate::apply::ApplyQueue;
@@ -43,6 +46,11 @@ pub(crate) struct Parts {
     pub(crate) incarnation: Incarnation,
     pub(crate) raft: Raft,
     pub(crate) wal: Wal,
+    pub(crate) store: Store,
+    /// What the machine is to be given first.
+    pub(crate) restore: Option<Info>,
+    /// Position of the log where the newest snapshot was taken, as far as is known.
+    pub(crate) mark: u64,
     pub(crate) net: Net,
     pub(crate) ring: Ring,
     pub(crate) shared: Hold<Shared>,
@@ -70,9 +78,13 @@ pub(crate) struct Replica {
 impl Replica {
     /// A replica over what recovery found.
     pub(crate) fn new(parts: Parts) -> Replica {
-        let Parts { group, config, raft, wal, net, ring, shared, queue, recovery, incarnation, longest_frame } = parts;
-        let host = Host::new(config, incarnation, recovery, wal, net, ring);
-        let group = Group::new(group, &host, raft, shared, queue, longest_frame);
+        let Parts { group, config, raft, wal, store, restore, mark, net, ring, shared, queue, recovery, incarnation, longest_frame } =
+            parts;
+        let host = Host::new(config, incarnation, recovery, wal, store, net, ring);
+        let mut group = Group::new(group, &host, raft, shared, queue, longest_frame, mark);
+        if let Some(info) = restore {
+            group.restore_from(info);
+        }
         Replica { host, group }
     }
 
@@ -106,6 +118,7 @@ impl Replica {
         while let Some(event) = host.wal.next_event() {
             group.on_log(host, event, now, io)?;
         }
+        group.tend_snapshots(host, now, io)?;
         if let Some((before, lacking)) = host.watch_space() {
             group.tell_of_space(before, lacking);
         }
@@ -123,7 +136,7 @@ impl Replica {
             }
         }
         let held_up = group.take_part(host, now, io);
-        host.wal.pump(io);
+        host.pump(now, io);
         group.hand_on(host, now, io);
         host.net.tick(now, io, &mut host.ring);
         group.look_again(host, held_up, now);

@@ -1,26 +1,30 @@
 //! From nothing to a replica that takes part: the log is opened and recovered, then the port.
 
+mod files;
+
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::sync::Arc;
 
-use kontiki_core::{ClusterId, GroupId, NodeId, Raft, Restored, RestoredError, Time};
+use kontiki_core::{ClusterId, GroupId, LogIndex, NodeId, Raft, Restored, RestoredError, Time};
 use kontiki_io::{Completion, Io, tell};
 use kontiki_mem::{Hold, Ring};
 use kontiki_net::{Net, NetError};
-use kontiki_wal::{Wal, WalError};
+use kontiki_snapshot::Store;
+use kontiki_wal::Wal;
 
 use crate::apply::ApplyQueue;
 use crate::config::{Config, Medium};
 use crate::error::StartError;
 use crate::limits::{self, NEWS_SHARE};
-use crate::node::{Parts, Replica};
+use crate::node::{Parts, Replica, restoring};
 use crate::reactor::TurnError;
 use crate::shared::Shared;
+use files::{Closing, Files, Found};
 
 const MS: u64 = 1_000_000;
 
 enum Step {
-    Log(Box<kontiki_wal::Opening>),
+    Files(Box<Files>),
     Port(Box<Replica>),
     /// The start ends here: as it was asked to, or for this reason. The log is closed in order first, so that the next
     /// start finds it so.
@@ -30,7 +34,7 @@ enum Step {
 
 /// What is closed.
 enum Ending {
-    Log(Box<Wal>),
+    Files(Closing),
     Node(Box<Replica>),
 }
 
@@ -80,19 +84,19 @@ impl Opening {
             ..kontiki_wal::Options::default()
         };
         let began = io.now();
-        let log = kontiki_wal::Opening::start(options, io)?;
-        Ok(Opening { config, shared, queue, ring: Some(ring), step: Step::Log(Box::new(log)), began, ending: None })
+        let files = Files::start(&config, options, io)?;
+        Ok(Opening { config, shared, queue, ring: Some(ring), step: Step::Files(Box::new(files)), began, ending: None })
     }
 
     pub(crate) fn deadline(&self) -> Time {
         match (&self.step, self.ending) {
             (step, Some(began)) => began.plus_ns(limits::CLOSE_LOG_NS).min(match step {
                 Step::Ending(Ending::Node(replica), _) => replica.close_deadline(),
-                Step::Ending(Ending::Log(wal), _) => wal.deadline().unwrap_or(Time(u64::MAX)),
+                Step::Ending(Ending::Files(files), _) => files.deadline().unwrap_or(Time(u64::MAX)),
                 _ => Time(u64::MAX),
             }),
             (Step::Port(replica), None) => replica.deadline(),
-            (Step::Log(_) | Step::Ending(..) | Step::Done, None) => Time(u64::MAX),
+            (Step::Files(_) | Step::Ending(..) | Step::Done, None) => Time(u64::MAX),
         }
     }
 
@@ -103,19 +107,19 @@ impl Opening {
         }
         self.ending = Some(now);
         match std::mem::replace(&mut self.step, Step::Done) {
-            Step::Log(mut log) => {
-                log.stop();
-                self.step = Step::Log(log);
+            Step::Files(mut files) => {
+                files.stop();
+                self.step = Step::Files(files);
             }
             Step::Port(replica) => self.end_node(replica, None, now, io),
             step => self.step = step,
         }
     }
 
-    fn end_log(&mut self, mut wal: Box<Wal>, why: Option<StartError>, now: Time, io: &mut dyn Io) {
+    fn end_files(&mut self, mut files: Closing, why: Option<StartError>, now: Time, io: &mut dyn Io) {
         self.ending.get_or_insert(now);
-        wal.close(io);
-        self.step = Step::Ending(Ending::Log(wal), why);
+        files.poll(io);
+        self.step = Step::Ending(Ending::Files(files), why);
     }
 
     fn end_node(&mut self, mut replica: Box<Replica>, why: Option<StartError>, now: Time, io: &mut dyn Io) {
@@ -127,28 +131,23 @@ impl Opening {
     pub(crate) fn on_completion(&mut self, completion: Completion, io: &mut dyn Io) {
         let now = io.now();
         match &mut self.step {
-            Step::Log(log) => log.on_completion(completion, io),
+            Step::Files(files) => files.on_completion(completion, io),
             Step::Port(replica) | Step::Ending(Ending::Node(replica), _) => replica.on_completion(completion, now, io),
-            Step::Ending(Ending::Log(wal), _) => wal.on_completion(completion, io),
+            Step::Ending(Ending::Files(files), _) => files.on_completion(completion, io),
             Step::Done => {}
         }
     }
 
     /// Goes on, as far as it can.
     pub(crate) fn poll(&mut self, now: Time, io: &mut dyn Io) -> Result<Opened, TurnError> {
-        if let Step::Log(log) = &mut self.step
-            && log.wants_bases()
-        {
-            log.set_bases(&[], io);
-        }
         match std::mem::replace(&mut self.step, Step::Done) {
-            Step::Log(mut log) => match log.poll() {
-                Ok(None) => self.step = Step::Log(log),
-                Err(WalError::Stopped) => return Ok(Opened::Stopped),
-                Err(error) => return Err(StartError::Log(error).into()),
-                Ok(Some(opened)) => match self.log_is_open(opened, now, io) {
+            Step::Files(mut files) => match files.poll(io) {
+                Found::NotYet => self.step = Step::Files(files),
+                Found::Stopped => return Ok(Opened::Stopped),
+                Found::Failed(error) => return Err(error.into()),
+                Found::Open(opened, store) => match self.files_are_open(*opened, store, now, io) {
                     Ok(replica) => self.step = Step::Port(replica),
-                    Err((wal, why)) => self.end_log(wal, why, now, io),
+                    Err((files, why)) => self.end_files(files, why, now, io),
                 },
             },
             Step::Port(mut replica) => match replica.poll_listening() {
@@ -167,11 +166,7 @@ impl Opening {
             Step::Ending(mut what, why) => {
                 let done = match &mut what {
                     Ending::Node(replica) => replica.close(now, io),
-                    Ending::Log(wal) => {
-                        while wal.next_event().is_some() {}
-                        wal.pump(io);
-                        wal.closed()
-                    }
+                    Ending::Files(files) => files.poll(io),
                 };
                 if !done && !self.is_overdue(now) {
                     self.step = Step::Ending(what, why);
@@ -188,18 +183,19 @@ impl Opening {
         self.ending.is_some_and(|began| now.since(began) >= limits::CLOSE_LOG_NS)
     }
 
-    /// The replica over an open log; or the log, and why there is none: because it was asked to stop (`None`), or
+    /// The replica over an open log and its snapshots; or those, and why there is none: because it was asked to stop (`None`), or
     /// because it cannot be.
-    fn log_is_open(
+    fn files_are_open(
         &mut self,
         opened: kontiki_wal::Opened,
+        mut store: Box<Store>,
         now: Time,
         io: &mut dyn Io,
-    ) -> Result<Box<Replica>, (Box<Wal>, Option<StartError>)> {
+    ) -> Result<Box<Replica>, (Closing, Option<StartError>)> {
         let kontiki_wal::Opened { wal, hard_state, incarnation, restored, report, .. } = opened;
         let wal = Box::new(wal);
         if self.ending.is_some() {
-            return Err((wal, None));
+            return Err((Closing { wal, store }, None));
         }
         let config = self.config.clone();
         let took = now.since(self.began);
@@ -212,11 +208,15 @@ impl Opening {
         } else {
             tell!(info, %recovery, "log recovered");
         }
-        let applied = self.queue.applied();
+        let start = self.queue.applied();
+        let restore = restoring::at_start(store.snapshots(), restored.first, start);
+        let applied = restore.map_or(start, |info| info.base().index);
+        let mark = mark(&restored, store.snapshots().next().map(|newest| newest.base().index), &wal, report.bytes);
+        store.expect(store.newest_full().map(|_| self.queue.snapshot_bytes()));
         let restored = Restored { applied, ..restored };
         if let Err(error) = restored.validate() {
             return Err((
-                wal,
+                Closing { wal, store },
                 Some(match error {
                     RestoredError::Gap { applied, first } => StartError::StateBehindLog { applied: applied.0, first: first.0 },
                     error => StartError::Restored(error),
@@ -250,7 +250,7 @@ impl Opening {
         let Some(listen) = config.listen_addr() else {
             let must = "must be the id of one of `members`".into();
             let error = crate::ConfigError::Value { name: "id", value: config.id.to_string(), must };
-            return Err((wal, Some(StartError::Config(error))));
+            return Err((Closing { wal, store }, Some(StartError::Config(error))));
         };
         let peers = config.members.iter().filter(|m| m.id != config.id).map(|m| (NodeId(m.id), m.addr)).collect();
         let mut options = kontiki_net::Options::new(ClusterId(config.cluster), NodeId(config.id), incarnation, listen, peers);
@@ -265,7 +265,7 @@ impl Opening {
         options.seed = seed;
         let mut net = match Net::new(options) {
             Ok(net) => net,
-            Err(error) => return Err((wal, Some(StartError::Listen { addr: listen, reason: error.to_string() }))),
+            Err(error) => return Err((Closing { wal, store }, Some(StartError::Listen { addr: listen, reason: error.to_string() }))),
         };
         net.start(io, now);
         let Some(ring) = self.ring.take() else { panic!("the log opens once") };
@@ -276,6 +276,9 @@ impl Opening {
             incarnation,
             raft,
             wal: *wal,
+            store: *store,
+            restore,
+            mark,
             net,
             ring,
             shared,
@@ -284,6 +287,14 @@ impl Opening {
             longest_frame: report.longest_frame,
         })))
     }
+}
+
+/// Position of the log where the newest snapshot was taken, about, where the log holds so many bytes.
+fn mark(restored: &Restored, newest: Option<LogIndex>, wal: &Wal, bytes: u64) -> u64 {
+    let entries = (restored.last.0 + 1).saturating_sub(restored.first.0);
+    let since = newest.map_or(entries, |newest| restored.last.0.saturating_sub(newest.0).min(entries));
+    let part = u128::from(bytes) * u128::from(since) / u128::from(entries.max(1));
+    wal.durable_position().saturating_sub(part as u64)
 }
 
 /// What peers are told of this node.

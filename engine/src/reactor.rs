@@ -282,9 +282,9 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
         Ok(())
     }
 
-    /// Whether inline apply has something to do.
+    /// Whether inline apply has something to do, or has said something that nobody has heard.
     fn is_hungry(&self) -> bool {
-        self.stage.is_some() && matches!(self.phase, Phase::Running(_)) && !self.queue.is_empty()
+        self.stage.is_some() && matches!(self.phase, Phase::Running(_)) && (!self.queue.is_empty() || self.queue.has_said())
     }
 
     fn end(&mut self, life: Life) {

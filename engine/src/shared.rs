@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering, 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use kontiki_core::{NodeId, Role};
+use kontiki_core::{EntryId, NodeId, Role};
 use kontiki_io::Wake;
 use kontiki_mem::{Hold, OpenBatch, Outcome, Records, Slot};
 
@@ -13,6 +13,7 @@ use crate::events::Board;
 use crate::foreign::{self, Place};
 use crate::lack::Lack;
 use crate::limits::{AMPLE_ENTRIES, OPEN_SPINS};
+use crate::state_machine::SnapshotError;
 use crate::status::Status;
 use crate::ticket::{Applied, Ticket};
 
@@ -51,6 +52,9 @@ pub(crate) struct Shared {
     status_asked: AtomicU64,
     status_answered: AtomicU64,
     status: Mutex<Option<Status>>,
+    /// Snapshots that were asked for, and the newest answer: of which asking, and what came of it.
+    snapshots_asked: AtomicU64,
+    snapshot: Mutex<(u64, Result<EntryId, SnapshotError>)>,
     life: Mutex<Life>,
     changed: Condvar,
 }
@@ -81,6 +85,8 @@ impl Shared {
             status_asked: AtomicU64::new(0),
             status_answered: AtomicU64::new(0),
             status: Mutex::new(None),
+            snapshots_asked: AtomicU64::new(0),
+            snapshot: Mutex::new((0, Err(SnapshotError::Stopped))),
             life: Mutex::new(Life::Running),
             changed: Condvar::new(),
         };
@@ -387,6 +393,37 @@ impl Shared {
     pub(crate) fn status_wanted(&self) -> Option<u64> {
         let asked = self.status_asked.load(Ordering::SeqCst);
         (asked > self.status_answered.load(Ordering::SeqCst)).then_some(asked)
+    }
+
+    /// Has a snapshot made of what is applied now or later, and waits for it.
+    pub(crate) fn make_snapshot(&self) -> Result<EntryId, SnapshotError> {
+        self.may_wait("waiting for a snapshot");
+        let number = self.snapshots_asked.fetch_add(1, Ordering::SeqCst) + 1;
+        self.ring();
+        let mut life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let (answered, outcome) = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if answered >= number {
+                return outcome;
+            }
+            if !matches!(*life, Life::Running) {
+                return Err(SnapshotError::Stopped);
+            }
+            life = self.changed.wait(life).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The number of the newest asking for a snapshot.
+    pub(crate) fn snapshots_asked(&self) -> u64 {
+        self.snapshots_asked.load(Ordering::SeqCst)
+    }
+
+    /// What came of a snapshot that answers all askings up to this number.
+    pub(crate) fn answer_snapshot(&self, number: u64, outcome: Result<EntryId, SnapshotError>) {
+        *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = (number, outcome);
+        // Under the lock that waiters sleep with, so that none misses it.
+        drop(self.life.lock().unwrap_or_else(PoisonError::into_inner));
+        self.changed.notify_all();
     }
 
     pub(crate) fn publish(&self, number: u64, status: Status) {

@@ -86,6 +86,10 @@ pub struct Counters {
     pub elections_won: u64,
     /// Proposals refused because no memory or disk space was ready.
     pub busy: u64,
+    /// Snapshots of its own state that this node wrote.
+    pub snapshots_written: u64,
+    /// Attempts at one that failed.
+    pub snapshots_failed: u64,
     /// Replies of the state machine that were longer than `reply_bytes`, and not kept.
     pub replies_too_long: u64,
 }
@@ -161,6 +165,15 @@ pub struct Status {
     pub last: LogIndex,
     /// Durable on this replica up to here.
     pub durable: LogIndex,
+    /// The entry that the newest snapshot here is as of; zero if there is none.
+    pub snapshot: LogIndex,
+    /// The entry that the older one is as of: a state machine in memory lets the log forget up to here. Zero if there
+    /// is only one, or none.
+    pub snapshot_older: LogIndex,
+    /// The snapshot that is being written: as of which entry, and how many bytes are written.
+    pub snapshot_writing: Option<(LogIndex, u64)>,
+    /// Whether the state machine is getting its state from a snapshot.
+    pub restoring: bool,
     /// Whether it lost acknowledged entries to its medium and refetches them; it does not vote until it has them.
     pub recovering: bool,
     /// Whether its disk has no space for the log's next segment: once the one in use is full, it refuses writes.
@@ -212,6 +225,10 @@ impl fmt::Display for Status {
             "commit = {}\napplied = {}\nfirst = {}\nlast = {}\ndurable = {}",
             self.commit, self.applied, self.first, self.last, self.durable
         )?;
+        writeln!(f, "snapshot = {}\nsnapshot_older = {}\nrestoring = {}", self.snapshot, self.snapshot_older, self.restoring)?;
+        if let Some((index, bytes)) = self.snapshot_writing {
+            writeln!(f, "snapshot_writing = {index}\nsnapshot_written_bytes = {bytes}")?;
+        }
         writeln!(
             f,
             "recovering = {}\ndisk_full = {}\nlog_full = {}\ndisk_slow = {}",
@@ -232,6 +249,7 @@ impl fmt::Display for Status {
             "sessions = {}\nrefusals = {}\nelections_won = {}\nbusy = {}\nreplies_too_long = {}",
             c.sessions, c.refusals, c.elections_won, c.busy, c.replies_too_long
         )?;
+        writeln!(f, "snapshots_written = {}\nsnapshots_failed = {}", c.snapshots_written, c.snapshots_failed)?;
         for (name, l) in [("flush_latency", &self.flush_latency), ("commit_latency", &self.commit_latency)] {
             writeln!(
                 f,
@@ -351,6 +369,10 @@ mod tests {
             first: LogIndex(max),
             last: LogIndex(max),
             durable: LogIndex(max),
+            snapshot: LogIndex(max),
+            snapshot_older: LogIndex(max),
+            snapshot_writing: Some((LogIndex(max), max)),
+            restoring: false,
             recovering: false,
             disk_full: false,
             log_full: false,

@@ -18,6 +18,7 @@ use kontiki_wal::{HardState, ReadError, WalEvent};
 use super::gather::Gather;
 use super::host::Host;
 use super::neighbours::Neighbours;
+use super::snapshots::Snapshots;
 use crate::apply::ApplyQueue;
 use crate::cache::{Cached, FrameCache};
 use crate::catchup::CatchUp;
@@ -69,6 +70,7 @@ pub(super) struct Group {
     pub(super) clients: Clients,
     pub(super) shared: Hold<Shared>,
     pub(super) queue: Arc<ApplyQueue>,
+    pub(super) snapshots: Snapshots,
     pub(super) resolver: Resolver,
     pub(super) fx: Effects,
     pub(super) spare_fx: Effects,
@@ -100,8 +102,17 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// The group of `raft`, whose log the host holds; its frames may be as long as `longest_frame`.
-    pub(super) fn new(id: GroupId, host: &Host, raft: Raft, shared: Hold<Shared>, queue: Arc<ApplyQueue>, longest_frame: usize) -> Group {
+    /// The group of `raft`, whose log the host holds; its frames may be as long as `longest_frame`, and `mark` is its
+    /// position where the newest snapshot was taken.
+    pub(super) fn new(
+        id: GroupId,
+        host: &Host,
+        raft: Raft,
+        shared: Hold<Shared>,
+        queue: Arc<ApplyQueue>,
+        longest_frame: usize,
+        mark: u64,
+    ) -> Group {
         let config = &host.config;
         let applied = queue.applied();
         let told_election_ns = raft.election_timeouts_ns().1;
@@ -119,6 +130,7 @@ impl Group {
             pending: Pending::new(),
             shared,
             queue,
+            snapshots: Snapshots::new(mark),
             resolver: Resolver::new(),
             fx: Effects::with_capacity(256),
             spare_fx: Effects::with_capacity(256),
@@ -152,7 +164,7 @@ impl Group {
     /// When a turn is due for this group although nothing happens.
     pub(super) fn deadline(&self, host: &Host) -> Time {
         let held = self.held_until(host).unwrap_or(Time(u64::MAX));
-        self.raft.deadline().min(held).min(self.ask_durable_at)
+        self.raft.deadline().min(held).min(self.ask_durable_at).min(self.snapshot_deadline())
     }
 
     /// # Errors

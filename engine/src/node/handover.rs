@@ -16,6 +16,10 @@ impl Group {
     /// Hands committed frames over, in order, as far as the stage has room.
     pub(super) fn hand_to_apply(&mut self, host: &mut Host, now: Time, io: &mut dyn Io) {
         let share = host.ring.capacity() / 4;
+        if self.snapshots.is_restoring() {
+            self.want_bell(true);
+            return;
+        }
         let (mut any, mut waits) = (false, false);
         while self.next_apply <= self.commit {
             if !self.queue.has_room(share) {
@@ -37,12 +41,22 @@ impl Group {
             any = true;
         }
         // A full log waits for what the stage makes durable, so that it can be released.
-        self.queue.want_bell(self.next_apply <= self.commit || !self.clients.is_empty() || host.lacking.is_some());
+        self.want_bell(self.next_apply <= self.commit || !self.clients.is_empty() || host.lacking.is_some());
         if any {
             self.queue.announce();
         }
         if waits && self.queue.applied() >= self.next_apply.prev() {
             // The stage was done with everything before it could see that a bell is wanted: it rang none.
+            self.shared.ring();
+        }
+    }
+
+    /// Says whether the stage is to ring with each piece of its work. What it said of a snapshot before it could see that a
+    /// bell is wanted is looked for.
+    fn want_bell(&self, wanted: bool) {
+        let busy = self.snapshots.is_busy();
+        self.queue.want_bell(wanted || busy);
+        if busy && self.queue.has_said() {
             self.shared.ring();
         }
     }
@@ -66,6 +80,9 @@ impl Group {
     }
 
     pub(super) fn apply_read(&mut self, block: &Block, frames: &[FrameAt], now: Time) {
+        if self.snapshots.is_restoring() {
+            return;
+        }
         for f in frames {
             // Only what follows on: the queue may have been fed from memory meanwhile.
             if f.range.from > self.next_apply || f.range.to < self.next_apply || !self.queue.has_room(usize::MAX) {
@@ -92,12 +109,13 @@ impl Group {
         }
     }
 
-    /// What the state machine has made durable need not stay in the log, beyond the retention limit.
+    /// What the state machine has made durable, or two snapshots hold, need not stay in the log, beyond the retention
+    /// limit.
     pub(super) fn release(&mut self, host: &mut Host) {
         // A leader may have applied what its own disk does not hold yet: that must stay.
         // A damaged log may hold what was superseded where that has already been: not before a leader's frames have shown
         // which.
-        let durable = self.queue.durable().min(self.queue.applied()).min(self.raft.durable()).min(self.raft.commit_here());
+        let durable = self.forgettable(host).min(self.queue.applied()).min(self.raft.durable()).min(self.raft.commit_here());
         if durable <= self.released {
             return;
         }

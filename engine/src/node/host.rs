@@ -4,6 +4,7 @@ use kontiki_core::{Incarnation, Time};
 use kontiki_io::{Completion, Io, tell};
 use kontiki_mem::Ring;
 use kontiki_net::{Net, NetError, NetEvent};
+use kontiki_snapshot::Store;
 use kontiki_wal::Wal;
 
 use crate::config::Config;
@@ -16,6 +17,9 @@ pub(super) struct Host {
     /// What recovery found, for people.
     pub(super) recovery: String,
     pub(super) wal: Wal,
+    pub(super) store: Store,
+    /// Something has happened to the snapshots: what follows is to be submitted.
+    pub(super) store_stirred: bool,
     pub(super) net: Net,
     pub(super) ring: Ring,
     /// What the next segment of the log lacks.
@@ -26,20 +30,25 @@ pub(super) struct Host {
 }
 
 impl Host {
-    pub(super) fn new(config: Config, incarnation: Incarnation, recovery: String, wal: Wal, net: Net, ring: Ring) -> Host {
-        Host { config, incarnation, recovery, wal, net, ring, lacking: None, turns: 0, sessions: 0 }
+    pub(super) fn new(config: Config, incarnation: Incarnation, recovery: String, wal: Wal, store: Store, net: Net, ring: Ring) -> Host {
+        Host { config, incarnation, recovery, wal, store, store_stirred: true, net, ring, lacking: None, turns: 0, sessions: 0 }
     }
 
-    /// When a turn is due for the log or the transport although nothing happens.
+    /// When a turn is due for log, snapshots or transport although nothing happens.
     pub(super) fn deadline(&self) -> Time {
         let wal = self.wal.deadline().unwrap_or(Time(u64::MAX));
         let net = self.net.deadline().unwrap_or(Time(u64::MAX));
-        net.min(wal)
+        let store = self.store.deadline().unwrap_or(Time(u64::MAX));
+        net.min(wal).min(store)
     }
 
     pub(super) fn on_completion(&mut self, completion: Completion, now: Time, io: &mut dyn Io) {
         match (completion.token.0 >> 56) as u8 {
             kontiki_wal::OWNER => self.wal.on_completion(completion, io),
+            kontiki_snapshot::OWNER => {
+                self.store_stirred = true;
+                self.store.on_completion(completion, io);
+            }
             kontiki_net::TOKEN_TAG => self.net.on_completion(now, completion, io),
             owner => panic!("a completion for nobody: owner {owner}"),
         }
@@ -88,14 +97,33 @@ impl Host {
     /// See [`Replica::begin_close`](super::Replica::begin_close).
     pub(super) fn begin_close(&mut self, now: Time, io: &mut dyn Io) {
         self.net.stop(now, io);
-        self.wal.close(io);
+        self.close_files(io);
+    }
+
+    /// Submits what log and snapshots have to do on the disk; the log goes first.
+    pub(super) fn pump(&mut self, now: Time, io: &mut dyn Io) {
+        self.wal.pump(io);
+        if std::mem::take(&mut self.store_stirred) || self.store.deadline().is_some_and(|due| due <= now) {
+            self.store.pump(io, self.wal.writes_in_flight() > 0);
+        }
+    }
+
+    /// The log holds the lock: it is closed last.
+    fn close_files(&mut self, io: &mut dyn Io) {
+        self.store.close(io);
+        if self.store.closed() {
+            self.wal.close(io);
+        }
     }
 
     /// See [`Replica::close`](super::Replica::close).
     pub(super) fn close(&mut self, now: Time, io: &mut dyn Io) -> bool {
         while self.wal.next_event().is_some() {}
         while self.net.poll_event().is_some() {}
-        self.wal.pump(io);
+        while self.store.next_event().is_some() {}
+        self.store_stirred = true;
+        self.pump(now, io);
+        self.close_files(io);
         self.net.tick(now, io, &mut self.ring);
         self.net.idle() && self.wal.closed()
     }

@@ -144,6 +144,7 @@ impl Group {
         let now = io.now();
         let mut refused: Vec<Refused> = host.net.refused().iter().map(|met| refused(met, now)).collect();
         refused.sort_by_key(|met| met.ago_ns);
+        let mut snapshots = host.store.snapshots().map(|info| info.base().index);
         Status {
             version: env!("CARGO_PKG_VERSION"),
             stopped: false,
@@ -157,6 +158,10 @@ impl Group {
             first: host.wal.first_index(),
             last: self.raft.last_index(),
             durable: self.raft.durable(),
+            snapshot: snapshots.next().unwrap_or_default(),
+            snapshot_older: snapshots.next().unwrap_or_default(),
+            snapshot_writing: host.store.writing().map(|(base, bytes)| (base.index, bytes)),
+            restoring: self.snapshots.is_restoring(),
             recovering: self.raft.recovering(),
             disk_full: host.lacking == Some(Lack::Space),
             log_full: host.lacking == Some(Lack::Segments),

@@ -64,9 +64,12 @@ pub enum SnapshotError {
     /// ([`StateMachine::durable`](crate::StateMachine::durable)), and it is not asked again.
     #[error("the state machine makes no snapshots")]
     NotSupported,
-    /// This one could not be made: in the machine's own words.
-    #[error("the state machine could not make a snapshot: {0}")]
+    /// This one could not be made: in the words of whatever failed.
+    #[error("the snapshot could not be made: {0}")]
     Failed(String),
+    /// The node has stopped, or is about to.
+    #[error("the node has stopped")]
+    Stopped,
 }
 
 /// A snapshot on its way into a state machine, piece by piece: one `Begin`, `Chunk`s, one `End`. A `Begin` where no

@@ -100,6 +100,7 @@ fn node_of(mut args: std::collections::HashMap<String, Vec<String>>) -> Result<B
         ("window_bytes", "65536"),
         ("segment_bytes", "81920"),
         ("retention_bytes", "0"),
+        ("snapshot_log_bytes", "1048576"),
         ("max_clients", "4"),
         ("seed", "1"),
     ];

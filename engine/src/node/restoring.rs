@@ -1,0 +1,138 @@
+//! A snapshot on its way from the disk into the state machine, chunk by chunk, each checked as it is read. Nothing is
+//! applied meanwhile; the log goes on.
+
+use kontiki_core::{LogIndex, Time};
+use kontiki_io::{Io, IoBuf, tell};
+use kontiki_mem::Pool;
+use kontiki_snapshot::{Info, ReadError};
+
+use super::group::Group;
+use super::host::Host;
+use super::snapshots::Step;
+use crate::apply::{Piece, Task};
+use crate::error::Failure;
+use crate::limits::{RESTORE_BUFFERS, RESTORE_BYTES, SNAPSHOT_RETRY_NS};
+
+#[derive(Debug)]
+pub(super) struct Restoring {
+    info: Info,
+    /// The next chunk to read.
+    next: u64,
+    /// Memory that nobody uses.
+    free: Vec<IoBuf>,
+    reading: bool,
+    /// Pieces of memory that the stage has.
+    given: usize,
+    /// The stage has all of it.
+    ended: bool,
+    /// Nothing is read before.
+    retry_at: Option<Time>,
+}
+
+impl Restoring {
+    pub(super) fn gave_back(&mut self, buf: IoBuf) {
+        self.given -= 1;
+        self.free.push(buf);
+    }
+}
+
+impl Group {
+    /// The machine is given this snapshot, and then what the log holds behind it.
+    pub(super) fn restore_from(&mut self, info: Info) {
+        let (id, bytes) = (info.base().id(), info.sections.machine);
+        tell!(info, snapshot = %info, "the state machine gets its state from a snapshot");
+        self.queue.put_last(Task::Restore(Piece::Begin(id, bytes)));
+        self.next_apply = id.index.next();
+        match &mut self.snapshots.step {
+            Step::Restoring(before) => {
+                (before.info, before.next, before.ended) = (info, 0, false);
+            }
+            step => {
+                let pool = Pool::new(RESTORE_BUFFERS, RESTORE_BYTES);
+                let free = std::iter::from_fn(|| pool.take()).map(IoBuf::Pool).collect();
+                *step = Step::Restoring(Restoring { info, next: 0, free, reading: false, given: 0, ended: false, retry_at: None });
+            }
+        }
+    }
+
+    pub(super) fn restore_on(&mut self, host: &mut Host, now: Time, io: &mut dyn Io) -> Result<(), Failure> {
+        let Step::Restoring(restoring) = &mut self.snapshots.step else { return Ok(()) };
+        let info = restoring.info;
+        if restoring.next < info.chunks() {
+            restoring.retry_at = restoring.retry_at.filter(|&due| due > now);
+            if !restoring.reading
+                && restoring.retry_at.is_none()
+                && let Some(buf) = restoring.free.pop()
+            {
+                match host.store.read(0, info.digest, restoring.next, buf, io) {
+                    Ok(()) => restoring.reading = true,
+                    Err(buf) => {
+                        restoring.free.push(buf);
+                        if host.store.snapshots().any(|there| there.digest == info.digest) {
+                            // Too much of it is being read.
+                            restoring.retry_at = Some(now.plus_ns(SNAPSHOT_RETRY_NS));
+                            return Ok(());
+                        }
+                        return self.restore_from_older(host, info.base().index);
+                    }
+                }
+            }
+        } else if restoring.given == 0 && !restoring.ended {
+            restoring.ended = true;
+            self.queue.put_last(Task::Restore(Piece::End(info.base().id())));
+        }
+        Ok(())
+    }
+
+    pub(super) fn restore_read(&mut self, host: &mut Host, buf: IoBuf, result: Result<usize, ReadError>, now: Time) -> Result<(), Failure> {
+        let Step::Restoring(restoring) = &mut self.snapshots.step else { return Ok(()) };
+        restoring.reading = false;
+        match result {
+            Ok(count) => {
+                restoring.next += count as u64;
+                restoring.given += 1;
+                self.queue.put_last(Task::Restore(Piece::Chunks(buf, count)));
+                Ok(())
+            }
+            Err(error) => {
+                restoring.free.push(buf);
+                if let ReadError::Lacking(_) = error {
+                    restoring.retry_at = Some(now.plus_ns(SNAPSHOT_RETRY_NS));
+                    return Ok(());
+                }
+                let index = restoring.info.base().index;
+                self.restore_from_older(host, index)
+            }
+        }
+    }
+
+    /// The snapshot as of `index` is of no use: the next older one is taken, or the log from its beginning.
+    fn restore_from_older(&mut self, host: &mut Host, index: LogIndex) -> Result<(), Failure> {
+        let (first, start) = (host.wal.first_index(), self.queue.applied());
+        let older = host.store.snapshots().find(|info| info.head.full && info.base().index < index).copied();
+        match older.filter(|info| info.base().index > start && info.base().next() >= first) {
+            Some(info) => self.restore_from(info),
+            None if first <= start.next() => {
+                self.snapshots.step = Step::Idle;
+                self.next_apply = start.next();
+            }
+            None => {
+                return Err(Failure::Restore { first: first.0 });
+            }
+        }
+        Ok(())
+    }
+
+    /// When what was put off is due.
+    pub(super) fn restore_deadline(&self) -> Option<Time> {
+        if let Step::Restoring(restoring) = &self.snapshots.step { restoring.retry_at } else { None }
+    }
+}
+
+/// The snapshot that a machine with this much applied is given at a start: the newest full one, unless it has more, or,
+/// where it keeps its state by itself, can go on from there with what the log holds.
+pub(crate) fn at_start<'a>(snapshots: impl Iterator<Item = &'a Info>, first: LogIndex, applied: LogIndex) -> Option<Info> {
+    let newest = snapshots.copied().find(|info| info.head.full)?;
+    let lacks = newest.base().index > applied && (applied == LogIndex(0) || applied.next() < first);
+    lacks.then_some(newest)
+}
