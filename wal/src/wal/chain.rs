@@ -15,7 +15,8 @@ use super::Wal;
 use crate::hard_state::SegmentSpan;
 
 impl Wal {
-    /// Whether [`Wal::rebase`] can be called: a segment is prepared for it, and no other new chain is beginning.
+    /// Whether [`Wal::rebase`] can be called: a segment is prepared for it, and no other new chain is beginning. Where there
+    /// is none and no space for one, [`Wal::make_room`] up to the snapshot's index may find one in the old log.
     pub fn can_rebase(&self) -> bool {
         self.poison.is_none() && self.closing.is_none() && self.appender.has_room() && self.has_next() && !self.appender.begins_chain()
     }
