@@ -39,7 +39,7 @@ fn pose_as_node_1(cluster: &mut Cluster, incarnation: u64) -> (Raw, Raw, Option<
     let refused = refusal(&answer);
     if refused.is_none() {
         let control_record = Control { session: SessionId(77), sequence: 1, payload: ControlPayload::Parameters(Parameters::default()) };
-        let mut record = [0; 80];
+        let mut record = [0; 256];
         let length = control_record.encode(&mut record).unwrap();
         control.write(&record[..length]);
         cluster.turns(3);
