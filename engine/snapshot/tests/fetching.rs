@@ -312,6 +312,7 @@ fn a_fetch_goes_back_whatever_is_under_way() {
             if !release(&mut node, |op| !matches!(op, Op::Read { .. })) {
                 node.serve(&file, until, &mut nothing);
                 until += CHUNK;
+                assert!(until < 2 * file.len() as u64, "nothing of it is ever under way");
             }
         }
         node.world.plan.unreadable = Some(FIRST_SYNC_BYTES - CHUNK);
