@@ -1,7 +1,7 @@
 //! The state machine that the simulated nodes replicate: a table of registers, and a ledger of what it did, for the judge.
 //!
-//! Its snapshots are the table, a hash of it, and a filler whose length and bytes follow from where the snapshot stands: so that many take several chunks, and
-//! that a byte out of its place is noticed.
+//! Its snapshots are the table, a hash of it, and a filler whose length and bytes follow from that: so that many take several chunks, and that a
+//! byte out of its place is noticed.
 
 use std::io::Cursor;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -124,7 +124,7 @@ impl StateMachine for Machine {
 
     fn snapshot(&mut self) -> Result<Box<dyn SnapshotSource>, SnapshotError> {
         let kept = self.0.kept();
-        Ok(Box::new(Cursor::new(stream(&kept.registers, kept.applied))))
+        Ok(Box::new(Cursor::new(stream(&kept.registers))))
     }
 
     fn restore(&mut self, part: Restore<'_>) -> Result<(), ApplyError> {
@@ -139,7 +139,7 @@ impl StateMachine for Machine {
                 for (register, word) in registers.iter_mut().zip(words) {
                     *register = u64::from_le_bytes(*word);
                 }
-                let intact = bytes == stream(&registers, at);
+                let intact = bytes == stream(&registers);
                 kept.news.push(News::Restored { index: at.index.0, registers, intact });
                 (kept.applied, kept.registers) = (at, registers);
             }
@@ -148,13 +148,15 @@ impl StateMachine for Machine {
     }
 }
 
-/// The stream of a snapshot of these registers as of an entry.
-fn stream(registers: &[u64; REGISTERS], at: EntryId) -> Vec<u8> {
+/// The stream of a snapshot of these registers. What entry it is of is for the engine to say: entries of its own come behind the last that the
+/// machine has seen.
+fn stream(registers: &[u64; REGISTERS]) -> Vec<u8> {
     let mut bytes: Vec<u8> = registers.iter().flat_map(|register| register.to_le_bytes()).collect();
-    bytes.extend(hash_bytes(&bytes).to_le_bytes());
-    let mut random = Random::stream(at.index.0, at.term.0);
+    let hash = hash_bytes(&bytes);
+    bytes.extend(hash.to_le_bytes());
+    let mut random = Random::stream(hash, 0);
     let filler = if random.coin() { random.below(MOST_FILLER_BYTES) } else { 0 };
-    bytes.extend((0..filler).map(|n| (n % 251) as u8 ^ at.index.0 as u8));
+    bytes.extend((0..filler).map(|n| (n % 251) as u8 ^ hash as u8));
     bytes
 }
 
