@@ -36,7 +36,7 @@ pub(crate) const LOSSES: &str = "node came back with losses";
 pub(crate) const BEHIND: &str = "follower behind the log";
 
 /// What the engine says to its operator: the beginning of a message, and the mark it stands for.
-const SAID: [(&str, &str); 11] = [
+const SAID: [(&str, &str); 13] = [
     ("entries superseded by a newer leader's", "divergence healed"),
     ("log recovered with losses", LOSSES),
     ("acknowledged log is damaged", DAMAGE),
@@ -48,6 +48,8 @@ const SAID: [(&str, &str); 11] = [
     ("node stopped", "node stopped by itself"),
     ("does not read: connection cut", "slow reader cut off"),
     ("a follower needs entries that are no longer", BEHIND),
+    ("snapshot written", "snapshot written"),
+    ("no snapshot: tried again", "snapshot given up, and tried again"),
 ];
 
 /// Every mark, met or not.

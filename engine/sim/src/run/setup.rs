@@ -172,7 +172,20 @@ pub(super) fn draw_setup(seed: u64, random: &mut Random) -> (Setup, u64) {
         seed: seed | 1 << 63,
         ..Config::default()
     };
-    (Setup { members, config, durable_state: random.coin() }, log_bytes)
+    (Setup { members, config: draw_snapshots(seed, config), durable_state: random.coin() }, log_bytes)
+}
+
+/// How often machines in memory make snapshots: mostly behind a few segments, so that there are many; and how fast.
+fn draw_snapshots(seed: u64, config: Config) -> Config {
+    let mut random = Random::stream(seed, 17);
+    let often = random.below(4) > 0;
+    let segments = random.between(1, 6);
+    let slow = random.below(8) == 0;
+    Config {
+        snapshot_log_bytes: if often { segments * config.segment_bytes } else { 0 },
+        snapshot_bytes_per_s: if slow { random.between(64 << 10, 4 << 20) } else { 0 },
+        ..config
+    }
 }
 
 #[cfg(test)]
