@@ -248,6 +248,13 @@ pub enum ClientEvent {
         /// The client's number for the request.
         request: u64,
     },
+    /// It has a snapshot written now.
+    Snapshot {
+        /// The client.
+        client: ClientId,
+        /// The client's number for the request.
+        request: u64,
+    },
     /// It is gone; answers to it are dropped.
     Disconnected {
         /// The client.

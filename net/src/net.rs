@@ -256,7 +256,10 @@ impl Net {
     pub fn poll_event(&mut self) -> Option<NetEvent> {
         let event = self.events.pop()?;
         if let NetEvent::Client(
-            ClientEvent::Propose { client, .. } | ClientEvent::Query { client, .. } | ClientEvent::Status { client, .. },
+            ClientEvent::Propose { client, .. }
+            | ClientEvent::Query { client, .. }
+            | ClientEvent::Status { client, .. }
+            | ClientEvent::Snapshot { client, .. },
         ) = event
         {
             self.polled(client);

@@ -378,3 +378,36 @@ fn peers_and_clients_share_the_listener() {
     assert!(cluster.hosts[1].session(1).is_some());
     assert!(matches!(cluster.hosts[1].events[..], [NetEvent::Client(ClientEvent::Connected { .. })]));
 }
+
+#[test]
+fn a_snapshot_is_written_for_a_program_on_this_machine_and_for_no_other() {
+    for (from, any, admitted) in [([127, 0, 0, 1], false, true), ([192, 0, 2, 7], false, false), ([192, 0, 2, 7], true, true)] {
+        let mut cluster = Cluster::with(1, |options| options.admin_any = any);
+        cluster.turns(3);
+        let raw = Raw::connect_from(&cluster.world, (from, 60_000).into(), support::addr(7001));
+        raw.write(&support::client_greeting());
+        cluster.turns(4);
+        raw.read();
+        let mut request = [0; 32];
+        kontiki_net::encode_request(7, &kontiki_net::Request::Snapshot, &mut request).unwrap();
+        raw.write(&request);
+        cluster.turns(4);
+        let asked = cluster.hosts[0].events.iter().find_map(|event| match event {
+            NetEvent::Client(ClientEvent::Snapshot { client, request: 7 }) => Some(*client),
+            _ => None,
+        });
+        assert_eq!(asked.is_some(), admitted, "{from:?}, any: {any}");
+        if let Some(client) = asked {
+            cluster.hosts[0].net.respond(client, 7, Response::Snapshot { index: 99 });
+            cluster.turns(3);
+        }
+        let answer = raw.read();
+        let (number, response, _) = kontiki_net::decode_response(&answer, 1000).unwrap().unwrap();
+        assert_eq!(number, 7);
+        match response {
+            Response::Snapshot { index: 99 } => assert!(admitted),
+            Response::Error { code, .. } => assert!(!admitted && code == kontiki_net::codes::NOT_ADMIN),
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -119,6 +119,6 @@ fn answer(response: &Response<'_>) -> Answer {
         Response::Error { code: codes::REPLY_TOO_LONG | codes::REPLY_NOT_KEPT, text } => Answer::Other(text.into()),
         Response::Error { code: codes::NO_CLIENTS, text } => Answer::NoClients(text.into()),
         Response::Error { code, text } => Answer::Refused(format!("{text} (code {code})")),
-        Response::Status(_) | Response::Reply(_) => Answer::Other("an answer that fits no proposal".into()),
+        Response::Status(_) | Response::Reply(_) | Response::Snapshot { .. } => Answer::Other("an answer that fits no proposal".into()),
     }
 }

@@ -36,6 +36,10 @@ impl Group {
                 let text = "this node answers no queries: propose a read through the log";
                 host.net.respond(client, request, Response::Error { code: codes::NO_QUERIES, text });
             }
+            ClientEvent::Snapshot { client, request } => {
+                let text = "this node writes no snapshots on request yet";
+                host.net.respond(client, request, Response::Error { code: codes::NO_SNAPSHOT, text });
+            }
             ClientEvent::Connected { client, remote } => tell!(debug, ?client, %remote, "client connected"),
             ClientEvent::Disconnected { client } => tell!(debug, ?client, "client gone"),
         }

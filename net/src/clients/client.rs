@@ -236,6 +236,19 @@ impl Client {
         })
     }
 
+    /// Has a snapshot written now; the last entry whose effects it holds. Nodes take this from their own machine alone,
+    /// unless they are told otherwise. It takes as long as it takes: see [`Client::set_timeout`].
+    ///
+    /// # Errors
+    /// If there is no answer, or the node has other words for us: [`codes::NOT_ADMIN`](crate::codes::NOT_ADMIN),
+    /// [`codes::NO_SNAPSHOT`](crate::codes::NO_SNAPSHOT).
+    pub fn snapshot(&mut self) -> Result<u64, ClientError> {
+        self.ask(&Request::Snapshot, |response, _| match response {
+            Response::Snapshot { index } => Some(*index),
+            _ => None,
+        })
+    }
+
     fn ask<T>(&mut self, request: &Request<'_>, take: impl Fn(&Response<'_>, &Bytes) -> Option<T>) -> Result<T, ClientError> {
         let number = self.send(request)?;
         let deadline = Instant::now() + self.options.timeout;
@@ -371,6 +384,6 @@ fn judge<T>(response: &Response<'_>, take: impl Fn(&Response<'_>) -> Option<T>) 
         Response::NotLeader { leader, address } => ClientError::NotLeader { leader, address },
         Response::Busy => ClientError::Busy,
         Response::Error { code, text } => ClientError::Remote { code, text: text.into() },
-        Response::Applied { .. } | Response::Status(_) | Response::Reply(_) => ClientError::Unexpected,
+        Response::Applied { .. } | Response::Status(_) | Response::Reply(_) | Response::Snapshot { .. } => ClientError::Unexpected,
     })
 }

@@ -36,6 +36,8 @@ pub enum Request<'a> {
     },
     /// How is the node?
     Status,
+    /// Write a snapshot now: an administrative request.
+    Snapshot,
 }
 
 /// What a node answers.
@@ -65,6 +67,11 @@ pub enum Response<'a> {
     Status(&'a [u8]),
     /// The state machine's answer to a query.
     Reply(&'a [u8]),
+    /// A snapshot was written.
+    Snapshot {
+        /// The last entry whose effects it holds.
+        index: u64,
+    },
     /// The request cannot be served.
     Error {
         /// A number for programs.
@@ -123,7 +130,7 @@ pub fn request_bytes(request: &Request<'_>) -> usize {
         + match request {
             Request::Propose { session, payload } => payload.len() + session.map_or(0, |_| CLIENT_SESSION_BYTES),
             Request::Query { payload } => payload.len(),
-            Request::Status => 0,
+            Request::Status | Request::Snapshot => 0,
         }
 }
 
@@ -134,6 +141,7 @@ pub fn encode_request(number: u64, request: &Request<'_>, out: &mut [u8]) -> Opt
         Request::Propose { session: None, payload } => (1, 0, None, *payload),
         Request::Query { payload } => (2, 0, None, *payload),
         Request::Status => (3, 0, None, &[][..]),
+        Request::Snapshot => (4, 0, None, &[][..]),
     };
     let head = Head { kind, flags, request: number, value: 0 };
     match prefix {
@@ -163,6 +171,7 @@ pub fn decode_request(bytes: &[u8], max_payload_bytes: usize) -> Result<Option<(
         }
         (2, 0) => Request::Query { payload },
         (3, 0) if payload.is_empty() => Request::Status,
+        (4, 0) if payload.is_empty() => Request::Snapshot,
         (kind, _) => return Err(ClientWireError::Kind { kind }),
     };
     Ok(Some((head.request, request, total)))
@@ -185,6 +194,7 @@ pub fn encode_response(number: u64, response: &Response<'_>, out: &mut [u8]) -> 
         Response::Status(bytes) => (6, 0, bytes),
         Response::Reply(bytes) => (7, 0, bytes),
         Response::Error { code, text } => (8, code, text.as_bytes()),
+        Response::Snapshot { index } => (9, index, &[][..]),
     };
     encode(Head { kind, flags: 0, request: number, value }, &[], payload, out)
 }
@@ -213,6 +223,7 @@ pub fn decode_response(bytes: &[u8], max_payload_bytes: usize) -> Result<Option<
         6 => Response::Status(payload),
         7 => Response::Reply(payload),
         8 => Response::Error { code: head.value, text: text? },
+        9 => bare(Response::Snapshot { index: head.value })?,
         kind => return Err(ClientWireError::Kind { kind }),
     };
     Ok(Some((head.request, response, total)))
@@ -292,6 +303,7 @@ mod tests {
             Request::Propose { session: Some((7, u64::MAX)), payload },
             Request::Query { payload },
             Request::Status,
+            Request::Snapshot,
         ]
     }
 
@@ -309,6 +321,7 @@ mod tests {
             Response::Status(reply),
             Response::Reply(reply),
             Response::Error { code: 5, text: "no" },
+            Response::Snapshot { index: 77 },
         ]
     }
 

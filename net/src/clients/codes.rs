@@ -26,5 +26,11 @@ pub const SHORTAGE: u64 = 7;
 /// The node answers no queries. Nothing was done.
 pub const NO_QUERIES: u64 = 8;
 
+/// The request is an administrative one, and comes from another machine. Nothing was done.
+pub const NOT_ADMIN: u64 = 10;
+
+/// The node writes no snapshots, or could not write one: the text says why.
+pub const NO_SNAPSHOT: u64 = 11;
+
 /// Applied, but the state machine's reply was longer than `reply_bytes`, and was not kept.
 pub const REPLY_NOT_KEPT: u64 = 9;

@@ -243,6 +243,7 @@ impl Net {
     fn digest_client(&mut self, c: usize, now: Time, io: &mut dyn Io) {
         let (response_bytes, max_payload_bytes) = (self.options.response_bytes(), self.max_payload_bytes(c));
         let most = if self.has_reserved_place(c) { 1 } else { self.options.max_requests_in_flight };
+        let is_admin = self.clients.get(c).and_then(Option::as_ref).is_some_and(|client| self.is_admin(client.slot));
         loop {
             let Some(client) = self.clients.get_mut(c).and_then(Option::as_mut) else { return };
             let reserved = client.outbox.len() + (client.in_flight + 1) * response_bytes;
@@ -278,11 +279,19 @@ impl Net {
             let part = |payload: &[u8]| Payload { client: id, from: (end - payload.len()) as u32, to: end as u32 };
             let event = match what {
                 Request::Status => ClientEvent::Status { client: id, request },
-                Request::Propose { .. } | Request::Query { .. } if client.reserved => {
+                Request::Propose { .. } | Request::Query { .. } | Request::Snapshot if client.reserved => {
                     client.inbox.consume(length);
                     self.turn_away(c, request);
                     continue;
                 }
+                Request::Snapshot if !is_admin => {
+                    client.inbox.consume(length);
+                    let text =
+                        "administrative requests are taken from the node's own machine alone (admin = \"any\" in its file allows others)";
+                    self.answer(c, request, Response::Error { code: codes::NOT_ADMIN, text });
+                    continue;
+                }
+                Request::Snapshot => ClientEvent::Snapshot { client: id, request },
                 Request::Propose { payload, .. } if payload.len() > self.options.max_request_bytes => {
                     let bytes = payload.len();
                     client.inbox.consume(length);
