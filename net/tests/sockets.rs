@@ -70,7 +70,7 @@ fn serve(net: &mut Net, event: ClientEvent) {
         ClientEvent::Status { client, request } => {
             net.respond(client, request, Response::Status(b"well"));
         }
-        ClientEvent::Connected { .. } | ClientEvent::Disconnected { .. } => {}
+        ClientEvent::Connected { .. } | ClientEvent::Disconnected { .. } | ClientEvent::Snapshot { .. } => {}
     }
 }
 
