@@ -38,16 +38,7 @@ impl CoreLoad {
             window_frames: 64,
             seed: 1,
         };
-        let restored = Restored {
-            term: Term(0),
-            vote: None,
-            recovering: false,
-            first: LogIndex(1),
-            prev_term: Term(0),
-            runs: Vec::new(),
-            last: LogIndex(0),
-            applied: LogIndex(0),
-        };
+        let restored = Restored::default();
         let sessions = (2..=voters).map(|peer| Event::SessionUp { peer: NodeId(peer), session: SessionId(peer) });
         let mut load = CoreLoad {
             raft: Raft::new(config, restored, Time(1)),
@@ -125,7 +116,9 @@ fn reply(message: Message) -> Option<Message> {
             Some(Message::PreVoteReply { term, granted: true, last_index: LogIndex(0), last_term: Term(0), recovering: false })
         }
         Message::Vote { term, .. } => Some(Message::VoteReply { term, granted: true }),
-        Message::Heartbeat { term, round, .. } => Some(Message::HeartbeatReply { term, round, recovering: false, last_index: LogIndex(0) }),
+        Message::Heartbeat { term, round, .. } => {
+            Some(Message::HeartbeatReply { term, round, recovering: false, needs_base: false, last_index: LogIndex(0) })
+        }
         _ => None,
     }
 }

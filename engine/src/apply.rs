@@ -86,6 +86,8 @@ pub(crate) struct ApplyQueue {
     arrived: Condvar,
     /// A thread sleeps on `arrived`, or is about to.
     sleeps: AtomicBool,
+    /// What the state machine had applied when the node started.
+    began: EntryId,
     applied: AtomicU64,
     durable: AtomicU64,
     entries: AtomicU64,
@@ -121,6 +123,7 @@ impl ApplyQueue {
             }),
             arrived: Condvar::new(),
             sleeps: AtomicBool::new(false),
+            began: start,
             applied: AtomicU64::new(start.index.0),
             durable: AtomicU64::new(durable.0),
             entries: AtomicU64::new(0),
@@ -251,6 +254,11 @@ impl ApplyQueue {
         !inbox.closed
     }
 
+    /// What the state machine had applied when the node started.
+    pub(crate) fn began(&self) -> EntryId {
+        self.began
+    }
+
     pub(crate) fn applied(&self) -> LogIndex {
         LogIndex(self.applied.load(Ordering::Acquire))
     }
@@ -292,7 +300,7 @@ impl ApplyQueue {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn fail(&self, failure: Failure) {
+    pub(crate) fn fail(&self, failure: Failure) {
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
         self.failed.store(true, Ordering::Release);
     }

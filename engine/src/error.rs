@@ -167,6 +167,21 @@ pub enum Failure {
         /// First index of the log.
         first: u64,
     },
+    /// The state machine had applied another entry than the one that counts at its index: damage, or a state or a log put
+    /// back from elsewhere, took away on more nodes than a cluster can bear what was committed. Nothing further was
+    /// applied. Compare the nodes' state machines, and put one state everywhere before they are started again.
+    #[error(
+        "the state machine has applied entry {index} of term {applied}, and the log that counts has one of term {counts} there: they are not of \
+         one history. Nothing further was applied; compare the state machines of all members before any of them goes on"
+    )]
+    Diverged {
+        /// The last entry that the state machine had applied.
+        index: u64,
+        /// Its term.
+        applied: u64,
+        /// The term of the entry that counts at that index.
+        counts: u64,
+    },
     /// The backend itself broke.
     #[error("input/output backend: {0}")]
     Io(String),
@@ -185,7 +200,7 @@ impl Failure {
     /// Whether the log can still be relied on, and be closed in order.
     pub(crate) fn leaves_the_log(&self) -> bool {
         match self {
-            Failure::Apply(_) | Failure::ApplyPanic(_) | Failure::Restore { .. } | Failure::Net(_) => true,
+            Failure::Apply(_) | Failure::ApplyPanic(_) | Failure::Restore { .. } | Failure::Diverged { .. } | Failure::Net(_) => true,
             Failure::Log(_) | Failure::Io(_) | Failure::Start(_) | Failure::Panic(_) => false,
         }
     }

@@ -209,16 +209,16 @@ impl Opening {
             tell!(info, %recovery, "log recovered");
         }
         let start = self.queue.applied();
-        let restore = restoring::at_start(store.snapshots(), restored.first, start);
+        let restore = restoring::at_start(store.snapshots(), restored.base.next(), start);
         let applied = restore.map_or(start, |info| info.base().index);
         let mark = mark(&restored, store.snapshots().next().map(|newest| newest.base().index), &wal, report.bytes);
         store.expect(store.newest_full().map(|_| self.queue.snapshot_bytes()));
-        let restored = Restored { applied, ..restored };
+        let restored = Restored { committed: applied, applied: self.queue.began(), ..restored };
         if let Err(error) = restored.validate() {
             return Err((
                 Closing { wal, store },
                 Some(match error {
-                    RestoredError::Gap { applied, first } => StartError::StateBehindLog { applied: applied.0, first: first.0 },
+                    RestoredError::Gap { committed, first } => StartError::StateBehindLog { applied: committed.0, first: first.0 },
                     error => StartError::Restored(error),
                 }),
             ));
@@ -291,7 +291,7 @@ impl Opening {
 
 /// Position of the log where the newest snapshot was taken, about, where the log holds so many bytes.
 fn mark(restored: &Restored, newest: Option<LogIndex>, wal: &Wal, bytes: u64) -> u64 {
-    let entries = (restored.last.0 + 1).saturating_sub(restored.first.0);
+    let entries = (restored.last.0 + 1).saturating_sub(restored.base.next().0);
     let since = newest.map_or(entries, |newest| restored.last.0.saturating_sub(newest.0).min(entries));
     let part = u128::from(bytes) * u128::from(since) / u128::from(entries.max(1));
     wal.durable_position().saturating_sub(part as u64)

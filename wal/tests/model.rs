@@ -179,7 +179,7 @@ fn run(acts: &[Act]) {
                 assert_eq!((node.report.damage, node.report.dropped_tail_bytes, node.last()), (None, 0, last));
                 let first = node.wal.first_index();
                 assert!(first <= before);
-                assert_eq!(node.restored.prev_term.0, model.term_at(first.0 - 1));
+                assert_eq!(node.restored.base.term.0, model.term_at(first.0 - 1));
                 let runs = &node.restored.runs;
                 assert!(runs.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1), "{runs:?}");
                 for (index, term) in runs {

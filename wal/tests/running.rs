@@ -17,7 +17,7 @@ fn is_log_write(op: &Op) -> bool {
 fn first_start() {
     let mut node = Node::open(Disk::default());
     assert_eq!((node.boot, node.hard_state, node.last()), (1, HardState::default(), 0));
-    assert_eq!((node.restored.first, node.restored.last), (LogIndex(1), LogIndex(0)));
+    assert_eq!((node.restored.base.next(), node.restored.last), (LogIndex(1), LogIndex(0)));
     assert_eq!(node.report.spares, 1);
     node.run();
     let names = node.world.disk.names();
@@ -43,7 +43,7 @@ fn appended_rotated_and_found_again() {
     assert!(node.report.segments > 2, "{}", node.report);
     assert_eq!((node.report.frames, node.report.dropped_tail_bytes, node.report.damage), (60, 0, None));
     assert_eq!(node.restored.runs.iter().map(|run| run.1.0).collect::<Vec<_>>(), [1, 2, 3]);
-    assert_eq!((node.restored.first, node.last()), (LogIndex(1), last));
+    assert_eq!((node.restored.base.next(), node.last()), (LogIndex(1), last));
     assert_eq!(node.read_all(1, last).unwrap(), before);
     // A clean end is written on, in the same segment.
     node.append(1, 4, 10).unwrap();
@@ -238,7 +238,7 @@ fn released_segments_are_recycled() {
     assert_eq!(node.read_all(first.0 - 1, last), Err(ReadError::Gone { first }));
     let before = node.read_all(first.0, last).unwrap();
     let mut node = Node::open(node.close());
-    assert_eq!((node.restored.first, node.restored.prev_term, node.last()), (first, Term(1), last));
+    assert_eq!((node.restored.base.next(), node.restored.base.term, node.last()), (first, Term(1), last));
     assert_eq!(node.read_all(first.0, last).unwrap(), before);
     assert!(node.world.log.iter().all(|op| !op.starts_with("open segment.new")), "nothing is made when there are spares");
 }

@@ -11,6 +11,8 @@ enum Verdict {
     Refused,
     /// It cannot be judged before the log has told an old entry's term.
     Asked,
+    /// The state machine has applied another entry where the leader has one of this term.
+    Diverged(Term),
     /// The log does not hold the entry before it.
     Rejected,
     /// It fits, from this index on it is new; past its end: nothing is.
@@ -26,10 +28,18 @@ impl Raft {
         if !self.hear_leader(peer, append.leader_term, fx) {
             return;
         }
+        // Nothing says yet that what this log presupposes was ever committed: what comes behind it is not acknowledged.
+        if self.needs_base {
+            return;
+        }
         let Append { frame, range, commit, .. } = append;
         let prev = range.from.prev();
         match self.judge(&frame, range, fx) {
             Verdict::Refused => return self.refuse(),
+            Verdict::Diverged(term) => {
+                fx.push(Effect::Diverged { applied: self.applied, term });
+                return self.refuse();
+            }
             Verdict::Asked => return,
             Verdict::Rejected => {
                 // The first of a turn speaks for those behind it.
@@ -50,7 +60,7 @@ impl Raft {
     /// A frame of the present leader waits for room. It is no sign of life: it may have waited for long.
     pub(crate) fn offered(&mut self, peer: usize, append: Append, fx: &mut Effects) {
         let led = self.role == Role::Follower && self.leader.is_some() && self.leader == self.peers.get(peer).map(|peer| peer.id);
-        if !led || append.leader_term != self.hard.term || !is_well_formed(&append) {
+        if !led || self.needs_base || append.leader_term != self.hard.term || !is_well_formed(&append) {
             return;
         }
         if let Verdict::Fits(new) = self.judge(&append.frame, append.range, fx) {
@@ -97,8 +107,27 @@ impl Raft {
             None => Verdict::Asked,
             // Within a term a leader never changes its log.
             Some(new) if new <= self.following.verified.min(range.to) => Verdict::Refused,
-            Some(new) => Verdict::Fits(new),
+            Some(new) => self.measure_applied(frame, range, fx).unwrap_or(Verdict::Fits(new)),
         }
+    }
+
+    /// What a frame that fits says about the entry that the state machine had applied last when the node started: as the
+    /// leader's log is known to equal this one up to the frame, that holds the same entry there, or something was lost on
+    /// more disks than a cluster can bear.
+    fn measure_applied(&mut self, frame: &FrameMeta, range: IndexRange, fx: &mut Effects) -> Option<Verdict> {
+        let at = self.applied.index;
+        if at <= self.following.verified.max(self.log.base().index) || at > range.to {
+            return None;
+        }
+        let term = match () {
+            () if at >= range.from => frame.term,
+            () if at.next() == range.from => frame.term_before(range.from),
+            () => match self.term_or_ask(at, fx) {
+                Some(term) => term,
+                None => return Some(Verdict::Asked),
+            },
+        };
+        (term != self.applied.term).then_some(Verdict::Diverged(term))
     }
 
     /// Whether the entry at `index` is known to have another term.
@@ -126,7 +155,7 @@ impl Raft {
     }
 
     /// The term of an entry that the log holds; `None`: it has been asked for.
-    fn term_or_ask(&mut self, index: LogIndex, fx: &mut Effects) -> Option<Term> {
+    pub(crate) fn term_or_ask(&mut self, index: LogIndex, fx: &mut Effects) -> Option<Term> {
         match self.log.term(index) {
             EntryTerm::Known(term) => Some(term),
             EntryTerm::Unknown | EntryTerm::Absent => {

@@ -8,6 +8,10 @@ use crate::{Effect, Effects, LogIndex};
 impl Raft {
     /// Moves the commit index as far as it goes and tells the node.
     pub(crate) fn advance_commit(&mut self, fx: &mut Effects) {
+        // What its log presupposes has to be applied first, and it is nowhere.
+        if self.needs_base {
+            return;
+        }
         let reached = match self.role {
             Role::Leader => self.committed_by_quorum(),
             _ => self.committed_by_leader(),

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::{FrameMeta, IndexRange, LogIndex, Message, NodeId, SessionId, Term, WriteId};
+use crate::{Base, EntryId, FrameMeta, IndexRange, LogIndex, Message, NodeId, SessionId, Term, WriteId};
 
 /// One thing to do. Effects are carried out in order; a dependency is a value, never a convention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +88,35 @@ pub enum Effect {
         /// Which entry.
         index: LogIndex,
     },
-    /// A follower needs entries that this leader's log no longer holds.
+    /// The log begins anew behind an installed snapshot of `base`, and is empty. A write like any other, covered by
+    /// [`crate::Event::LogDurable`]. What was in memory of the old log is not of this one.
+    Rebase {
+        /// Names the write.
+        write: WriteId,
+        /// What the log presupposes from now on.
+        base: Base,
+    },
+    /// Offer a snapshot to a follower: this log cannot serve it, or its state lacks what its own log presupposes. The
+    /// newest full one from which this log goes on, or one that is made now. Repeated while that stays so.
+    OfferSnapshot {
+        /// The follower.
+        peer: NodeId,
+        /// The session to use.
+        session: SessionId,
+        /// First index it needs, as far as is known.
+        needs: LogIndex,
+        /// First index this log holds: a snapshot serves if it ends at the one before, or later.
+        first: LogIndex,
+    },
+    /// What the state machine had applied when the node started is not what the log that counts holds there. Nothing
+    /// more may be applied: the node must end with a report.
+    Diverged {
+        /// What was applied.
+        applied: EntryId,
+        /// The term of the entry that counts at that index.
+        term: Term,
+    },
+    /// A follower needs entries that this leader's log no longer holds; told once a session.
     FollowerBehind {
         /// The follower.
         peer: NodeId,

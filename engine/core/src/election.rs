@@ -32,9 +32,11 @@ impl Raft {
     /// to decide.)
     pub(crate) fn may_ask_for_votes(&self) -> bool {
         self.membership.counts(self.config.id)
+            && !self.needs_base
+            && self.installing.is_none()
             && self.disk_is_prompt()
             && self.hard.term.0 < MAX_TERM
-            && self.holds_what_is_committed(self.log.last())
+            && self.holds_what_is_committed(self.log.last(), self.log.last_term())
     }
 
     /// The election timeout ran out: asks who would vote for it, changing nothing yet. A candidate that got no answer
@@ -144,14 +146,14 @@ impl Raft {
     fn could_vote(&self, peer: usize, term: Term, last_index: LogIndex, last_term: Term) -> bool {
         let candidate = self.peers.get(peer).map(|peer| peer.id);
         let free = term > self.hard.term || (self.leader.is_none() && (self.hard.vote.is_none() || self.hard.vote == candidate));
-        free && self.holds_what_is_committed(last_index) && self.log.is_covered_by(last_term, last_index)
+        free && self.holds_what_is_committed(last_index, last_term) && self.log.is_covered_by(last_term, last_index)
     }
 
-    /// Whether a log that ends at `last` can hold all that this node knows to be committed. Where this one's own log
+    /// Whether a log that ends with (`last`, `last_term`) can hold all that this node knows to be committed. Where this one's own log
     /// lost some of it, its state machine still knows better: whoever led without it would put other entries where
     /// that has already been.
-    fn holds_what_is_committed(&self, last: LogIndex) -> bool {
-        self.commit <= last
+    fn holds_what_is_committed(&self, last: LogIndex, last_term: Term) -> bool {
+        self.commit <= last && self.applied.term <= last_term
     }
 
     /// "Would you vote for me?"
@@ -159,7 +161,7 @@ impl Raft {
         if !self.credible_term(term) {
             return;
         }
-        let free = !self.is_sticky() && !self.is_awaiting_an_election(peer) && !self.hard.recovering;
+        let free = !self.is_sticky() && !self.is_awaiting_an_election(peer) && !self.hard.recovering && !self.needs_base;
         let granted = free && term >= self.hard.term && self.could_vote(peer, term, last_index, last_term);
         let reply = Message::PreVoteReply {
             // A refusal tells a node that is behind the term to ask in (hazard H09).
@@ -168,7 +170,7 @@ impl Raft {
             last_index: self.log.last(),
             last_term: self.log.last_term(),
             // A recovering node that would not vote for this log even if all had answered says so: it refuses.
-            recovering: self.hard.recovering && self.holds_what_is_committed(last_index),
+            recovering: self.hard.recovering && !self.needs_base && self.holds_what_is_committed(last_index, last_term),
         };
         self.answer(peer, reply, fx);
     }
@@ -214,7 +216,8 @@ impl Raft {
         if heard && term > self.hard.term {
             self.follow(term, None, fx);
         }
-        let granted = heard && (!self.hard.recovering || all_answered) && self.could_vote(peer, term, last_index, last_term);
+        let granted =
+            heard && !self.needs_base && (!self.hard.recovering || all_answered) && self.could_vote(peer, term, last_index, last_term);
         if granted && let Some(candidate) = self.peers.get(peer) {
             self.hard.vote_for(candidate.id);
             self.wait_for_election();

@@ -1,6 +1,6 @@
 //! What happens to a node, as the core is told.
 
-use crate::{FrameMeta, IndexRange, LogIndex, Message, NodeId, SessionId, Term, WriteId};
+use crate::{Base, FrameMeta, IndexRange, LogIndex, Message, NodeId, SessionId, Term, WriteId};
 
 /// A frame that arrived from a peer: its sealed header and the sender's wire stamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +102,13 @@ pub enum Event {
         session: SessionId,
         /// First index that this node's log still holds.
         first: LogIndex,
+    },
+    /// A snapshot is durable under its name, which [`crate::Raft::judge_snapshot`] has let pass; or a start found one
+    /// that the log or the state machine lacks. Answered with [`crate::Effect::Rebase`] if the log lacks what it ends
+    /// with, perhaps only in a later turn. To be stepped when the log can begin anew.
+    Installed {
+        /// What it holds everything up to.
+        base: Base,
     },
     /// The answer to [`crate::Effect::LookupTerm`]: the term at `index`, `None` if the log does not hold it.
     TermFound {

@@ -106,7 +106,13 @@ impl Raft {
     }
 
     fn heartbeat_reply_of(&self, round: u64) -> Message {
-        Message::HeartbeatReply { term: self.hard.term, round, recovering: self.hard.recovering, last_index: self.log.last() }
+        Message::HeartbeatReply {
+            term: self.hard.term,
+            round,
+            recovering: self.hard.recovering,
+            needs_base: self.needs_base,
+            last_index: self.log.last(),
+        }
     }
 
     /// Tells those that spoke as leaders of an older term of the newer one, once a turn.

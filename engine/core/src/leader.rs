@@ -42,6 +42,8 @@ impl Raft {
             peer.progress.restart(next, now);
             peer.session_commit = commit;
             peer.heartbeat_at = None;
+            peer.needs_base = false;
+            peer.offered_at = None;
         }
         self.announce(fx);
         self.want_noop(fx);
@@ -82,6 +84,7 @@ impl Raft {
         let round = self.leading.next_round();
         for peer in 0..self.peers.len() {
             self.replicate(peer, fx);
+            self.offer_snapshot(peer, fx);
             self.send_heartbeat(peer, round, fx);
         }
     }

@@ -37,6 +37,7 @@ mod replicate;
 mod restored;
 mod rng;
 mod runs;
+mod snapshot;
 mod terms;
 mod timers;
 mod types;
@@ -47,6 +48,7 @@ pub use event::{Append, Event};
 pub use message::Message;
 pub use raft::{PeerProgress, Raft, Role};
 pub use restored::{Restored, RestoredError};
+pub use snapshot::Verdict;
 pub use types::{
     Base, ClusterId, EntryId, FrameMeta, GroupId, Incarnation, IndexRange, LogIndex, NodeId, SessionId, Subterm, Term, Time, WriteId,
 };

@@ -5,7 +5,7 @@ use heapless::Deque;
 use crate::limits::PENDING_WRITES;
 use crate::lookup::Lookups;
 use crate::runs::TermRuns;
-use crate::{IndexRange, LogIndex, Restored, Term, Time, WriteId};
+use crate::{Base, IndexRange, LogIndex, Restored, Term, Time, WriteId};
 
 /// What is known of one entry's term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,13 +27,11 @@ struct PendingWrite {
     since: Time,
 }
 
-/// The log without its payloads. Invariants: `first - 1 <= durable <= last`, and `durable` covers only entries
-/// that still stand.
+/// The log without its payloads. Invariants: `durable <= last`, and `durable` covers only entries that still stand, or
+/// that the base holds; `base.index <= durable`, but while a log that began anew is on its way to the disk.
 #[derive(Clone, Debug)]
 pub(crate) struct Log {
-    first: LogIndex,
-    /// Term of the entry before `first`.
-    prev_term: Term,
+    base: Base,
     last: LogIndex,
     last_term: Term,
     durable: LogIndex,
@@ -45,13 +43,11 @@ pub(crate) struct Log {
 impl Log {
     /// The log that recovery found, which [validates](Restored::validate): all of it is durable.
     pub(crate) fn new(restored: &Restored) -> Log {
-        let first = restored.first.max(LogIndex(1));
-        let last = restored.last;
+        let (base, last) = (restored.base, restored.last);
         let mut log = Log {
-            first,
-            prev_term: restored.prev_term,
+            base,
             last,
-            last_term: restored.prev_term,
+            last_term: base.term,
             durable: last,
             runs: TermRuns::default(),
             lookups: Lookups::default(),
@@ -61,12 +57,17 @@ impl Log {
             log.runs.append(*at, *term);
             log.last_term = *term;
         }
-        log.runs.compact(first);
+        log.runs.compact(base.next());
         log
     }
 
+    /// What it presupposes.
+    pub(crate) fn base(&self) -> Base {
+        self.base
+    }
+
     pub(crate) fn first(&self) -> LogIndex {
-        self.first
+        self.base.next()
     }
 
     pub(crate) fn last(&self) -> LogIndex {
@@ -87,16 +88,16 @@ impl Log {
         (term, index) >= (self.last_term, self.last)
     }
 
-    /// The term at `index`; the entry before `first` counts as held.
+    /// The term at `index`; the base's entry counts as held.
     pub(crate) fn term(&self, index: LogIndex) -> EntryTerm {
-        if index > self.last || index < self.first.prev() {
+        if index > self.last || index < self.base.index {
             return EntryTerm::Absent;
         }
         if index == self.last {
             return EntryTerm::Known(self.last_term);
         }
-        if index < self.first {
-            return EntryTerm::Known(self.prev_term);
+        if index == self.base.index {
+            return EntryTerm::Known(self.base.term);
         }
         match self.runs.term(index).or_else(|| self.lookups.term(index)) {
             Some(term) => EntryTerm::Known(term),
@@ -106,14 +107,14 @@ impl Log {
 
     /// First index known of the run of equal terms that `index` lies in.
     pub(crate) fn run_start(&self, index: LogIndex) -> LogIndex {
-        if index < self.first { index } else { self.runs.start(index).unwrap_or(index) }
+        if index <= self.base.index { index } else { self.runs.start(index).unwrap_or(index) }
     }
 
     /// The greatest index not past `bound` whose term is not above `term`; `None` if that is not known.
     pub(crate) fn last_not_above(&self, term: Term, bound: LogIndex) -> Option<LogIndex> {
         let found = self.runs.last_not_above(term, bound.min(self.last));
-        if found.is_none() && self.runs.known_from().is_none_or(|from| from <= self.first) {
-            return Some(self.first.prev().min(bound));
+        if found.is_none() && self.runs.known_from().is_none_or(|from| from <= self.first()) {
+            return Some(self.base.index.min(bound));
         }
         found
     }
@@ -158,7 +159,7 @@ impl Log {
     /// # Panics
     /// If the range leaves a gap, a term falls, or the table has no room.
     pub(crate) fn append(&mut self, write: WriteId, range: IndexRange, term: Term, now: Time) {
-        assert!(self.first <= range.from && range.from <= self.last.next() && range.from <= range.to, "a log without gaps");
+        assert!(self.base.index < range.from && range.from <= self.last.next() && range.from <= range.to, "a log without gaps");
         if range.from <= self.last {
             self.supersede(range.from);
         }
@@ -166,6 +167,22 @@ impl Log {
         self.last = range.to;
         self.last_term = term;
         let pushed = self.pending.push_back(PendingWrite { write, to: range.to, since: now });
+        assert!(pushed.is_ok(), "asked for room before");
+    }
+
+    /// Begins anew behind `base`, as `write`: empty. Up to `kept` the old log stays true until that is durable.
+    ///
+    /// # Panics
+    /// If the table has no room.
+    pub(crate) fn rebase(&mut self, write: WriteId, base: Base, kept: LogIndex, now: Time) {
+        self.durable = self.durable.min(kept);
+        for pending in &mut self.pending {
+            pending.to = pending.to.min(self.durable);
+        }
+        (self.base, self.last, self.last_term) = (base, base.index, base.term);
+        self.runs.clear();
+        self.lookups = Lookups::default();
+        let pushed = self.pending.push_back(PendingWrite { write, to: base.index, since: now });
         assert!(pushed.is_ok(), "asked for room before");
     }
 
@@ -188,21 +205,20 @@ impl Log {
         self.durable > before
     }
 
-    /// The log now begins at `first`; the entry before it had `prev_term`. Going back is ignored.
+    /// The log now presupposes `base`. Going back is ignored.
     ///
     /// # Panics
     /// If more would go than is durable here.
-    pub(crate) fn compact(&mut self, first: LogIndex, prev_term: Term) {
-        if first <= self.first {
+    pub(crate) fn compact(&mut self, base: Base) {
+        if base.index <= self.base.index {
             return;
         }
-        assert!(first <= self.durable.next(), "only what is durable is compacted");
-        self.first = first;
-        self.prev_term = prev_term;
-        if first > self.last {
+        assert!(base.index <= self.durable, "only what is durable is compacted");
+        self.base = base;
+        if base.index >= self.last {
             self.runs.clear();
         } else {
-            self.runs.compact(first);
+            self.runs.compact(base.next());
         }
     }
 }
@@ -214,6 +230,10 @@ mod tests {
 
     fn range(from: u64, to: u64) -> IndexRange {
         IndexRange { from: LogIndex(from), to: LogIndex(to) }
+    }
+
+    fn base(index: u64, term: u64) -> Base {
+        Base { index: LogIndex(index), term: Term(term), ..Base::default() }
     }
 
     fn empty() -> Log {
@@ -248,8 +268,7 @@ mod tests {
 
     #[test]
     fn an_older_table_is_asked_and_extended() {
-        let restored =
-            Restored { first: LogIndex(1), last: LogIndex(30), runs: vec![(LogIndex(20), Term(5))], term: Term(5), ..Restored::default() };
+        let restored = Restored { last: LogIndex(30), runs: vec![(LogIndex(20), Term(5))], term: Term(5), ..Restored::default() };
         let mut log = Log::new(&restored);
         assert_eq!(log.term(LogIndex(19)), EntryTerm::Unknown);
         assert_eq!(log.last_not_above(Term(4), LogIndex(30)), None);
@@ -258,12 +277,30 @@ mod tests {
         assert_eq!(log.term(LogIndex(15)), EntryTerm::Known(Term(5)));
     }
 
+    /// A log that began anew is durable once that write is, whatever of the old one was still under way.
+    #[test]
+    fn a_log_that_begins_anew_is_durable_with_that_write() {
+        let mut log = empty();
+        log.append(WriteId(1), range(1, 4), Term(1), Time(0));
+        log.written(WriteId(1));
+        log.append(WriteId(2), range(5, 9), Term(1), Time(0));
+        log.rebase(WriteId(3), base(7, 2), LogIndex(3), Time(1));
+        log.append(WriteId(4), range(8, 8), Term(2), Time(2));
+        assert_eq!((log.first(), log.last(), log.durable()), (LogIndex(8), LogIndex(8), LogIndex(3)));
+        assert_eq!([6, 7, 8].map(|at| log.term(LogIndex(at))), [EntryTerm::Absent, EntryTerm::Known(Term(2)), EntryTerm::Known(Term(2))]);
+        assert!(!log.written(WriteId(2)), "5 to 9 of term 1 no longer stand");
+        assert!(log.written(WriteId(3)));
+        assert_eq!(log.durable(), LogIndex(7));
+        assert!(log.written(WriteId(4)));
+        assert_eq!(log.durable(), LogIndex(8));
+    }
+
     #[test]
     fn compacts_to_its_end() {
         let mut log = empty();
         log.append(WriteId(1), range(1, 4), Term(1), Time(0));
         log.written(WriteId(1));
-        log.compact(LogIndex(5), Term(1));
+        log.compact(base(4, 1));
         assert_eq!((log.first(), log.last(), log.last_term()), (LogIndex(5), LogIndex(4), Term(1)));
         assert_eq!(log.term(LogIndex(4)), EntryTerm::Known(Term(1)));
         assert_eq!(log.term(LogIndex(3)), EntryTerm::Absent);
@@ -278,7 +315,7 @@ mod tests {
         log.append(WriteId(2), range(4, 9), Term(3), Time(0));
         assert_eq!([2, 4, 9].map(|at| log.run_start(LogIndex(at)).0), [1, 4, 4]);
         log.written(WriteId(2));
-        log.compact(LogIndex(6), Term(3));
+        log.compact(base(5, 3));
         assert_eq!([5, 6, 9].map(|at| log.run_start(LogIndex(at)).0), [5, 6, 6]);
     }
 
@@ -288,7 +325,7 @@ mod tests {
         let mut log = empty();
         log.append(WriteId(1), range(1, 4), Term(1), Time(0));
         log.written(WriteId(1));
-        log.compact(LogIndex(4), Term(1));
+        log.compact(base(3, 1));
         log.append(WriteId(2), range(5, 5), Term(2), Time(0));
         assert_eq!(log.term(LogIndex(4)), EntryTerm::Known(Term(1)));
     }

@@ -68,6 +68,8 @@ pub enum Message {
         round: u64,
         /// Whether the receiver is recovering.
         recovering: bool,
+        /// Whether the receiver's state lacks what its log presupposes: it needs a snapshot, whatever its log holds.
+        needs_base: bool,
         /// Last index of the receiver's log, durable or not.
         last_index: LogIndex,
     },

@@ -39,6 +39,10 @@ pub(crate) struct Peer {
     pub(crate) frames_at: Time,
     /// Leader: since when it has not been told of the commit index.
     pub(crate) news_at: Option<Time>,
+    /// Leader: it said that it needs a snapshot, whatever its log holds.
+    pub(crate) needs_base: bool,
+    /// Leader: when it was last offered one in this session.
+    pub(crate) offered_at: Option<Time>,
     /// Leader: how far it is.
     pub(crate) progress: Progress,
     /// It spoke as the leader of an older term and is to be told so, once a turn.
@@ -57,6 +61,8 @@ impl Peer {
             heartbeat_at: None,
             frames_at: Time(0),
             news_at: None,
+            needs_base: false,
+            offered_at: None,
             progress: Progress::new(LogIndex(1), now),
             outdated: false,
         }

@@ -16,7 +16,7 @@ use crate::progress::Mode;
 use crate::restored::Restored;
 use crate::rng::Rng;
 use crate::terms::Belief;
-use crate::{Effect, Effects, Event, FrameMeta, LogIndex, Message, NodeId, SessionId, Term, Time, WriteId};
+use crate::{Base, Effect, Effects, EntryId, Event, FrameMeta, LogIndex, Message, NodeId, SessionId, Term, Time, WriteId};
 
 /// What a replica is at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,8 +70,14 @@ pub struct Raft {
     pub(crate) log: Log,
     pub(crate) role: Role,
     pub(crate) leader: Option<NodeId>,
-    /// Known committed. At start the applied index, which may lie past the log's end.
+    /// Known committed. At start what is applied or in a snapshot, which may lie past the log's end.
     pub(crate) commit: LogIndex,
+    /// What the state machine had applied when the node started.
+    pub(crate) applied: EntryId,
+    /// What the log presupposes is not at hand.
+    pub(crate) needs_base: bool,
+    /// An installed snapshot that the log has still to be told of.
+    pub(crate) installing: Option<Base>,
     pub(crate) campaign: Campaign,
     pub(crate) following: Following,
     pub(crate) leading: Leading,
@@ -126,7 +132,10 @@ impl Raft {
             hard,
             role: Role::Follower,
             leader: None,
-            commit: restored.applied,
+            commit: restored.committed.max(restored.applied.index),
+            applied: restored.applied,
+            needs_base: restored.needs_base,
+            installing: None,
             log,
             campaign: Campaign::default(),
             following: Following::default(),
@@ -190,8 +199,13 @@ impl Raft {
                 }
             }
             Event::TermFound { index, term } => {
-                self.log.answer(index, term);
+                let waited = self.log.answer(index, term);
+                // The log does not hold what it should: it is left as it is.
+                if waited && term.is_none() {
+                    self.installing = self.installing.filter(|base| base.index != index);
+                }
             }
+            Event::Installed { base } => self.installed(base, effects),
         }
         self.persist(effects);
     }
@@ -199,6 +213,7 @@ impl Raft {
     /// Ends a turn: coalesced answers, replication, commit. Called once after the steps of a turn.
     pub fn flush(&mut self, now: Time, effects: &mut Effects) {
         self.now = self.now.max(now);
+        self.take_installed(effects);
         self.advance_commit(effects);
         self.finish_recovering();
         if self.role == Role::Leader {
@@ -223,9 +238,9 @@ impl Raft {
             Message::Heartbeat { term, commit, round, term_start, session_commit } => {
                 self.heartbeat(peer, term, commit, round, term_start, session_commit, fx);
             }
-            Message::HeartbeatReply { term, round, recovering: _, last_index } => {
+            Message::HeartbeatReply { term, round, recovering: _, needs_base, last_index } => {
                 if self.follower_answers(peer, term, fx) {
-                    self.heartbeat_reply(peer, round, last_index);
+                    self.heartbeat_reply(peer, round, needs_base, last_index);
                 }
             }
             Message::Accepted { term, matched } => {
@@ -261,6 +276,8 @@ impl Raft {
             peer.outdated = false;
             peer.progress = crate::progress::Progress::new(next, now);
             peer.ballot = None;
+            peer.needs_base = false;
+            peer.offered_at = None;
         }
         if self.leader == Some(peer) {
             self.following.session_changed();
@@ -355,7 +372,7 @@ impl Raft {
     /// log is what its followers' are measured by.)
     pub fn commit_here(&self) -> LogIndex {
         let leads = self.role == Role::Leader && !self.hard.recovering;
-        let sound = if leads { self.log.last() } else { self.following.verified.max(self.log.first().prev()) };
+        let sound = if leads { self.log.last() } else { self.following.verified.max(self.log.base().index) };
         self.commit.min(sound)
     }
 
@@ -399,7 +416,7 @@ impl Raft {
     }
 
     /// The highest index known to be committed, as of the last flush. On a follower all of it is durable here. At
-    /// start it is the applied index, which may exceed [`Raft::last_index`].
+    /// start it is what is applied or in a snapshot, which may exceed [`Raft::last_index`].
     pub fn commit(&self) -> LogIndex {
         self.commit
     }
@@ -439,12 +456,12 @@ impl Raft {
         })
     }
 
-    /// Tells the core that the log was compacted: it now begins at `first`, and the entry before had `prev_term`.
+    /// Tells the core that the log was compacted: it now begins behind `base`.
     ///
     /// # Panics
     /// If more is gone than is committed and durable here.
-    pub fn compacted(&mut self, first: LogIndex, prev_term: Term) {
-        assert!(first.prev() <= self.commit, "only what is committed is compacted");
-        self.log.compact(first, prev_term);
+    pub fn compacted(&mut self, base: Base) {
+        assert!(base.index <= self.commit, "only what is committed is compacted");
+        self.log.compact(base);
     }
 }

@@ -11,7 +11,7 @@ impl Raft {
     /// opened, hence all that the leader may have counted an older acknowledgement of this node for. A leader (which
     /// it became by the exception, with every voter's vote): its first entry is committed.
     pub(crate) fn finish_recovering(&mut self) {
-        if !self.hard.recovering {
+        if !self.hard.recovering || self.needs_base {
             return;
         }
         let recovered = match self.role {

@@ -17,6 +17,9 @@ impl Raft {
         let (last, commit) = (self.log.last(), self.commit);
         let Some(peer) = self.peers.get_mut(at) else { return };
         let (Some(session), progress) = (peer.session, &mut peer.progress) else { return };
+        if peer.needs_base {
+            return;
+        }
         let (max_bytes, max_frames) = match progress.mode {
             Mode::Probe { sent: None } => (self.config.window_bytes, 1),
             Mode::Probe { sent: Some(_) } | Mode::Behind { .. } => return,
@@ -119,10 +122,12 @@ impl Raft {
     }
 
     /// A heartbeat came back: what was sent before it and has left no trace is sent again (hazard H40).
-    pub(crate) fn heartbeat_reply(&mut self, at: usize, round: u64, last_index: LogIndex) {
+    pub(crate) fn heartbeat_reply(&mut self, at: usize, round: u64, needs_base: bool, last_index: LogIndex) {
         let (now, heartbeat_ns, patience_ns) = (self.now, self.config.heartbeat_ns, self.config.election_max_ns);
         let (first, last) = (self.log.first(), self.log.last());
-        let Some(progress) = self.progress_of(at) else { return };
+        let Some(peer) = self.peers.get_mut(at) else { return };
+        peer.needs_base = needs_base;
+        let progress = &mut peer.progress;
         progress.reports(last_index, now);
         let held = last_index.min(last);
         match progress.mode {

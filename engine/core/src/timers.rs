@@ -3,7 +3,7 @@
 use crate::limits::HUNG_DISK_TIMEOUTS;
 use crate::peer::Peer;
 use crate::raft::{Raft, Role};
-use crate::{Effects, Time};
+use crate::{Effect, Effects, Time};
 
 impl Raft {
     /// Draws a fresh election timeout from now.
@@ -49,8 +49,29 @@ impl Raft {
             return;
         }
         self.wait_for_election();
-        if self.may_ask_for_votes() {
+        self.look_up_installed(fx);
+        if self.may_ask_for_votes() && self.log_holds_what_was_applied(fx) {
             self.ask_for_pre_votes(fx);
+        }
+    }
+
+    /// Whether the entry that the state machine had applied last when the node started stands in this log, as far as it
+    /// can be looked up. Where another one does, a leader's log may put that right, so the node waits for one; unless it
+    /// is the only voter: nobody else can.
+    fn log_holds_what_was_applied(&mut self, fx: &mut Effects) -> bool {
+        let applied = self.applied;
+        if applied.index <= self.log.base().index {
+            return true;
+        }
+        match self.term_or_ask(applied.index, fx) {
+            Some(term) if term == applied.term => true,
+            Some(term) => {
+                if self.is_alone() {
+                    fx.push(Effect::Diverged { applied, term });
+                }
+                false
+            }
+            None => false,
         }
     }
 

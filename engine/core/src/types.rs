@@ -101,6 +101,19 @@ pub struct EntryId {
     pub term: Term,
 }
 
+impl EntryId {
+    /// Whether one log could hold both: along a log terms never fall, and an index holds one entry.
+    pub(crate) const fn may_share_a_log_with(&self, other: EntryId) -> bool {
+        if self.index.0 == other.index.0 {
+            self.term.0 == other.term.0
+        } else if self.index.0 < other.index.0 {
+            self.term.0 <= other.term.0
+        } else {
+            self.term.0 >= other.term.0
+        }
+    }
+}
+
 impl fmt::Display for EntryId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "entry {} of term {}", self.index, self.term)
@@ -212,5 +225,9 @@ mod tests {
         let at = |index, term| EntryId { index: LogIndex(index), term: Term(term) };
         assert!(at(6, 3) < at(7, 2), "by index first");
         assert!(at(7, 2) < at(7, 3), "then by term");
+        for (other, fits) in [(at(7, 2), true), (at(7, 3), false), (at(6, 3), false), (at(6, 2), true), (at(8, 1), false), (at(8, 9), true)]
+        {
+            assert_eq!(at(7, 2).may_share_a_log_with(other), fits, "{other}");
+        }
     }
 }

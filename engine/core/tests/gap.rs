@@ -7,7 +7,7 @@ mod harness;
 
 use harness::node::Entry;
 use harness::{Cluster, Options};
-use kontiki_core::{FrameMeta, LogIndex, NodeId, Term};
+use kontiki_core::{EntryId, FrameMeta, LogIndex, NodeId, Term};
 
 #[test]
 fn what_lies_before_the_first_index_is_not_acknowledged() {
@@ -29,7 +29,7 @@ fn what_lies_before_the_first_index_is_not_acknowledged() {
         disk.push(Entry { frame, value: "superseded".into() });
     }
     let node = cluster.node_mut(n2);
-    (node.compacted, node.record.recovering, node.applied) = (LogIndex(15), true, LogIndex(6));
+    (node.compacted, node.record.recovering, node.applied) = (LogIndex(15), true, EntryId { index: LogIndex(6), term: Term(1) });
     // n1 leads in term 2 and has ten new entries. n3 voted for it, and gets none of them.
     cluster.stop(n1, 9);
     cluster.start(n1);

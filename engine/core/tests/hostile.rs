@@ -116,7 +116,7 @@ fn messages(term: Term, last: LogIndex) -> Vec<Message> {
     let next = Term(term.0 + 1);
     let mut all = vec![
         Message::PreVote { term: next, last_index: last, last_term: term },
-        Message::HeartbeatReply { term, round: 1, recovering: false, last_index: last },
+        Message::HeartbeatReply { term, round: 1, recovering: false, needs_base: false, last_index: last },
         Message::Heartbeat { term, commit: LogIndex(1), round: 1, term_start: LogIndex(1), session_commit: LogIndex(1) },
         Message::Accepted { term, matched: LogIndex(1) },
         Message::Received { term, index: LogIndex(1) },

@@ -31,7 +31,7 @@ fn speechless_leader() -> (Raft, Time) {
         window_frames: 16,
         seed: 1,
     };
-    let mut raft = Raft::new(config, Restored { first: LogIndex(1), ..Restored::default() }, Time(0));
+    let mut raft = Raft::new(config, Restored::default(), Time(0));
     for peer in [2, 3] {
         step(&mut raft, Time(0), Event::SessionUp { peer: NodeId(peer), session: SessionId(peer) });
     }
@@ -57,7 +57,12 @@ fn a_leader_that_cannot_write_its_no_op_steps_down() {
         now = now.plus_ns(10 * MS);
         for peer in [2, 3] {
             round += 1;
-            from_peer(&mut raft, now, peer, Message::HeartbeatReply { term: Term(1), round, recovering: false, last_index: LogIndex(0) });
+            from_peer(
+                &mut raft,
+                now,
+                peer,
+                Message::HeartbeatReply { term: Term(1), round, recovering: false, needs_base: false, last_index: LogIndex(0) },
+            );
         }
         step(&mut raft, now, Event::Tick);
     }

@@ -307,7 +307,7 @@ fn hostile_peers_cannot_panic_a_node() {
                     term_start: LogIndex(c),
                     session_commit: LogIndex(d),
                 },
-                5 => Message::HeartbeatReply { term: Term(a), round: b, recovering: flag, last_index: LogIndex(c) },
+                5 => Message::HeartbeatReply { term: Term(a), round: b, recovering: flag, needs_base: other, last_index: LogIndex(c) },
                 6 => Message::Accepted { term: Term(a), matched: LogIndex(0) },
                 7 => Message::Received { term: Term(a), index: LogIndex(b) },
                 _ => Message::Rejected {

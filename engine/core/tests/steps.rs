@@ -3,7 +3,8 @@
 
 use kontiki_core::limits::{MAX_INDEX, MAX_TERM, PENDING_WRITES};
 use kontiki_core::{
-    Append, Config, Effect, Effects, Event, FrameMeta, LogIndex, Message, NodeId, Raft, Restored, Role, SessionId, Term, Time, WriteId,
+    Append, Base, Config, Effect, Effects, Event, FrameMeta, LogIndex, Message, NodeId, Raft, Restored, Role, SessionId, Term, Time,
+    WriteId,
 };
 
 const MS: u64 = 1_000_000;
@@ -117,7 +118,7 @@ fn pre_vote_reply(term: Term, granted: bool, recovering: bool) -> Message {
 /// A log of entries `1..=last`, all of term 1.
 fn log(last: u64) -> Restored {
     let runs = if last == 0 { vec![] } else { vec![(LogIndex(1), Term(1))] };
-    Restored { term: Term(1), first: LogIndex(1), last: LogIndex(last), runs, ..Restored::default() }
+    Restored { term: Term(1), last: LogIndex(last), runs, ..Restored::default() }
 }
 
 fn heartbeat(term: u64) -> Message {
@@ -125,7 +126,7 @@ fn heartbeat(term: u64) -> Message {
 }
 
 fn heartbeat_reply(term: Term, last_index: u64) -> Message {
-    Message::HeartbeatReply { term, round: 0, recovering: false, last_index: LogIndex(last_index) }
+    Message::HeartbeatReply { term, round: 0, recovering: false, needs_base: false, last_index: LogIndex(last_index) }
 }
 
 /// The frame of one entry of `term` at `index`, after an entry of `prev_term`.
@@ -360,7 +361,12 @@ fn a_late_tick_does_not_excuse_a_hung_disk() {
 
 /// A leader whose log begins at 5, and the request for what n2 lacks, which begins at 1.
 fn leader_of_a_compacted_log() -> (One, Term) {
-    let restored = Restored { first: LogIndex(5), prev_term: Term(1), runs: vec![(LogIndex(5), Term(1))], applied: LogIndex(4), ..log(8) };
+    let restored = Restored {
+        base: Base { index: LogIndex(4), term: Term(1), ..Base::default() },
+        runs: vec![(LogIndex(5), Term(1))],
+        committed: LogIndex(4),
+        ..log(8)
+    };
     let mut one = One::start(3, restored);
     let noop = one.lead(false);
     assert_eq!(sent_from(&one.seal(noop), 2), Some(9));
@@ -447,7 +453,13 @@ fn probes_are_repeated_ever_more_slowly() {
             Effect::Send { to: NodeId(2), message: Message::Heartbeat { round, .. }, .. } => Some(*round),
             _ => None,
         });
-        let reply = Message::HeartbeatReply { term: noop.term, round: round.unwrap(), recovering: false, last_index: LogIndex(5) };
+        let reply = Message::HeartbeatReply {
+            term: noop.term,
+            round: round.unwrap(),
+            recovering: false,
+            needs_base: false,
+            last_index: LogIndex(5),
+        };
         effects = one.hear_in(2, 12, reply);
     }
     assert_eq!(gaps, [0, 40, 40, 80, 160, 320]);
@@ -458,7 +470,7 @@ fn probes_are_repeated_ever_more_slowly() {
 #[test]
 fn no_vote_for_a_log_without_what_was_applied() {
     for (recovering, last, granted) in [(false, 2, false), (false, 3, true), (true, 2, false), (true, 3, true)] {
-        let mut one = One::start(3, Restored { applied: LogIndex(3), recovering, ..log(1) });
+        let mut one = One::start(3, Restored { committed: LogIndex(3), recovering, ..log(1) });
         one.now = Time(2 * ELECTION_MAX);
         let vote = Message::Vote { term: Term(2), last_index: LogIndex(last), last_term: Term(1), all_answered: recovering };
         let mut effects = one.hear(2, vote);
@@ -478,7 +490,7 @@ fn a_waiting_frame_vouches_for_what_is_before_it() {
         Event::Append { from, session, append } => Event::Offered { from, session, append },
         other => panic!("{other:?}"),
     };
-    let mut one = One::start(3, Restored { applied: LogIndex(9), ..log(10) });
+    let mut one = One::start(3, Restored { committed: LogIndex(9), ..log(10) });
     assert_eq!(one.raft.commit_here(), LogIndex(0), "a log that was just opened is not vouched for");
     let effects = one.step(offered(2, 1, 11, 1));
     assert!(effects.is_empty() && one.raft.commit_here() == LogIndex(0), "whose frame it is is not known");

@@ -352,6 +352,12 @@ impl Group {
                 self.cache.truncate(from);
             }
             Effect::LookupTerm { index } => self.lookup_term(host, index, now, io),
+            // Nothing is offered and nothing installed yet: the operator is told of whom the log cannot serve.
+            Effect::OfferSnapshot { .. } => {}
+            Effect::Rebase { base, .. } => panic!("the log cannot begin anew behind {base}: nothing was installed"),
+            Effect::Diverged { applied, term } => {
+                self.queue.fail(Failure::Diverged { index: applied.index.0, applied: applied.term.0, counts: term.0 });
+            }
             Effect::FollowerBehind { peer, needs, first } => {
                 self.falls_behind(peer);
                 if host.net.admits_lines(1, Some(peer), "a follower is behind the log", now) {

@@ -121,7 +121,7 @@ impl Group {
         }
         self.released = durable;
         if let Some(base) = host.wal.release(durable) {
-            self.raft.compacted(base.next(), base.term);
+            self.raft.compacted(base);
         }
     }
 }

@@ -119,7 +119,7 @@ fn controls() -> Outcome<Seeds> {
         Message::Vote { term, last_index: index, last_term: term, all_answered: false },
         Message::VoteReply { term, granted: true },
         Message::Heartbeat { term, commit: index, round: 4, term_start: index, session_commit: index },
-        Message::HeartbeatReply { term, round: 4, recovering: false, last_index: index },
+        Message::HeartbeatReply { term, round: 4, recovering: false, needs_base: false, last_index: index },
         Message::Accepted { term, matched: index },
         Message::Received { term, index },
         Message::Rejected { term, prev: index, last_index: index, conflict_term: term, conflict_first: index },

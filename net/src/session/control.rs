@@ -94,7 +94,7 @@ const fn body_bytes(kind: u8) -> Option<usize> {
         3 => 25,
         4 => 9,
         5 => 40,
-        6 => 25,
+        6 => 26,
         7 | 8 => 16,
         9 => 40,
         KEEPALIVE => 0,
@@ -202,7 +202,9 @@ fn encode_body(message: &Message, w: &mut Writer<'_>) {
         Message::Heartbeat { term, commit, round, term_start, session_commit } => {
             w.u64(term.0).u64(commit.0).u64(round).u64(term_start.0).u64(session_commit.0)
         }
-        Message::HeartbeatReply { term, round, recovering, last_index } => w.u64(term.0).u64(round).u64(last_index.0).flag(recovering),
+        Message::HeartbeatReply { term, round, recovering, needs_base, last_index } => {
+            w.u64(term.0).u64(round).u64(last_index.0).flag(recovering).flag(needs_base)
+        }
         Message::Accepted { term, matched } => w.u64(term.0).u64(matched.0),
         Message::Received { term, index } => w.u64(term.0).u64(index.0),
         Message::Rejected { term, prev, last_index, conflict_term, conflict_first } => {
@@ -223,7 +225,9 @@ fn decode_body(kind: u8, r: &mut Reader<'_>) -> Option<Payload> {
         3 => Message::Vote { term: term(r)?, last_index: index(r)?, last_term: term(r)?, all_answered: r.flag()? },
         4 => Message::VoteReply { term: term(r)?, granted: r.flag()? },
         5 => Message::Heartbeat { term: term(r)?, commit: index(r)?, round: r.u64()?, term_start: index(r)?, session_commit: index(r)? },
-        6 => Message::HeartbeatReply { term: term(r)?, round: r.u64()?, last_index: index(r)?, recovering: r.flag()? },
+        6 => {
+            Message::HeartbeatReply { term: term(r)?, round: r.u64()?, last_index: index(r)?, recovering: r.flag()?, needs_base: r.flag()? }
+        }
         7 => Message::Accepted { term: term(r)?, matched: index(r)? },
         8 => Message::Received { term: term(r)?, index: index(r)? },
         9 => {
@@ -280,8 +284,9 @@ mod tests {
             (t(), i(), any::<u64>(), i(), i()).prop_map(|(term, commit, round, term_start, session_commit)| {
                 Message::Heartbeat { term, commit, round, term_start, session_commit }
             }),
-            (t(), any::<u64>(), any::<bool>(), i())
-                .prop_map(|(term, round, recovering, last_index)| { Message::HeartbeatReply { term, round, recovering, last_index } }),
+            (t(), any::<u64>(), any::<bool>(), any::<bool>(), i()).prop_map(|(term, round, recovering, needs_base, last_index)| {
+                Message::HeartbeatReply { term, round, recovering, needs_base, last_index }
+            }),
             (t(), i()).prop_map(|(term, matched)| Message::Accepted { term, matched }),
             (t(), i()).prop_map(|(term, index)| Message::Received { term, index }),
             (t(), i(), i(), t(), i()).prop_map(|(term, prev, last_index, conflict_term, conflict_first)| {

@@ -1,6 +1,6 @@
 //! The end of a start: the log, as the node has it from now on.
 
-use kontiki_core::{Incarnation, LogIndex, Restored};
+use kontiki_core::{Incarnation, Restored};
 use kontiki_io::tell;
 
 use super::Opening;
@@ -76,11 +76,10 @@ impl Opening {
             term: state.term,
             vote: state.vote,
             recovering: state.recovering,
-            first: log.first(),
-            prev_term: log.base().term,
+            base: log.base(),
             runs: log.runs().to_vec(),
             last: log.last(),
-            applied: LogIndex(0),
+            ..Restored::default()
         };
         let handles = std::mem::take(&mut self.handles);
         let Some(&lock) = handles.first() else { panic!("the directory is locked") };

@@ -104,10 +104,10 @@ pub fn check(node: &mut Node, promised: &mut Promised) {
     let (first, last) = (node.wal.first_index().0, node.last());
     assert!(first <= promised.released + 1, "first {first}, released {}", promised.released);
     let restored = &node.restored;
-    assert_eq!((restored.first.0, restored.last.0), (first, last));
+    assert_eq!((restored.base.next().0, restored.last.0), (first, last));
     let fits = |log: &&Terms| {
         let before = || first.checked_sub(2).map_or(0, |at| log[at as usize]);
-        log.len() as u64 == last && restored.prev_term.0 == before()
+        log.len() as u64 == last && restored.base.term.0 == before()
     };
     let candidates: Vec<Terms> = promised.logs.iter().filter(fits).cloned().collect();
     let read = if first > last { Ok(Vec::new()) } else { with_power(node, |node| node.read_all(first, last)) };

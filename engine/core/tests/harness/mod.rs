@@ -9,7 +9,7 @@ pub(crate) mod node;
 pub(crate) mod oracle;
 pub(crate) mod script;
 
-use kontiki_core::{Config, Event, LogIndex, NodeId, Role, SessionId, Term, Time};
+use kontiki_core::{Config, Event, LogIndex, NodeId, Role, SessionId, Time, Verdict};
 
 use net::{Body, Network, Packet};
 use node::{Entry, Node};
@@ -117,6 +117,13 @@ impl Cluster {
         self.trace.extend(said);
         let term = self.node(id).record.term;
         self.oracle.started(id, term);
+        // A snapshot that the log does not reach: power failed while it was installed.
+        let node = self.node_mut(id);
+        if node.snapshot.len() > node.log.len() && node.raft.is_some() && !node.needs_base {
+            let entries = node.snapshot.clone();
+            let event = node.take(entries);
+            self.event(id, event);
+        }
         for other in self.ids() {
             self.connect(id, other);
         }
@@ -165,10 +172,27 @@ impl Cluster {
     pub(crate) fn compact(&mut self, id: NodeId, first: LogIndex) {
         let node = self.node_mut(id);
         node.compacted = first;
-        let before = node.log.get((first.0 as usize).wrapping_sub(2)).map_or(Term(0), |entry| entry.frame.term);
+        let base = node.base_at(first.prev());
         if let Some(raft) = &mut node.raft {
-            raft.compacted(first, before);
+            raft.compacted(base);
         }
+    }
+
+    /// A node is given a snapshot of another's log as of `index` and installs it, if its core lets it. What it said.
+    pub(crate) fn install(&mut self, id: NodeId, from: NodeId, index: LogIndex) -> String {
+        let source = self.node(from);
+        let base = source.base_at(index);
+        let entries = source.snapshot_of(base);
+        let Some(raft) = &self.node(id).raft else { return "down".into() };
+        let verdict = raft.judge_snapshot(base);
+        if let Verdict::Takes { .. } = verdict {
+            self.oracle.snapshot(&entries);
+            let node = self.node_mut(id);
+            node.needs_base = false;
+            let event = node.take(entries);
+            self.event(id, event);
+        }
+        format!("{verdict:?}")
     }
 
     pub(crate) fn heal(&mut self) {

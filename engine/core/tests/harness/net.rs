@@ -68,9 +68,10 @@ impl fmt::Display for Packet {
                 Message::Heartbeat { term, commit, round, term_start, session_commit } => {
                     write!(f, " t{term} commit {commit} round {round} start {term_start} named {session_commit}")
                 }
-                Message::HeartbeatReply { term, round, recovering, last_index } => {
+                Message::HeartbeatReply { term, round, recovering, needs_base, last_index } => {
                     let recovering = if recovering { " recovering" } else { "" };
-                    write!(f, " t{term} round {round} last {last_index}{recovering}")
+                    let needs_base = if needs_base { " needs a base" } else { "" };
+                    write!(f, " t{term} round {round} last {last_index}{recovering}{needs_base}")
                 }
                 Message::Accepted { term, matched } => write!(f, " t{term} matched {matched}"),
                 Message::Received { term, index } => write!(f, " t{term} index {index}"),

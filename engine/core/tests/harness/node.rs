@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use kontiki_core::{
-    Append, Config, Effect, Effects, Event, FrameMeta, IndexRange, LogIndex, Message, NodeId, Raft, Restored, Role, SessionId, Term, Time,
-    WriteId,
+    Append, Base, Config, Effect, Effects, EntryId, Event, FrameMeta, IndexRange, LogIndex, Message, NodeId, Raft, Restored, Role,
+    SessionId, Term, Time, WriteId,
 };
 
 use super::net::{Body, Network, Packet};
@@ -69,7 +69,13 @@ pub(crate) struct Node {
     pub(crate) hold_hard: bool,
     pub(crate) hold_log: bool,
     /// How far the durable state machine applied: survives a stop.
-    pub(crate) applied: LogIndex,
+    pub(crate) applied: EntryId,
+    /// The newest snapshot that was installed: all that it holds. Durable.
+    pub(crate) snapshot: Vec<Entry>,
+    /// Whom this node was asked to offer one.
+    pub(crate) offers: Vec<NodeId>,
+    /// Both snapshots are damaged: what the log presupposes is nowhere.
+    pub(crate) needs_base: bool,
     /// The state machine is volatile: nothing survives but what the log no longer holds.
     pub(crate) volatile: bool,
     /// The log begins at this index (compaction), for senders and after a restart.
@@ -104,7 +110,10 @@ impl Node {
             waiting: Vec::new(),
             hold_hard: false,
             hold_log: false,
-            applied: LogIndex(0),
+            applied: EntryId::default(),
+            snapshot: Vec::new(),
+            offers: Vec::new(),
+            needs_base: false,
             volatile: false,
             compacted: LogIndex(1),
             runs_restored: usize::MAX,
@@ -113,6 +122,12 @@ impl Node {
             trace: Vec::new(),
             effects: Effects::new(),
         }
+    }
+
+    /// The base of a log that begins behind `index`.
+    pub(crate) fn base_at(&self, index: LogIndex) -> Base {
+        let term = self.log.get((index.0 as usize).wrapping_sub(1)).map_or(Term(0), |entry| entry.frame.term);
+        Base { index, term, ..Base::default() }
     }
 
     pub(crate) fn id(&self) -> NodeId {
@@ -130,15 +145,23 @@ impl Node {
             }
         }
         let newest = runs.len().saturating_sub(self.runs_restored);
+        // Power may have failed while the log began anew: what is on the disk may still be the one before.
+        let begins = self.compacted.min(LogIndex(self.log.len() as u64).next());
+        self.compacted = begins;
         let restored = Restored {
             term: self.record.term,
             vote: self.record.vote,
             recovering: self.record.recovering,
-            first: self.compacted,
-            prev_term: self.log.get((self.compacted.0 as usize).wrapping_sub(2)).map_or(Term(0), |entry| entry.frame.term),
+            base: self.base_at(begins.prev()),
             runs: runs.split_off(newest),
             last: LogIndex(self.log.len() as u64),
-            applied: if self.volatile { self.compacted.prev() } else { self.applied },
+            committed: match (self.needs_base, self.volatile) {
+                (true, _) => LogIndex(0),
+                (false, true) => self.compacted.prev().max(LogIndex(self.snapshot.len() as u64)),
+                (false, false) => LogIndex(self.snapshot.len() as u64),
+            },
+            applied: if self.volatile { EntryId::default() } else { self.applied },
+            needs_base: self.needs_base,
         };
         if let Err(error) = restored.validate() {
             self.trace.push(format!("n{} does not start: {error}", self.id()));
@@ -157,6 +180,7 @@ impl Node {
             self.complete(false);
         }
         self.raft = None;
+        self.offers.clear();
         self.sealing.clear();
         self.log_writes.clear();
         self.hard_writes.clear();
@@ -196,6 +220,9 @@ impl Node {
         }
         if raft.recovering() {
             out.push_str(", recovering");
+        }
+        if raft.needs_base() {
+            out.push_str(", needs a base");
         }
         if raft.refusals() > 0 {
             out.push_str(&format!(", refused {}", raft.refusals()));
@@ -348,7 +375,8 @@ impl Node {
                 Effect::Committed { index } => {
                     self.trace.push(format!("n{} committed {index}", self.id()));
                     oracle.committed(self, index);
-                    self.applied = self.applied.max(index);
+                    let entry = &self.log[index.0 as usize - 1];
+                    self.applied = self.applied.max(EntryId { index, term: entry.frame.term });
                 }
                 Effect::Role { role, term, leader } => {
                     let of = match (role, leader) {
@@ -364,12 +392,50 @@ impl Node {
                     let term = self.log.get((index.0 as usize).wrapping_sub(1)).map(|entry| entry.frame.term);
                     queue.push_back((Event::TermFound { index, term }, Vec::new()));
                 }
+                Effect::OfferSnapshot { peer, needs, first, .. } => {
+                    self.trace.push(format!("n{} offers n{peer} a snapshot: it needs {needs}, log begins at {first}", self.id()));
+                    self.offers.push(peer);
+                }
+                Effect::Rebase { write, base } => self.rebase(write, base),
+                Effect::Diverged { applied, term } => {
+                    self.trace
+                        .push(format!("n{} must end: {applied} was applied, and the log that counts has term {term} there", self.id()));
+                }
                 Effect::FollowerBehind { peer, needs, first } => {
                     self.trace.push(format!("n{}: n{peer} is behind, needs {needs}, log begins at {first}", self.id()));
                 }
             }
         }
         self.effects = effects;
+    }
+
+    /// The log begins anew behind the snapshot that was installed last.
+    fn rebase(&mut self, write: WriteId, base: Base) {
+        self.writes_asked += 1;
+        self.log = self.snapshot.clone();
+        assert_eq!(self.log.len() as u64, base.index.0, "behind what was installed");
+        self.trace.push(format!("n{} log begins anew at {}", self.id(), base.next()));
+        self.compacted = base.next();
+        let begun = self.log_writes.back().map_or(self.now, |write| write.due.max(self.now));
+        let due = begun.plus_ns(self.flush_ns);
+        self.log_writes.push_back(LogWrite { write, due, from: LogIndex(1), entries: self.log.clone() });
+    }
+
+    /// A snapshot of this node's: everything that it may vouch for, up to and with `base`.
+    pub(crate) fn snapshot_of(&self, base: Base) -> Vec<Entry> {
+        self.log[..base.index.0 as usize].to_vec()
+    }
+
+    /// A snapshot is durable under its name: the core is told. Until then a start does not know of it.
+    pub(crate) fn take(&mut self, entries: Vec<Entry>) -> Event {
+        self.snapshot = entries;
+        let base = Base {
+            index: LogIndex(self.snapshot.len() as u64),
+            term: self.snapshot.last().map_or(Term(0), |e| e.frame.term),
+            ..Base::default()
+        };
+        self.applied = self.applied.max(base.id());
+        Event::Installed { base }
     }
 
     fn append(&mut self, write: WriteId, range: IndexRange, event: &Event, entries: &[Entry]) {

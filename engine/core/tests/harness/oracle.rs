@@ -89,6 +89,13 @@ impl Oracle {
         }
     }
 
+    /// A snapshot is installed: it holds what is committed, and nothing else.
+    pub(crate) fn snapshot(&self, entries: &[Entry]) {
+        if !self.forged {
+            assert_eq!(Some(entries), self.committed.get(..entries.len()), "a snapshot holds what is committed");
+        }
+    }
+
     /// A message leaves: its promise must already be on the disk.
     pub(crate) fn said(&mut self, from: NodeId, to: NodeId, message: &Message, record: &HardRecord, disk: &[Entry]) {
         match *message {

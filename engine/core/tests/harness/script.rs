@@ -13,6 +13,8 @@
 //! | `kill n1 [kept]` / `start n1` | stops n1, `kept` writes under way still reach the disk / starts it |
 //! | `damage n1 k` | of a stopped node: the last k log writes are lost, and recovery marked it |
 //! | `compact n1 5` / `volatile n1` | n1's log now begins at 5 / its state machine starts with no more than what was compacted |
+//! | `install n3 n1 20` / `judge n3 20@1` | n3 is given a snapshot of n1's log as of 20 and installs it / what its core says of such a one |
+//! | `baseless n3` | of a stopped node: its snapshots and its state machine are gone, its log is not |
 //! | `t+3` / `ms 20` / `pass n1 30` / `wait 150` | time passes: election timeouts; milliseconds; only n1 ticks; nobody does |
 //! | `stall n1 900` | time passes for all but n1, whose tick then comes before its mail |
 //! | `msg n2->n1 vote t=5 last=9@3` | hands n1 a message as if from n2, in the current session |
@@ -20,7 +22,7 @@
 //! | `state` / `log n1` / `record n1` | prints |
 //! | `wire on` | prints each packet as it is sent |
 
-use kontiki_core::{Append, Event, FrameMeta, IndexRange, LogIndex, Message, NodeId, Term};
+use kontiki_core::{Append, Base, EntryId, Event, FrameMeta, IndexRange, LogIndex, Message, NodeId, Term};
 
 use super::net::{Body, Filter, Packet};
 use super::node::{Entry, HardRecord};
@@ -154,6 +156,20 @@ fn command(cluster: &mut Cluster, line: &str) -> Result<String, String> {
         }
         "volatile" => cluster.node_mut(node(word(1)?)?).volatile = true,
         "compact" => cluster.compact(node(word(1)?)?, LogIndex(number(word(2)?)?)),
+        "install" => {
+            let (id, from, index) = (node(word(1)?)?, node(word(2)?)?, LogIndex(number(word(3)?)?));
+            return Ok(cluster.install(id, from, index));
+        }
+        "judge" => {
+            let (index, term) = position(word(2)?)?;
+            let id = node(word(1)?)?;
+            let raft = cluster.node(id).raft.as_ref().ok_or("it is down")?;
+            return Ok(format!("{:?}", raft.judge_snapshot(Base { index, term, ..Base::default() })));
+        }
+        "baseless" => {
+            let node = cluster.node_mut(node(word(1)?)?);
+            (node.needs_base, node.applied, node.snapshot) = (true, EntryId::default(), Vec::new());
+        }
         "ms" => cluster.run(number(word(1)?)? * MS),
         "wait" => cluster.run_until(cluster.now.plus_ns(number(word(1)?)? * MS), |_| false),
         "pass" => {
@@ -218,7 +234,13 @@ fn message(words: &[&str]) -> Result<Message, String> {
         },
         "accepted" => Message::Accepted { term, matched: LogIndex(get("matched")?) },
         "received" => Message::Received { term, index: LogIndex(get("index")?) },
-        "heartbeatreply" => Message::HeartbeatReply { term, round: get("round")?, recovering: flag("recovering"), last_index },
+        "heartbeatreply" => Message::HeartbeatReply {
+            term,
+            round: get("round")?,
+            recovering: flag("recovering"),
+            needs_base: flag("needs_base"),
+            last_index,
+        },
         "rejected" => Message::Rejected {
             term,
             prev: LogIndex(get("prev")?),

@@ -111,7 +111,7 @@ impl Peer {
             }
             Message::Vote { term, .. } if self.votes => Message::VoteReply { term, granted: true },
             Message::Heartbeat { term, round, .. } if self.follows => {
-                Message::HeartbeatReply { term, round, recovering: false, last_index: self.last }
+                Message::HeartbeatReply { term, round, recovering: false, needs_base: false, last_index: self.last }
             }
             _ => return,
         };

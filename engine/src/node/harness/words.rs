@@ -93,7 +93,13 @@ pub(super) fn message(words: &[&str]) -> Result<Message, String> {
         },
         "accepted" => Message::Accepted { term, matched: LogIndex(get("matched")?) },
         "received" => Message::Received { term, index: LogIndex(get("index")?) },
-        "heartbeatreply" => Message::HeartbeatReply { term, round: get("round")?, recovering: flag("recovering"), last_index },
+        "heartbeatreply" => Message::HeartbeatReply {
+            term,
+            round: get("round")?,
+            recovering: flag("recovering"),
+            needs_base: flag("needs_base"),
+            last_index,
+        },
         "rejected" => Message::Rejected {
             term,
             prev: LogIndex(get("prev")?),
