@@ -201,7 +201,8 @@ impl StateMachine for Odd {
     }
 
     fn applied(&self) -> EntryId {
-        EntryId { index: LogIndex((self.applied)()), term: Term(1) }
+        let index = (self.applied)();
+        EntryId { index: LogIndex(index), term: Term(u64::from(index > 0)) }
     }
 
     fn durable(&self) -> LogIndex {
