@@ -138,16 +138,16 @@ impl Node {
     pub(crate) fn start(&mut self, now: Time) {
         assert!(self.raft.is_none(), "already running");
         self.log = self.disk.clone();
+        // Power may have failed while the log began anew: what is on the disk may still be the one before.
+        let begins = self.compacted.min(LogIndex(self.log.len() as u64).next());
+        self.compacted = begins;
         let mut runs: Vec<(LogIndex, Term)> = Vec::new();
-        for (at, entry) in self.log.iter().enumerate() {
+        for (at, entry) in self.log.iter().enumerate().skip(begins.prev().0 as usize) {
             if runs.last().is_none_or(|(_, term)| *term != entry.frame.term) {
                 runs.push((LogIndex(at as u64 + 1), entry.frame.term));
             }
         }
         let newest = runs.len().saturating_sub(self.runs_restored);
-        // Power may have failed while the log began anew: what is on the disk may still be the one before.
-        let begins = self.compacted.min(LogIndex(self.log.len() as u64).next());
-        self.compacted = begins;
         let restored = Restored {
             term: self.record.term,
             vote: self.record.vote,
