@@ -8,10 +8,6 @@ use crate::{Effect, Effects, LogIndex};
 impl Raft {
     /// Moves the commit index as far as it goes and tells the node.
     pub(crate) fn advance_commit(&mut self, fx: &mut Effects) {
-        // What its log presupposes has to be applied first, and it is nowhere.
-        if self.needs_base {
-            return;
-        }
         let reached = match self.role {
             Role::Leader => self.committed_by_quorum(),
             _ => self.committed_by_leader(),
@@ -49,7 +45,8 @@ impl Raft {
     /// Not before the leader's term is durable here: what was applied in a term that is forgotten would be measured
     /// by the leader of an older one.
     fn committed_by_leader(&self) -> LogIndex {
-        if !self.hard.is_durable() {
+        // What its log presupposes has to be applied first; where a snapshot is needed, that is nowhere.
+        if !self.hard.is_durable() || self.needs_base {
             return LogIndex(0);
         }
         self.following.leader_commit.min(self.acceptable())

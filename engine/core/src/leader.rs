@@ -84,7 +84,6 @@ impl Raft {
         let round = self.leading.next_round();
         for peer in 0..self.peers.len() {
             self.replicate(peer, fx);
-            self.offer_snapshot(peer, fx);
             self.send_heartbeat(peer, round, fx);
         }
     }

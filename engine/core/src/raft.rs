@@ -213,7 +213,9 @@ impl Raft {
     /// Ends a turn: coalesced answers, replication, commit. Called once after the steps of a turn.
     pub fn flush(&mut self, now: Time, effects: &mut Effects) {
         self.now = self.now.max(now);
-        self.take_installed(effects);
+        if let Some(base) = self.installing {
+            self.take_installed(base, effects);
+        }
         self.advance_commit(effects);
         self.finish_recovering();
         if self.role == Role::Leader {

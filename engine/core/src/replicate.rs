@@ -12,17 +12,18 @@ impl Raft {
         self.log.last().max(self.log.first())
     }
 
-    /// Sends what a follower lacks and its window allows.
+    /// Sends what a follower lacks and its window allows; a snapshot is offered where the log cannot help.
     pub(crate) fn replicate(&mut self, at: usize, fx: &mut Effects) {
         let (last, commit) = (self.log.last(), self.commit);
         let Some(peer) = self.peers.get_mut(at) else { return };
         let (Some(session), progress) = (peer.session, &mut peer.progress) else { return };
         if peer.needs_base {
-            return;
+            return self.offer_snapshot(at, fx);
         }
         let (max_bytes, max_frames) = match progress.mode {
             Mode::Probe { sent: None } => (self.config.window_bytes, 1),
-            Mode::Probe { sent: Some(_) } | Mode::Behind { .. } => return,
+            Mode::Probe { sent: Some(_) } => return,
+            Mode::Behind { .. } => return self.offer_snapshot(at, fx),
             Mode::Replicate => (
                 self.config.window_bytes.saturating_sub(progress.inflight.bytes()),
                 self.config.window_frames.saturating_sub(progress.inflight.frames()),

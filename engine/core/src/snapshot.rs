@@ -5,7 +5,6 @@
 
 use crate::limits::{MAX_INDEX, MAX_TERM, MAX_TERM_STEP};
 use crate::log::EntryTerm;
-use crate::progress::Mode;
 use crate::raft::{Raft, Role};
 use crate::{Base, Effect, Effects, EntryId};
 
@@ -110,8 +109,7 @@ impl Raft {
 
     /// Takes an installed snapshot over into the log, once that is possible: its term is known, and the table of writes
     /// has room.
-    pub(crate) fn take_installed(&mut self, fx: &mut Effects) {
-        let Some(base) = self.installing else { return };
+    pub(crate) fn take_installed(&mut self, base: Base, fx: &mut Effects) {
         match self.holds(base) {
             Some(true) => {}
             Some(false) if self.log.has_room() => self.rebase(base, fx),
@@ -138,14 +136,13 @@ impl Raft {
         fx.push(Effect::Rebase { write, base });
     }
 
-    /// Offers a snapshot to a follower that the log cannot serve (never to another: hazard H59), or that says it needs
-    /// one. Repeated while it stays so: an offer may be lost with its session, or the follower may have had to give up.
+    /// Offers a snapshot to a follower that the log cannot serve, or that says it needs one (never to another: hazard H59,
+    /// so only [`Raft::replicate`] comes here). Repeated while it stays so: an offer may be lost with its session, or the follower may have had to give up.
     pub(crate) fn offer_snapshot(&mut self, at: usize, fx: &mut Effects) {
         let (now, first, pause_ns) = (self.now, self.log.first(), self.config.election_max_ns);
         let Some(peer) = self.peers.get_mut(at) else { return };
         let Some(session) = peer.session else { return };
-        let lacking = peer.needs_base || matches!(peer.progress.mode, Mode::Behind { .. });
-        if lacking && peer.offered_at.is_none_or(|offered| now.since(offered) >= pause_ns) {
+        if peer.offered_at.is_none_or(|offered| now.since(offered) >= pause_ns) {
             peer.offered_at = Some(now);
             fx.push(Effect::OfferSnapshot { peer: peer.id, session, needs: peer.progress.next(), first });
         }
