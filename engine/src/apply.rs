@@ -71,6 +71,8 @@ pub(crate) enum Answer {
 
 #[derive(Debug)]
 struct Inbox {
+    /// Bites of a snapshot's work, in order, before everything else.
+    bites: VecDeque<Task>,
     tasks: VecDeque<Task>,
     /// Frames among them, and their memory.
     frames: usize,
@@ -115,6 +117,7 @@ impl ApplyQueue {
     fn new(start: EntryId, durable: LogIndex, snapshot_bytes: u64) -> ApplyQueue {
         ApplyQueue {
             inbox: Mutex::new(Inbox {
+                bites: VecDeque::new(),
                 tasks: VecDeque::with_capacity(MAX_APPLY_QUEUE + 1),
                 frames: 0,
                 bytes: 0,
@@ -166,7 +169,7 @@ impl ApplyQueue {
 
     fn pop(&self) -> Option<Task> {
         let mut inbox = self.inbox();
-        let task = inbox.tasks.pop_front()?;
+        let task = inbox.bites.pop_front().or_else(|| inbox.tasks.pop_front())?;
         match &task {
             Task::Frame(work) => {
                 inbox.frames -= 1;
@@ -180,7 +183,8 @@ impl ApplyQueue {
 
     /// Whether everything handed over was taken out, and everything asked.
     pub(crate) fn is_empty(&self) -> bool {
-        self.inbox().tasks.is_empty()
+        let inbox = self.inbox();
+        inbox.bites.is_empty() && inbox.tasks.is_empty()
     }
 
     /// Has the state machine asked what it has made durable, as after a run of entries.
@@ -193,10 +197,11 @@ impl ApplyQueue {
         self.announce();
     }
 
-    /// Has a bite of a snapshot's work done next, before the frames that wait: they are many, and it is short. Bounded by
+    /// Has a bite of a snapshot's work done behind those before it, and before the frames that wait: they are many, and it
+    /// is short. In order: what is to be dropped of one snapshot must not be the next. Bounded by
     /// whoever asks: one at a time, or as many as there is memory for.
     pub(crate) fn put_first(&self, task: Task) {
-        self.inbox().tasks.push_front(task);
+        self.inbox().bites.push_back(task);
         self.announce();
     }
 
@@ -237,6 +242,7 @@ impl ApplyQueue {
     pub(crate) fn close(&self) {
         let mut inbox = self.inbox();
         inbox.closed = true;
+        inbox.bites.clear();
         inbox.tasks.clear();
         (inbox.frames, inbox.bytes, inbox.asked) = (0, 0, false);
         drop(inbox);
@@ -246,7 +252,7 @@ impl ApplyQueue {
     /// Sleeps until there is work. False: closed.
     fn wait(&self) -> bool {
         let mut inbox = self.inbox();
-        while inbox.tasks.is_empty() && !inbox.closed {
+        while inbox.bites.is_empty() && inbox.tasks.is_empty() && !inbox.closed {
             self.sleeps.store(true, Ordering::Relaxed);
             inbox = self.arrived.wait(inbox).unwrap_or_else(PoisonError::into_inner);
         }

@@ -239,6 +239,22 @@ fn a_snapshot_on_demand() {
     assert_eq!(machine.shared.restored.load(Ordering::SeqCst), written.index.0);
 }
 
+/// A log that retains nothing for others is let go of up to the older of two snapshots, and never further.
+#[test]
+fn nothing_is_forgotten_that_the_older_one_lacks() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path(), ApplyOn::Thread);
+    (config.retention_bytes, config.snapshot_log_bytes) = (0, 4 * SEGMENT_BYTES);
+    let node = Node::builder(config).start(Table::default()).unwrap();
+    let mut seen = 0;
+    while seen < 200 {
+        write(&node, 1);
+        let status = node.status().unwrap();
+        assert!(status.first <= status.snapshot_older.next(), "{status}");
+        seen += u64::from(status.first.0 > 1);
+    }
+}
+
 /// Damage somewhere inside the newest: a start falls back to the older one, and applies more of the log. In both of them:
 /// it says so and stops, rather than begin with a hole.
 #[test]

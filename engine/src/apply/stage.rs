@@ -485,6 +485,19 @@ mod tests {
         assert_eq!(pool.available(), 2);
     }
 
+    /// One snapshot follows on the last before the stage has come to drop that: it drops that, and not this.
+    #[test]
+    fn one_snapshot_follows_on_another() {
+        let mut f = Fixture::new(0);
+        let (work, _) = f.work(1, 1, (1, 1));
+        f.apply(work);
+        for task in [Task::Snapshot, Task::Forget, Task::Snapshot, Task::Fill(Pool::new(1, 4096).take().unwrap())] {
+            f.queue.put_first(task);
+        }
+        while f.stage.poll() {}
+        assert!(matches!(answers(&f.queue)[..], [Answer::Taken(..), Answer::Taken(..), Answer::Filled(_, 8)]));
+    }
+
     /// What the product's code does wrong ends the snapshot, or the node; never the process.
     #[test]
     fn a_snapshot_that_goes_wrong() {
