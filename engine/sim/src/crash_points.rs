@@ -155,7 +155,7 @@ pub fn replay(script: &Script, state: &StateId) -> Result<Option<String>, String
             return Ok(Some(what));
         }
         if n + 1 < state.cuts.len() {
-            life = life_of(script, &disk, point.kept, &recovered)?;
+            life = life_of(script, &disk, point.kept, point.within, &recovered)?;
         }
     }
     Ok(None)
@@ -263,7 +263,7 @@ impl Enumeration<'_> {
         }
         let every = self.depth.again_every;
         if is_new && state.cuts.len() == 1 && every > 0 && self.found.distinct.is_multiple_of(every) {
-            match guarded(|| life_of(self.script, &disk, point.kept, &recovered)) {
+            match guarded(|| life_of(self.script, &disk, point.kept, point.within, &recovered)) {
                 Ok(life) => self.try_life(&life, &state, 0),
                 Err(what) => self.found.lose(state, point, &what),
             }

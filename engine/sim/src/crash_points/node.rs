@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kontiki::{ApplyError, Config, Entries, EntryId, LogIndex, Proposer, Reactor, Replies, Role, State, StateMachine, Ticket};
 
-use super::record::{Entry, Record, Scribe};
+use super::record::{Entry, Log, Record, Scribe};
 use crate::recording::Recording;
 use crate::sim::Sim;
 use crate::world::host::Host;
@@ -18,6 +18,8 @@ use crate::world::sim_io::SimIo;
 pub(super) struct Applied {
     /// What it had applied when it started.
     start: EntryId,
+    /// Of that, what its node's own log was known to hold.
+    within: EntryId,
     pub(super) entries: Vec<Entry>,
     durable: bool,
 }
@@ -76,7 +78,7 @@ impl Node {
     pub(super) fn start(sim: &Sim, host: Host, config: &Config, kept: Kept, record: Record) -> Result<Node, String> {
         let record = Rc::new(RefCell::new(record));
         let io = Recording::new(sim.boot(host), Scribe(Rc::clone(&record)));
-        let applied = Applied { start: kept.unwrap_or_default(), entries: Vec::new(), durable: kept.is_some() };
+        let applied = Applied { start: kept.unwrap_or_default(), durable: kept.is_some(), ..Applied::default() };
         let applied = Arc::new(Mutex::new(applied));
         let reactor = Reactor::new(config.clone(), io, Machine(Arc::clone(&applied))).map_err(|error| error.to_string())?;
         let proposer = reactor.proposer();
@@ -134,15 +136,23 @@ impl Node {
         lock(&self.applied).last(u64::MAX).index.0
     }
 
-    /// What a durable state machine has on its own disk now.
-    pub(super) fn kept(&self) -> Kept {
-        self.kept_within(u64::MAX)
+    /// What of that which the state machine started with the log was known to hold.
+    pub(super) fn started_within(&self, within: Kept) {
+        lock(&self.applied).within = within.unwrap_or_default();
     }
 
-    /// The same, of one that has applied nothing behind `index`.
-    pub(super) fn kept_within(&self, index: u64) -> Kept {
+    /// What a durable state machine has on its own disk now.
+    pub(super) fn kept(&self) -> Kept {
         let applied = lock(&self.applied);
-        applied.durable.then(|| applied.last(index))
+        applied.durable.then(|| applied.last(u64::MAX))
+    }
+
+    /// The same, of one that has applied nothing behind the end of `log`, which is a beginning of what this node's log held.
+    pub(super) fn kept_within(&self, log: &Log) -> Kept {
+        let applied = lock(&self.applied);
+        let ahead = applied.start.index.0 > log.last;
+        let before = || log.entries.last().map_or(applied.within, Entry::id);
+        applied.durable.then(|| if ahead { before() } else { applied.last(log.last) })
     }
 
     /// What was applied since the start.

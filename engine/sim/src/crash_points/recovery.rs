@@ -78,8 +78,9 @@ impl Bench {
     }
 
     /// The real configuration, with peers that are away: it takes part, and cannot do more.
-    fn among_peers(&self, kept: Kept, record: Record, watch: &mut Option<Watch>) -> Result<Node, String> {
+    fn among_peers(&self, kept: Kept, within: Kept, record: Record, watch: &mut Option<Watch>) -> Result<Node, String> {
         let mut node = Node::start(&self.sim, HOST, &self.among_peers, kept, record)?;
+        node.started_within(within);
         self.run_until(&mut node, watch, |node| node.state() == State::Running)?;
         Ok(node)
     }
@@ -128,7 +129,7 @@ pub(super) fn recover(script: &Script, disk: &Disk, kept: Kept, within: Kept) ->
     let mut came_up = None;
     let start = start_alone(script, kept, within);
     if script.members > 1 {
-        let node = bench.among_peers(kept, Record::new(1, Log::default(), Ballot::default()), &mut None)?;
+        let node = bench.among_peers(kept, within, Record::new(1, Log::default(), Ballot::default()), &mut None)?;
         came_up = Some(hard_state(&node)?);
         bench.cut(node);
     }
@@ -156,12 +157,13 @@ pub(super) fn recover(script: &Script, disk: &Disk, kept: Kept, within: Kept) ->
 }
 
 /// The same start once more, as a life of its own with crash points.
-pub(super) fn life_of(script: &Script, disk: &Disk, kept: Kept, recovered: &Recovered) -> Result<Life, String> {
+pub(super) fn life_of(script: &Script, disk: &Disk, kept: Kept, within: Kept, recovered: &Recovered) -> Result<Life, String> {
     let mut bench = Bench::new(script, disk);
     bench.sim.keep_crash_points(HOST);
     let record = Record::new(1, recovered.log.clone(), recovered.ballot);
     let mut watch = Some(Watch::default());
-    let node = if script.members > 1 { bench.among_peers(kept, record, &mut watch)? } else { bench.alone(kept, record, &mut watch)?.0 };
+    let node =
+        if script.members > 1 { bench.among_peers(kept, within, record, &mut watch)? } else { bench.alone(kept, record, &mut watch)?.0 };
     Ok(watch.unwrap_or_default().end(node))
 }
 

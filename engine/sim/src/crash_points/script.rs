@@ -73,7 +73,7 @@ impl Watch {
 fn moment(node: &Node) -> Point {
     let record = node.record.borrow();
     let (frames, ballots) = (record.logs.len() - 1, record.ballots.len());
-    let durable = record.logs.get(record.durable).map_or(0, |log| log.last);
+    let durable = record.logs.get(record.durable).cloned().unwrap_or_default();
     Point {
         disk: Disk::new(0),
         operation: OpClass::Write,
@@ -81,7 +81,7 @@ fn moment(node: &Node) -> Point {
         frames,
         ballots,
         kept: node.kept(),
-        within: node.kept_within(durable),
+        within: node.kept_within(&durable),
     }
 }
 
@@ -275,6 +275,9 @@ impl Stage<'_> {
         self.end();
         let recovered = recover(self.script, &self.sim.disk_for_cut(WATCHED), kept, within)?;
         self.start(WATCHED.0, recovered.log, kept)?;
+        if let Some(node) = &self.nodes[WATCHED.0] {
+            node.started_within(within);
+        }
         // What the first life promised of its term holds on.
         if let Some(node) = &self.nodes[WATCHED.0] {
             node.record.borrow_mut().ballots = vec![recovered.ballot];
