@@ -363,7 +363,7 @@ impl Group {
                 if host.net.admits_lines(1, Some(peer), "a follower is behind the log", now) {
                     tell!(
                         error, %peer, %needs, %first,
-                        "a follower needs entries that are no longer in this log: it cannot catch up (there are no snapshots yet), and the others go on \
+                        "a follower needs entries that are no longer in this log: it cannot catch up (snapshots are not sent between nodes yet), and the others go on \
                          without it. A larger retention_bytes on all members keeps more for one that is away"
                     );
                 }

@@ -82,7 +82,7 @@ impl Host {
             }
             (Some(Lack::Segments), _) => tell!(
                 warn,
-                "log full: it has as many segments as it can keep track of, and the state machine has made nothing durable that it may forget"
+                "log full: it has as many segments as it can keep track of, and neither the state machine nor two snapshots hold what it could forget"
             ),
             (Some(Lack::Space), _) => {
                 tell!(warn, "disk full: once the segment in use is full, writes are refused until there is space for the next");

@@ -72,7 +72,7 @@ fn refusal(error: &ProposeError) -> Response<'static> {
         ProposeError::DiskFull => (codes::DISK_FULL, "the disk of this node is full: it takes no writes until there is space again"),
         ProposeError::LogFull => (
             codes::LOG_FULL,
-            "the log of this node is full, whatever space its disk has: its state machine makes nothing durable that the log may forget",
+            "the log of this node is full, whatever space its disk has: neither its state machine nor two snapshots hold what the log could forget",
         ),
         ProposeError::Shortage => (
             codes::SHORTAGE,
