@@ -111,7 +111,7 @@ impl std::fmt::Debug for Cluster {
 
 /// Whether this may come of entries that were acknowledged and have no copy left.
 fn may_follow_from_loss(violation: &Violation) -> bool {
-    use Violation::{Diverged, FalselyAcknowledged, Lags, NotLinearizable, NotLive, Skipped, TermFell};
+    use Violation::{Diverged, FalselyAcknowledged, Lags, NotLinearizable, NotLive, Skipped, TermFell, WrongState};
     matches!(
         violation,
         Diverged { .. }
@@ -121,6 +121,7 @@ fn may_follow_from_loss(violation: &Violation) -> bool {
             | NotLive { .. }
             | Skipped { .. }
             | TermFell { .. }
+            | WrongState { .. }
     )
 }
 

@@ -49,8 +49,15 @@ pub enum Violation {
         /// The entry passed over.
         index: u64,
     },
-    /// A replica took a snapshot whose state is not what the history leads to, or not what was given.
+    /// A replica took a snapshot whose state is not what the history leads to.
     WrongState {
+        /// The replica.
+        node: u64,
+        /// The index that the snapshot stands at.
+        index: u64,
+    },
+    /// A replica took a snapshot that is not, byte for byte, what a state machine gave, or holds what nobody proposed.
+    GarbledState {
         /// The replica.
         node: u64,
         /// The index that the snapshot stands at.
@@ -172,6 +179,9 @@ impl fmt::Display for Violation {
             }
             Violation::WrongState { node, index } => {
                 write!(f, "state machine safety: node {node} took a snapshot as of index {index} that is not the state there")
+            }
+            Violation::GarbledState { node, index } => {
+                write!(f, "integrity: node {node} took a snapshot as of index {index} that no state machine gave so")
             }
             Violation::TermFell { index, terms: [a, b] } => write!(f, "log: the term falls from {a} to {b} at index {index}"),
             Violation::Invented { node, index, value } => {
@@ -338,7 +348,9 @@ impl Judge {
                 *register = value;
             }
         }
-        if !intact || state != *registers {
+        if !intact || registers.iter().any(|value| *value != INITIAL && !self.proposals.contains_key(value)) {
+            self.violations.push(Violation::GarbledState { node, index });
+        } else if state != *registers {
             self.violations.push(Violation::WrongState { node, index });
         }
     }
@@ -475,10 +487,14 @@ mod tests {
         // That one has the entry at index 4 already.
         judge.restored(2, 3, &registers, true);
         assert_eq!(only(&judge), &Violation::WentBack { node: 2, from: 4, to: 3 });
-        for (index, intact) in [(4, true), (3, false)] {
+        judge.started(2, 0);
+        judge.restored(2, 4, &registers, true);
+        assert_eq!(judge.violations().last(), Some(&Violation::WrongState { node: 2, index: 4 }));
+        let invented = registers.map(|_| command(9, 1, false));
+        for (registers, intact) in [(registers, false), (invented, true)] {
             judge.started(2, 0);
-            judge.restored(2, index, &registers, intact);
-            assert_eq!(judge.violations().last(), Some(&Violation::WrongState { node: 2, index }));
+            judge.restored(2, 3, &registers, intact);
+            assert_eq!(judge.violations().last(), Some(&Violation::GarbledState { node: 2, index: 3 }));
         }
         // What a snapshot holds is not applied again.
         judge.started(3, 0);
