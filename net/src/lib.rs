@@ -83,6 +83,7 @@
 //! [`Net::payload`] and [`Net::respond`] on the node's side, [`client::Client`] on theirs.
 
 mod address;
+mod book;
 mod clients;
 mod conns;
 mod counters;

@@ -24,7 +24,7 @@ pub const HELLO_BYTES: usize = 128;
 pub const SMALL_BYTES: usize = BODY_OFFSET;
 
 /// Most other nodes.
-pub const MAX_PEERS: usize = 16;
+pub const MAX_PEERS: usize = kontiki_core::limits::MAX_PEERS;
 
 /// Connections that have not said who they are, at once. The oldest gives way to a newer one.
 pub const MAX_GREETINGS: usize = 16;

@@ -8,6 +8,7 @@ use kontiki_io::{Completion, Handle, Io, IoBuf, IoError, Output, tell};
 use kontiki_mem::{Pool, Ring};
 
 use crate::address::Address;
+use crate::book::Book;
 use crate::clients::serve::Client;
 use crate::conns::{Conns, Purpose, Slot};
 use crate::counters::Counters;
@@ -25,10 +26,8 @@ use crate::log_gate::{Hushed, LogGate, Topic};
 use crate::options::{Options, OptionsError};
 use crate::random::Random;
 use crate::session::bulk_in::Rules;
-use crate::session::bulk_out::BulkOut;
 use crate::session::parameters::Parameters;
 use crate::session::peer::Peer;
-use crate::snapshots::fetch::FetchPause;
 use crate::snapshots::serve::Serve;
 use crate::token::{Action, parse};
 
@@ -55,7 +54,7 @@ pub struct Net {
     pub(crate) rules: Rules,
     pub(crate) random: Random,
     pub(crate) conns: Conns,
-    pub(crate) peers: Vec<Peer>,
+    pub(crate) peers: Book,
     pub(crate) clients: Vec<Option<Client>>,
     pub(crate) clients_opened: u64,
     /// Clients that the next tick looks at.
@@ -85,42 +84,23 @@ impl Net {
     pub fn new(options: Options) -> Result<Net, OptionsError> {
         options.check()?;
         let mut random = Random::new(options.seed ^ options.node.0.rotate_left(32) ^ options.incarnation.0.rotate_left(48));
-        let mut peers: Vec<Peer> = options
-            .peers
-            .iter()
-            .filter(|(id, _)| *id != options.node)
-            .map(|&(id, addr)| Peer {
-                id,
-                addr,
-                found: heapless::Vec::new(),
-                tried: 0,
-                resolving: false,
-                last_found: None,
-                we_dial: options.node < id,
-                seen: None,
-                half: None,
-                greeted: heapless::Vec::new(),
-                session: None,
-                fetch: None,
-                fetch_pause: FetchPause::default(),
-                bulk_out: BulkOut::new(options.bulk_queue_frames, options.bulk_queue_bytes),
-                attempts: 0,
-                dial_at: Time(0),
-                reach: Reach::default(),
-            })
-            .collect();
-        peers.sort_by_key(|peer| peer.id);
+        let mut peers = Book::new(options.peer_places());
+        for &(id, addr) in options.peers.iter().filter(|(id, _)| *id != options.node) {
+            let known = peers.add(Peer::new(id, addr, &options));
+            assert!(known.is_some(), "the options say that there is a place for each");
+        }
+        let peer_places = peers.places();
         // Connections that are being wound down still hold their slot and buffers: hence twice, or a few more.
         let clients = options.max_clients;
         let spare_clients = if clients == 0 { 0 } else { clients + 4 };
         let places = clients + STATUS_PLACES;
-        let slots = peers.len() * CONNECTIONS_PER_PEER + 2 * MAX_GREETINGS + places + SPARE_CLIENTS;
+        let slots = peer_places * CONNECTIONS_PER_PEER + 2 * MAX_GREETINGS + places + SPARE_CLIENTS;
         let block = |bytes: usize| bytes.next_multiple_of(64);
         let pools = Pools {
             small: Pool::new(2 * slots, SMALL_BYTES),
-            control: Pool::new((peers.len() * 6).max(1), CONTROL_BUFFER_BYTES),
+            control: Pool::new((peer_places * 6).max(1), CONTROL_BUFFER_BYTES),
             // Snapshots have their records there: one send each way, and one each way of a connection that is closing.
-            stamps: Pool::new(peers.len() * 6 + 2, STAMPS_BYTES),
+            stamps: Pool::new(peer_places * 6 + 2, STAMPS_BYTES),
             requests: Pool::new(spare_clients.max(1), block(options.request_message_bytes())),
             responses: Pool::new((2 * spare_clients).max(1), block(options.max_requests_in_flight * options.response_bytes())),
             status_requests: Pool::new(2 * STATUS_PLACES, STATUS_REQUEST_BYTES),
@@ -131,8 +111,8 @@ impl Net {
             rules: Rules { cluster: options.cluster, group: options.group, max_frame_bytes: options.max_frame_bytes },
             random,
             conns: Conns::new(slots),
-            events: Events::new(peers.len(), places),
-            serves: (0..=peers.len()).map(|_| None).collect(),
+            events: Events::new(peer_places, places),
+            serves: (0..=peer_places).map(|_| None).collect(),
             serving: 0,
             chunks: None,
             peers,
@@ -154,13 +134,13 @@ impl Net {
     pub fn operations(&self) -> usize {
         // Per connection a receive, a send and a shutdown; the listener's accept and its shutdown; one stray close.
         // And one lookup of each peer's name.
-        3 * self.conns.slots() + 3 + self.peers.len()
+        3 * self.conns.slots() + 3 + self.peers.places()
     }
 
     /// Opens the listener and lets dialling begin with the next [`Net::tick`].
     pub fn start(&mut self, io: &mut dyn Io, now: Time) {
         self.listen(io);
-        for peer in &mut self.peers {
+        for peer in self.peers.iter_mut() {
             peer.dial_at = now;
             peer.reach = Reach::new(now);
         }
@@ -203,7 +183,7 @@ impl Net {
         while let Some(slot) = self.conns.overdue(now) {
             self.overdue(slot, now, io);
         }
-        for p in 0..self.peers.len() {
+        for p in 0..self.peers.end() {
             self.tick_session(p, now, io, ring);
             self.tick_dial(p, now, io);
             self.tick_reach(p, now);
@@ -238,7 +218,7 @@ impl Net {
                 first = Some(at);
             }
         };
-        for p in 0..self.peers.len() {
+        for p in 0..self.peers.end() {
             look(self.session_deadline(p));
             look(self.dial_deadline(p));
             look(self.reach_deadline(p));
@@ -276,7 +256,7 @@ impl Net {
             return;
         }
         self.stopping = true;
-        for p in 0..self.peers.len() {
+        for p in 0..self.peers.end() {
             self.session_down(p, DownReason::Stopped, now, io);
             self.half_failed(p, Unreached::Closed, now, io);
         }
@@ -322,6 +302,11 @@ impl Net {
         self.peers.get(self.peer_index(peer)?)?.up()?.parameters
     }
 
+    /// The other nodes that this one knows of, in the order of their slots: first those of [`Options::peers`].
+    pub fn peers(&self) -> impl Iterator<Item = NodeId> {
+        self.peers.iter().map(|peer| peer.id)
+    }
+
     /// Where a peer listens, for clients that look for the leader.
     pub fn peer_addr(&self, peer: NodeId) -> Option<Address> {
         self.peers.get(self.peer_index(peer)?).map(|peer| peer.addr)
@@ -332,7 +317,7 @@ impl Net {
     }
 
     pub(crate) fn peer_index(&self, id: NodeId) -> Option<usize> {
-        self.peers.binary_search_by_key(&id, |peer| peer.id).ok()
+        self.peers.slot(id)
     }
 
     /// A greeting of ours.

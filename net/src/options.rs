@@ -25,6 +25,9 @@ pub struct Options {
     pub listen: SocketAddr,
     /// The other nodes and where they listen. An entry for this node is skipped.
     pub peers: Vec<(NodeId, Address)>,
+    /// How many other nodes may be added to these while it runs: memory, connections and operations are set aside for
+    /// them too.
+    pub further_peers: usize,
     /// Longest frame taken from a peer, padding included.
     pub max_frame_bytes: usize,
     /// What peers are told of this node besides; its `takes_frame_bytes` is `max_frame_bytes`, and its
@@ -78,6 +81,7 @@ impl Options {
             incarnation,
             listen,
             peers: peers.into_iter().map(|(peer, addr)| (peer, addr.into())).collect(),
+            further_peers: 0,
             max_frame_bytes: kontiki_frame::MAX_FRAME_BYTES,
             parameters: Parameters::default(),
             bulk_queue_frames: 256,
@@ -111,7 +115,7 @@ impl Options {
         if let Some(pair) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(OptionsError::Twice { peer: pair[0] });
         }
-        if self.peers.iter().filter(|(peer, _)| *peer != self.node).count() > MAX_PEERS {
+        if self.peer_places() > MAX_PEERS {
             return bad("peers");
         }
         if !self.max_frame_bytes.is_multiple_of(kontiki_frame::BLOCK_BYTES)
@@ -144,6 +148,11 @@ impl Options {
             return bad("backoff_min_ns");
         }
         Ok(())
+    }
+
+    /// Most other nodes at once.
+    pub(crate) fn peer_places(&self) -> usize {
+        self.peers.iter().filter(|(peer, _)| *peer != self.node).count().saturating_add(self.further_peers)
     }
 
     /// What peers are told of this node.

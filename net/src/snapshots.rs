@@ -45,7 +45,7 @@ impl Net {
 
     /// Goes on with whatever is on its way.
     pub(crate) fn tick_snapshots(&mut self, now: Time, io: &mut dyn Io) {
-        for p in 0..self.peers.len() {
+        for p in 0..self.peers.end() {
             self.tick_fetch(p, now, io);
         }
         for k in 0..self.serves.len() {
@@ -55,7 +55,7 @@ impl Net {
 
     /// When it is to be looked at though nothing completes.
     pub(crate) fn snapshots_deadline(&self) -> Option<Time> {
-        let fetches = (0..self.peers.len()).filter_map(|p| self.fetch_deadline(p));
+        let fetches = (0..self.peers.end()).filter_map(|p| self.fetch_deadline(p));
         fetches.chain((0..self.serves.len()).filter_map(|k| self.serve_deadline(k))).min()
     }
 }

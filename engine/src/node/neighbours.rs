@@ -24,7 +24,7 @@ struct Neighbour {
     behind: bool,
 }
 
-/// All peers that have spoken since this node started.
+/// All peers that have spoken since they are peers of this node.
 #[derive(Debug)]
 pub(super) struct Neighbours {
     known: Vec<Neighbour>,
@@ -34,7 +34,7 @@ pub(super) struct Neighbours {
 
 impl Neighbours {
     pub(super) fn new(config: &Config) -> Neighbours {
-        Neighbours { known: Vec::with_capacity(config.members.len()), seal_bytes: config.max_frame_bytes }
+        Neighbours { known: Vec::with_capacity(kontiki_net::limits::MAX_PEERS), seal_bytes: config.max_frame_bytes }
     }
 
     fn get(&self, id: NodeId) -> Option<&Neighbour> {
@@ -87,6 +87,8 @@ impl Neighbours {
 impl Group {
     /// A session with a peer is up.
     pub(super) fn introduced(&mut self, host: &mut Host, peer: NodeId, said: Parameters, now: Time) {
+        // Those that are peers no more make room.
+        self.neighbours.known.retain(|known| host.net.peers().any(|peer| peer == known.id));
         if self.neighbours.hears(peer, said) {
             self.compare(host, peer, said, now);
         }

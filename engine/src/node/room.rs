@@ -1,7 +1,8 @@
 //! Memory for frames: what leaves it, and who is waited for before it does.
 
-use kontiki_core::{LogIndex, NodeId, Time};
+use kontiki_core::{LogIndex, Time};
 use kontiki_io::{Io, tell};
+use kontiki_net::Net;
 
 use super::group::Group;
 use super::host::Host;
@@ -42,14 +43,13 @@ impl Group {
             // The ring is reclaimed in order: a peer that reads nothing holds up all of it with a single old frame.
             let too_long = host.config.election_max_ms * 1_000_000;
             let share = (host.ring.capacity() / 4) as u64;
-            for member in &host.config.members {
-                let peer = NodeId(member.id);
-                if host.net.pinning(peer).is_some_and(|p| p.bytes > share || now.since(p.since) > too_long) {
-                    if host.net.admits_lines(1, Some(peer), "does not read", now) {
-                        tell!(warn, %peer, "does not read: connection cut, it will catch up from the log");
-                    }
-                    host.net.cut(peer, now, io);
+            let pins = |net: &Net, peer| net.pinning(peer).is_some_and(|p| p.bytes > share || now.since(p.since) > too_long);
+            let first_that_pins = |net: &Net| net.peers().find(|&peer| pins(net, peer));
+            while let Some(peer) = first_that_pins(&host.net) {
+                if host.net.admits_lines(1, Some(peer), "does not read", now) {
+                    tell!(warn, %peer, "does not read: connection cut, it will catch up from the log");
                 }
+                host.net.cut(peer, now, io);
             }
         }
     }

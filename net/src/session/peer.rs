@@ -11,6 +11,7 @@ use crate::conns::Slot;
 use crate::handshake::hello::HandshakeRefusal;
 use crate::handshake::reach::Reach;
 use crate::limits::MAX_HALVES;
+use crate::options::Options;
 use crate::session::bulk_in::BulkIn;
 use crate::session::bulk_out::BulkOut;
 use crate::session::inbox::Inbox;
@@ -109,6 +110,29 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
+    /// One that nothing is known of but where it is.
+    pub(crate) fn new(id: NodeId, addr: Address, options: &Options) -> Peer {
+        Peer {
+            id,
+            addr,
+            found: heapless::Vec::new(),
+            tried: 0,
+            resolving: false,
+            last_found: None,
+            we_dial: options.node < id,
+            seen: None,
+            half: None,
+            greeted: heapless::Vec::new(),
+            session: None,
+            fetch: None,
+            fetch_pause: FetchPause::default(),
+            bulk_out: BulkOut::new(options.bulk_queue_frames, options.bulk_queue_bytes),
+            attempts: 0,
+            dial_at: Time(0),
+            reach: Reach::default(),
+        }
+    }
+
     /// The open session, once it is up.
     pub(crate) fn up(&self) -> Option<&Session> {
         self.session.as_ref().filter(|session| session.parameters.is_some())

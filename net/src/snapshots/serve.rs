@@ -150,7 +150,8 @@ impl Net {
     }
 
     fn puller(&self, k: usize) -> Puller {
-        self.peers.get(k).map_or(Puller::Program, |peer| Puller::Peer(peer.id))
+        // Behind the peers' slots, each of which has its place.
+        if k + 1 == self.serves.len() { Puller::Program } else { Puller::Peer(self.peers.get(k).map_or(NodeId(0), |peer| peer.id)) }
     }
 
     fn serve_mut(&mut self, pull: Pull) -> Option<&mut Serve> {
