@@ -16,6 +16,8 @@ pub(crate) enum Reader {
     Apply,
     /// A follower, from this index on.
     Peer { peer: NodeId, from: LogIndex },
+    /// Nobody any more: what is read is not of this log.
+    Nobody,
 }
 
 impl Reader {
@@ -25,6 +27,7 @@ impl Reader {
             (Reader::Apply, Reader::Apply) => true,
             (Reader::Peer { peer: a, .. }, Reader::Peer { peer: b, .. }) => a == b,
             (Reader::Apply, Reader::Peer { .. }) | (Reader::Peer { .. }, Reader::Apply) => false,
+            (Reader::Nobody, _) | (_, Reader::Nobody) => false,
         }
     }
 }
@@ -115,7 +118,14 @@ impl CatchUp {
 
     /// The reader a finished read was for.
     pub(crate) fn end(&mut self, tag: u64) -> Option<Reader> {
-        self.readers.get_mut(tag as usize)?.take()
+        self.readers.get_mut(tag as usize)?.take().filter(|reader| *reader != Reader::Nobody)
+    }
+
+    /// The log begins anew: what is being read is not of it.
+    pub(crate) fn forget_log(&mut self) {
+        self.readers.iter_mut().flatten().for_each(|reader| *reader = Reader::Nobody);
+        self.asks.clear();
+        self.pieces.clear();
     }
 
     /// To be answered when the read in progress for that peer is done. An older one, of an earlier session, is nobody's

@@ -72,8 +72,42 @@ pub enum Event {
         /// The entry.
         index: LogIndex,
     },
-    /// A snapshot could not be made: the log says why. It is tried again before long.
+    /// A snapshot could not be made, or fetched: the log says why. It is tried again before long.
     SnapshotFailed,
+    /// A snapshot is sent to this peer, which needs what this log no longer holds.
+    SnapshotSending {
+        /// The peer.
+        peer: NodeId,
+        /// As of which entry.
+        index: LogIndex,
+    },
+    /// The peer has it, and goes on with the log.
+    SnapshotSent {
+        /// The peer.
+        peer: NodeId,
+        /// As of which entry.
+        index: LogIndex,
+    },
+    /// The peer takes it so slowly that the log has no room to be kept for it any longer: it begins anew with a newer one. The
+    /// log says how slowly.
+    SnapshotTooSlow {
+        /// The peer.
+        peer: NodeId,
+    },
+    /// This replica fetches a snapshot from this peer: it needs what the leader's log no longer holds.
+    SnapshotFetching {
+        /// The peer.
+        peer: NodeId,
+        /// As of which entry.
+        index: LogIndex,
+    },
+    /// A snapshot has taken the place of what this replica lacked.
+    SnapshotInstalled {
+        /// As of which entry.
+        index: LogIndex,
+    },
+    /// What this replica's log presupposes is nowhere here: it takes no part before it has been given a snapshot.
+    BaseLost,
     /// So many events were not read in time, and are forgotten.
     Missed {
         /// How many.

@@ -58,6 +58,20 @@ pub const RESTORE_BYTES: usize = 4 * snapshot::CHUNK_BYTES;
 pub const RESTORE_BUFFERS: usize = 2;
 /// How long after a snapshot that could not be made the next is tried, in ns.
 pub const SNAPSHOT_RETRY_NS: u64 = 1_000_000_000;
+/// Piece of a snapshot that is read to be sent, in bytes.
+pub const SEND_BYTES: usize = net::SERVE_CHUNKS * snapshot::CHUNK_BYTES;
+/// How many there are, for all that pull one at once: set aside while somebody does.
+pub const SEND_BUFFERS: usize = 6;
+/// How long the source of a snapshot keeps its file, and the log behind it, for a receiver that gets on with nothing, in
+/// ns: longer than a restart of it takes.
+pub const SEND_HOLD_NS: u64 = 60_000_000_000;
+/// Where the log has no room left, it is kept for a receiver only if the rest comes within this time at the pace so far, in
+/// ns.
+pub const SEND_REST_NS: u64 = 60_000_000_000;
+/// A fetch that gets on with nothing for so long gives way to another offer, in ns.
+pub const FETCH_PATIENCE_NS: u64 = 10_000_000_000;
+/// One that gets on with nothing for so long is given up: what has come stays, for the same offer made again. In ns.
+pub const FETCH_LIMIT_NS: u64 = 60_000_000_000;
 /// Log since the last snapshot, as a share of the retention, that brings about the next, unless it is configured.
 pub const SNAPSHOT_SHARE: u64 = 4;
 /// Operations outstanding at once, at least: writes, reads, segment preparation, two connections a peer each way,
@@ -140,6 +154,8 @@ const _: () = assert!(frame::BLOCK_BYTES == BLOCK_BYTES);
 const _: () = assert!(MAX_PENDING_BATCHES <= MAX_CACHED_FRAMES);
 const _: () = assert!(MAX_RING_BLOCKS > MAX_CACHED_FRAMES + MAX_APPLY_QUEUE);
 const _: () = assert!(io_capacity(MAX_VOTERS, MAX_CLIENTS) <= io::MAX_CAPACITY && io_handles(MAX_VOTERS, MAX_CLIENTS) <= io::MAX_HANDLES);
+// A chunk goes from the one's file into the other's as it is.
+const _: () = assert!(net::SNAPSHOT_CHUNK_BYTES == snapshot::CHUNK_BYTES && net::SERVE_CHUNKS <= snapshot::MAX_READ_CHUNKS);
 // Apply and each follower read without waiting for one another.
 const _: () = assert!(MAX_VOTERS <= wal::MAX_FRAME_READS);
 const _: () = assert!(MAX_CLIENTS <= net::MAX_CLIENTS && MAX_VOTERS <= net::MAX_PEERS && MIN_FREE_SEGMENTS < wal::MAX_SEGMENTS as u64);

@@ -49,6 +49,8 @@ pub(crate) struct Parts {
     pub(crate) store: Store,
     /// What the machine is to be given first.
     pub(crate) restore: Option<Info>,
+    /// What the log lacks as well.
+    pub(crate) install: Option<Info>,
     /// Position of the log where the newest snapshot was taken, as far as is known.
     pub(crate) mark: u64,
     pub(crate) net: Net,
@@ -78,12 +80,15 @@ pub(crate) struct Replica {
 impl Replica {
     /// A replica over what recovery found.
     pub(crate) fn new(parts: Parts) -> Replica {
-        let Parts { group, config, raft, wal, store, restore, mark, net, ring, shared, queue, recovery, incarnation, longest_frame } =
+        let Parts { group, config, raft, wal, store, restore, install, mark, net, ring, shared, queue, recovery, incarnation, longest_frame } =
             parts;
         let host = Host::new(config, incarnation, recovery, wal, store, net, ring);
         let mut group = Group::new(group, &host, raft, shared, queue, longest_frame, mark);
         if let Some(info) = restore {
             group.restore_from(info);
+        }
+        if let Some(info) = install {
+            group.install(info);
         }
         Replica { host, group }
     }

@@ -5,16 +5,17 @@ mod files;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::sync::Arc;
 
-use kontiki_core::{ClusterId, GroupId, LogIndex, NodeId, Raft, Restored, RestoredError, Time};
+use kontiki_core::{Base, ClusterId, GroupId, LogIndex, NodeId, Raft, Restored, RestoredError, Time};
 use kontiki_io::{Completion, Io, tell};
 use kontiki_mem::{Hold, Ring};
 use kontiki_net::{Net, NetError};
 use kontiki_snapshot::Store;
-use kontiki_wal::Wal;
+use kontiki_wal::{Reach, Wal};
 
 use crate::apply::ApplyQueue;
 use crate::config::{Config, Medium};
 use crate::error::StartError;
+use crate::events::Event;
 use crate::limits::{self, NEWS_SHARE};
 use crate::node::{Parts, Replica, restoring};
 use crate::reactor::TurnError;
@@ -192,7 +193,7 @@ impl Opening {
         now: Time,
         io: &mut dyn Io,
     ) -> Result<Box<Replica>, (Closing, Option<StartError>)> {
-        let kontiki_wal::Opened { wal, hard_state, incarnation, restored, report, .. } = opened;
+        let kontiki_wal::Opened { wal, hard_state, incarnation, restored, reaches, report } = opened;
         let wal = Box::new(wal);
         if self.ending.is_some() {
             return Err((Closing { wal, store }, None));
@@ -210,10 +211,25 @@ impl Opening {
         }
         let start = self.queue.applied();
         let restore = restoring::at_start(store.snapshots(), restored.base.next(), start);
+        // A crash while it was installed, or a log that lost more than its machine: the log takes what it lacks.
+        let install = store.newest_full().copied().filter(|info| lacks(&restored, reaches, info.base()));
+        let needs_base = reaches == Reach::Nothing && install.is_none() && config.members.len() > 1;
+        if needs_base {
+            tell!(
+                error,
+                first = restored.base.next().0,
+                "neither a snapshot nor the state machine holds what this log presupposes: this replica takes no part before a leader has sent it a \
+                 snapshot"
+            );
+            self.shared.events.tell(Event::BaseLost);
+        }
+        // Nothing is applied before: what lies between is nowhere.
+        let restore = restore.filter(|_| !needs_base);
         let applied = restore.map_or(start, |info| info.base().index);
         let mark = mark(&restored, store.snapshots().next().map(|newest| newest.base().index), &wal, report.bytes);
         store.expect(store.newest_full().map(|_| self.queue.snapshot_bytes()));
-        let restored = Restored { committed: applied, applied: self.queue.began(), ..restored };
+        let committed = applied.max(install.map_or(LogIndex(0), |info| info.base().index));
+        let restored = Restored { committed, applied: self.queue.began(), needs_base, ..restored };
         if let Err(error) = restored.validate() {
             return Err((
                 Closing { wal, store },
@@ -278,6 +294,7 @@ impl Opening {
             wal: *wal,
             store: *store,
             restore,
+            install,
             mark,
             net,
             ring,
@@ -287,6 +304,15 @@ impl Opening {
             longest_frame: report.longest_frame,
         })))
     }
+}
+
+/// Whether a log lacks what a snapshot of `base` ends with: it ends before, or holds another entry there, or its own
+/// beginning rests on nothing.
+fn lacks(restored: &Restored, reaches: Reach, base: Base) -> bool {
+    let run = restored.runs.iter().rev().find(|(from, _)| *from <= base.index);
+    // What is older than the runs that are known is taken to be the same: nobody knows better before it is read.
+    let other = base.index > restored.base.index && run.is_some_and(|&(_, term)| term != base.term);
+    base.index > restored.last || other || reaches == Reach::Nothing && base.index >= restored.base.index
 }
 
 /// Position of the log where the newest snapshot was taken, about, where the log holds so many bytes.

@@ -45,6 +45,17 @@ impl Pending {
         self.batches.pop_front().map(|b| (b.tickets, b.sealed))
     }
 
+    /// A snapshot takes the place of everything up to `upto`: nobody will know what these proposals came to.
+    pub(crate) fn skip(&mut self, upto: LogIndex, resolver: &mut Resolver) {
+        while self.batches.front().is_some_and(|b| b.meta.first <= upto) {
+            let Some(mut batch) = self.batches.pop_front() else { break };
+            for entry in 0..batch.tickets.len() {
+                resolver.resolve_one(&mut batch.tickets, entry, Outcome::Unknown, &[]);
+            }
+        }
+        resolver.flush();
+    }
+
     /// Leadership is lost: every caller whose entry is past `commit` learns that its outcome is unknown.
     /// Batches wholly committed stay, for apply to answer.
     pub(crate) fn lose(&mut self, commit: LogIndex, resolver: &mut Resolver) {

@@ -32,6 +32,8 @@ pub struct PeerStatus {
     pub needs_frame_bytes: u64,
     /// What it needs next is behind this leader's log: it is not held there any more.
     pub behind: bool,
+    /// The snapshot that it takes from this replica, if it takes one.
+    pub snapshot: Option<Sent>,
     /// Why it cannot be reached, once the operator was told so.
     pub unreached: Option<Unreached>,
 }
@@ -90,6 +92,12 @@ pub struct Counters {
     pub snapshots_written: u64,
     /// Attempts at one that failed.
     pub snapshots_failed: u64,
+    /// Snapshots that a follower took from this replica, and went on from.
+    pub snapshots_sent: u64,
+    /// Snapshots of others that became durable here.
+    pub snapshots_fetched: u64,
+    /// Snapshots that took the place of what this replica lacked.
+    pub snapshots_installed: u64,
     /// Replies of the state machine that were longer than `reply_bytes`, and not kept.
     pub replies_too_long: u64,
 }
@@ -137,6 +145,30 @@ impl Latency {
     }
 }
 
+/// A snapshot that is being fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetching {
+    /// From whom.
+    pub from: NodeId,
+    /// The entry that it is as of.
+    pub index: LogIndex,
+    /// Bytes of it that are here.
+    pub taken: u64,
+    /// Its length, in bytes.
+    pub bytes: u64,
+}
+
+/// A snapshot on its way to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// The entry that it is as of.
+    pub index: LogIndex,
+    /// Bytes of it that the peer holds durably, as far as it has said.
+    pub held: u64,
+    /// Its length, in bytes.
+    pub bytes: u64,
+}
+
 /// What one replica knows of itself and its cluster. A copy, taken at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
@@ -172,6 +204,10 @@ pub struct Status {
     pub snapshot_older: LogIndex,
     /// The snapshot that is being written: as of which entry, and how many bytes are written.
     pub snapshot_writing: Option<(LogIndex, u64)>,
+    /// The snapshot of another that is being fetched, if one is.
+    pub snapshot_fetching: Option<Fetching>,
+    /// Whether what its log presupposes is nowhere here: it takes no part before it has been given a snapshot.
+    pub needs_base: bool,
     /// Whether the state machine is getting its state from a snapshot.
     pub restoring: bool,
     /// Whether it lost acknowledged entries to its medium and refetches them; it does not vote until it has them.
@@ -229,6 +265,11 @@ impl fmt::Display for Status {
         if let Some((index, bytes)) = self.snapshot_writing {
             writeln!(f, "snapshot_writing = {index}\nsnapshot_written_bytes = {bytes}")?;
         }
+        if let Some(Fetching { from, index, taken, bytes }) = self.snapshot_fetching {
+            writeln!(f, "snapshot_fetching = {index}\nsnapshot_fetching_from = {from}\nsnapshot_fetched_bytes = {taken}")?;
+            writeln!(f, "snapshot_fetching_bytes = {bytes}")?;
+        }
+        writeln!(f, "needs_base = {}", self.needs_base)?;
         writeln!(
             f,
             "recovering = {}\ndisk_full = {}\nlog_full = {}\ndisk_slow = {}",
@@ -249,7 +290,8 @@ impl fmt::Display for Status {
             "sessions = {}\nrefusals = {}\nelections_won = {}\nbusy = {}\nreplies_too_long = {}",
             c.sessions, c.refusals, c.elections_won, c.busy, c.replies_too_long
         )?;
-        writeln!(f, "snapshots_written = {}\nsnapshots_failed = {}", c.snapshots_written, c.snapshots_failed)?;
+        writeln!(f, "snapshots_written = {}\nsnapshots_failed = {}\nsnapshots_sent = {}", c.snapshots_written, c.snapshots_failed, c.snapshots_sent)?;
+        writeln!(f, "snapshots_fetched = {}\nsnapshots_installed = {}", c.snapshots_fetched, c.snapshots_installed)?;
         for (name, l) in [("flush_latency", &self.flush_latency), ("commit_latency", &self.commit_latency)] {
             writeln!(
                 f,
@@ -267,6 +309,9 @@ impl fmt::Display for Status {
                 p.id, p.connected, p.matched, p.next, p.inflight_bytes, p.probing
             )?;
             writeln!(f, "behind = {}\ntakes_frame_bytes = {}\nneeds_frame_bytes = {}", p.behind, p.takes_frame_bytes, p.needs_frame_bytes)?;
+            if let Some(Sent { index, held, bytes }) = p.snapshot {
+                writeln!(f, "snapshot = {index}\nsnapshot_held_bytes = {held}\nsnapshot_bytes = {bytes}")?;
+            }
             if let Some(why) = p.unreached {
                 writeln!(f, "unreached = {:?}", why.to_string())?;
             }
@@ -338,6 +383,7 @@ mod tests {
             takes_frame_bytes: u64::MAX,
             needs_frame_bytes: u64::MAX,
             behind: false,
+            snapshot: Some(Sent { index: LogIndex(u64::MAX), held: u64::MAX, bytes: u64::MAX }),
             unreached: Some(Unreached::Refused(kontiki_net::HandshakeRefusal::OwnId { id: NodeId(u64::MAX) })),
         };
         let refused = |n: u64| Refused {
@@ -372,6 +418,8 @@ mod tests {
             snapshot: LogIndex(max),
             snapshot_older: LogIndex(max),
             snapshot_writing: Some((LogIndex(max), max)),
+            snapshot_fetching: Some(Fetching { from: NodeId(max), index: LogIndex(max), taken: max, bytes: max }),
+            needs_base: false,
             restoring: false,
             recovering: false,
             disk_full: false,

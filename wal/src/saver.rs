@@ -117,6 +117,11 @@ impl Saver {
         self.record.watermark
     }
 
+    /// The segments named last, durably or not yet.
+    pub(crate) fn span(&self) -> SegmentSpan {
+        self.span
+    }
+
     /// Whether the segments named last are so durably.
     pub(crate) fn noted(&self) -> bool {
         self.span == self.durable_span && !self.due

@@ -110,6 +110,9 @@ pub enum Event {
         /// What it holds everything up to.
         base: Base,
     },
+    /// No snapshot of what the log presupposes can be read any more, and the state machine lacks it: the node takes no part
+    /// before it has been given one ([`crate::Restored::needs_base`]).
+    BaseLost,
     /// The answer to [`crate::Effect::LookupTerm`]: the term at `index`, `None` if the log does not hold it.
     TermFound {
         /// The index asked for.

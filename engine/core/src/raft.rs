@@ -206,6 +206,7 @@ impl Raft {
                 }
             }
             Event::Installed { base } => self.installed(base, effects),
+            Event::BaseLost => self.base_lost(effects),
         }
         self.persist(effects);
     }

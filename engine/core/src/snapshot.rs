@@ -97,6 +97,21 @@ impl Raft {
         self.look_up_installed(fx);
     }
 
+    /// Whether an installed snapshot has still to be taken over into the log: no frame is to be appended meanwhile, as the log
+    /// may begin anew.
+    pub fn is_installing(&self) -> bool {
+        self.installing.is_some()
+    }
+
+    /// What the log presupposes is nowhere any more. A leader without a state is of no use, and others have one.
+    pub(crate) fn base_lost(&mut self, fx: &mut Effects) {
+        self.needs_base = true;
+        if self.role != Role::Follower {
+            self.follow(self.hard.term, None, fx);
+            self.wait_for_election();
+        }
+    }
+
     /// Asks for the term that decides whether the log goes on behind an installed snapshot.
     pub(crate) fn look_up_installed(&mut self, fx: &mut Effects) {
         if let Some(base) = self.installing

@@ -14,7 +14,6 @@ use crate::cluster::listener::Listener;
 use crate::cluster::marks;
 use crate::cluster::workload::Workload;
 use crate::conditions::Conditions;
-use crate::judge::Violation;
 use crate::random::Random;
 use crate::sim::Sim;
 use chaos::Chaos;
@@ -34,11 +33,6 @@ pub fn run(seed: u64, extent: Extent) -> Report {
     kind.slow_down(seed, &mut conditions.disk, &mut setup.config);
     let sim = Sim::new(seed, conditions);
     let bad = bad_disks(seed, members, extent.bad_disks);
-    let keeps_all = bad.contains(&true) && !seed.is_multiple_of(4) || kind.away.is_some();
-    if keeps_all {
-        // All of the log, so that the others still have whatever a bad disk loses, or one that is away has missed.
-        setup.config.retention_bytes = 2 * log_bytes;
-    }
     let base = setup.config.clone();
     let mut workload = Workload::drawn(Random::stream(seed, 11), setup.config.max_entry_bytes).in_bursts();
     if kind.own_limits || kind.new_limits {
@@ -63,13 +57,7 @@ pub fn run(seed: u64, extent: Extent) -> Report {
     met.merge(&listener.counts());
     met.add_many(marks::LEADER_CHANGES, cluster.judge().terms().saturating_sub(1));
     met.add_many(marks::POWER_CUTS, sim.counted("power cut"));
-    let mut violations = cluster.objections();
-    if !keeps_all && met.get(marks::BEHIND) > 0 {
-        // What a bad disk lost, or a node that was away for most of a short run missed, the others have released. Without snapshots
-        // that node has to be rebuilt, and the leader has said so.
-        sim.count("node to be rebuilt");
-        violations.retain(|violation| !matches!(violation, Violation::Lags { .. } | Violation::NotLive { .. }));
-    }
+    let violations = cluster.objections();
     let (history, judge) = (cluster.history(), cluster.judge());
     let report = Report {
         seed,

@@ -19,6 +19,9 @@ use super::gather::Gather;
 use super::host::Host;
 use super::neighbours::Neighbours;
 use super::snapshots::Snapshots;
+use super::snapshots::fetching::Fetching;
+use super::snapshots::installing::Installing;
+use super::snapshots::sending::Sending;
 use crate::apply::ApplyQueue;
 use crate::cache::{Cached, FrameCache};
 use crate::catchup::CatchUp;
@@ -71,6 +74,9 @@ pub(super) struct Group {
     pub(super) shared: Hold<Shared>,
     pub(super) queue: Arc<ApplyQueue>,
     pub(super) snapshots: Snapshots,
+    pub(super) sending: Sending,
+    pub(super) fetching: Fetching,
+    pub(super) installing: Option<Installing>,
     pub(super) resolver: Resolver,
     pub(super) fx: Effects,
     pub(super) spare_fx: Effects,
@@ -131,6 +137,9 @@ impl Group {
             shared,
             queue,
             snapshots: Snapshots::new(mark),
+            sending: Sending::default(),
+            fetching: Fetching::default(),
+            installing: None,
             resolver: Resolver::new(),
             fx: Effects::with_capacity(256),
             spare_fx: Effects::with_capacity(256),
@@ -184,6 +193,7 @@ impl Group {
         let held_up = !self.may_seal(host);
         self.raft.flush(now, &mut self.fx);
         self.carry_out(host, now, io);
+        self.move_snapshots(host, now, io);
         held_up
     }
 
@@ -277,14 +287,13 @@ impl Group {
                 self.step(host, now, Event::SessionDown { peer, session }, io);
             }
             NetEvent::Client(event) => self.client(host, event, io),
-            // There are no snapshots to give, and none to take.
-            NetEvent::SnapshotWanted { pull, .. } | NetEvent::SnapshotAsked { pull } => {
-                host.net.refuse_snapshot(pull, SnapshotRefusal::None);
-            }
-            NetEvent::SnapshotOffered { .. }
-            | NetEvent::SnapshotChunk { .. }
-            | NetEvent::SnapshotFetchDown { .. }
-            | NetEvent::SnapshotServeDown { .. } => {}
+            NetEvent::SnapshotWanted { pull, want } => self.snapshot_wanted(host, pull, want, now),
+            // Programs are not served yet.
+            NetEvent::SnapshotAsked { pull } => host.net.refuse_snapshot(pull, SnapshotRefusal::None),
+            NetEvent::SnapshotServeDown { pull, .. } => self.snapshot_unwanted(host, pull),
+            NetEvent::SnapshotOffered { peer, session, offer } => self.snapshot_offered(host, peer, session, offer, now),
+            NetEvent::SnapshotChunk { peer, id, offset, chunk } => self.snapshot_chunk(host, peer, id, offset, &chunk, now),
+            NetEvent::SnapshotFetchDown { peer, reason } => self.snapshot_fetch_down(host, peer, reason),
             // The host's.
             NetEvent::Refused { .. } | NetEvent::Unreached { .. } | NetEvent::Listening { .. } | NetEvent::Fatal(_) => {}
         }
@@ -352,9 +361,8 @@ impl Group {
                 self.cache.truncate(from);
             }
             Effect::LookupTerm { index } => self.lookup_term(host, index, now, io),
-            // Nothing is offered and nothing installed yet: the operator is told of whom the log cannot serve.
-            Effect::OfferSnapshot { .. } => {}
-            Effect::Rebase { base, .. } => panic!("the log cannot begin anew behind {base}: nothing was installed"),
+            Effect::OfferSnapshot { peer, session, first, .. } => self.offer(host, peer, session, first, now),
+            Effect::Rebase { write, base } => self.begin_anew(write, base, now),
             Effect::Diverged { applied, term } => {
                 self.queue.fail(Failure::Diverged { index: applied.index.0, applied: applied.term.0, counts: term.0 });
             }
@@ -362,9 +370,9 @@ impl Group {
                 self.falls_behind(peer);
                 if host.net.admits_lines(1, Some(peer), "a follower is behind the log", now) {
                     tell!(
-                        error, %peer, %needs, %first,
-                        "a follower needs entries that are no longer in this log: it cannot catch up (snapshots are not sent between nodes yet), and the others go on \
-                         without it. A larger retention_bytes on all members keeps more for one that is away"
+                        warn, %peer, %needs, %first,
+                        "a follower needs entries that are no longer in this log: it needs a snapshot, and does not count towards a majority before it \
+                         has one. A larger retention_bytes on all members keeps more for one that is away"
                     );
                 }
             }

@@ -20,6 +20,10 @@ impl Group {
             self.want_bell(true);
             return;
         }
+        // What comes next may lie in a snapshot that is on its way.
+        if self.installing.is_some() || self.raft.needs_base() {
+            return;
+        }
         let (mut any, mut waits) = (false, false);
         while self.next_apply <= self.commit {
             if !self.queue.has_room(share) {
@@ -80,7 +84,7 @@ impl Group {
     }
 
     pub(super) fn apply_read(&mut self, block: &Block, frames: &[FrameAt], now: Time) {
-        if self.snapshots.is_restoring() {
+        if self.snapshots.is_restoring() || self.installing.is_some() {
             return;
         }
         for f in frames {
@@ -115,12 +119,19 @@ impl Group {
         // A leader may have applied what its own disk does not hold yet: that must stay.
         // A damaged log may hold what was superseded where that has already been: not before a leader's frames have shown
         // which.
+        // Nor may what a follower needs behind the snapshot that it is taking.
         let durable = self.forgettable(host).min(self.queue.applied()).min(self.raft.durable()).min(self.raft.commit_here());
-        if durable <= self.released {
-            return;
-        }
-        self.released = durable;
-        if let Some(base) = host.wal.release(durable) {
+        let durable = durable.min(self.sending.spares());
+        let base = if host.lacking.is_some() {
+            // What is retained for followers that are away goes first: they are given a snapshot.
+            host.wal.make_room(durable)
+        } else if durable > self.released {
+            self.released = durable;
+            host.wal.release(durable)
+        } else {
+            None
+        };
+        if let Some(base) = base {
             self.raft.compacted(base);
         }
     }

@@ -23,6 +23,9 @@ impl Group {
         if frame.append.leader_term < self.raft.term() {
             return true;
         }
+        if self.log_waits() {
+            return false;
+        }
         let (header, bytes) = (&frame.hand.header, frame.hand.block.len());
         let proposed = header.kind == Kind::Entries && header.meta.term == frame.append.leader_term;
         if proposed { host.wal.can_propose(bytes) } else { host.wal.can_append(bytes) }

@@ -1,7 +1,7 @@
 //! A snapshot on its way from the disk into the state machine, chunk by chunk, each checked as it is read. Nothing is
 //! applied meanwhile; the log goes on.
 
-use kontiki_core::{LogIndex, Time};
+use kontiki_core::{EntryId, Event as CoreEvent, LogIndex, Time};
 use kontiki_io::{Io, IoBuf, tell};
 use kontiki_mem::Pool;
 use kontiki_snapshot::{Info, ReadError};
@@ -11,6 +11,7 @@ use super::host::Host;
 use super::snapshots::Step;
 use crate::apply::{Piece, Task};
 use crate::error::Failure;
+use crate::events::Event;
 use crate::limits::{RESTORE_BUFFERS, RESTORE_BYTES, SNAPSHOT_RETRY_NS};
 
 #[derive(Debug)]
@@ -27,9 +28,19 @@ pub(super) struct Restoring {
     ended: bool,
     /// Nothing is read before.
     retry_at: Option<Time>,
+    /// By which its reads are known: what was read of an older one is of no use.
+    tag: u64,
 }
 
+/// Tags of what is read for the machine; those of what is read to be sent lie below.
+pub(super) const TAGS: u64 = 1 << 63;
+
 impl Restoring {
+    /// Whether it is the snapshot as of this entry.
+    pub(super) fn is_of(&self, at: EntryId) -> bool {
+        self.info.base().id() == at
+    }
+
     pub(super) fn gave_back(&mut self, buf: IoBuf) {
         self.given -= 1;
         self.free.push(buf);
@@ -45,12 +56,12 @@ impl Group {
         self.next_apply = id.index.next();
         match &mut self.snapshots.step {
             Step::Restoring(before) => {
-                (before.info, before.next, before.ended) = (info, 0, false);
+                (before.info, before.next, before.ended, before.tag) = (info, 0, false, before.tag + 1);
             }
             step => {
                 let pool = Pool::new(RESTORE_BUFFERS, RESTORE_BYTES);
                 let free = std::iter::from_fn(|| pool.take()).map(IoBuf::Pool).collect();
-                *step = Step::Restoring(Restoring { info, next: 0, free, reading: false, given: 0, ended: false, retry_at: None });
+                *step = Step::Restoring(Restoring { info, next: 0, free, reading: false, given: 0, ended: false, retry_at: None, tag: TAGS });
             }
         }
     }
@@ -64,7 +75,7 @@ impl Group {
                 && restoring.retry_at.is_none()
                 && let Some(buf) = restoring.free.pop()
             {
-                match host.store.read(0, info.digest, restoring.next, buf, io) {
+                match host.store.read(restoring.tag, info.digest, restoring.next, buf, io) {
                     Ok(()) => restoring.reading = true,
                     Err(buf) => {
                         restoring.free.push(buf);
@@ -73,7 +84,7 @@ impl Group {
                             restoring.retry_at = Some(now.plus_ns(SNAPSHOT_RETRY_NS));
                             return Ok(());
                         }
-                        return self.restore_from_older(host, info.base().index);
+                        return self.restore_from_older(host, info.base().index, now, io);
                     }
                 }
             }
@@ -84,9 +95,21 @@ impl Group {
         Ok(())
     }
 
-    pub(super) fn restore_read(&mut self, host: &mut Host, buf: IoBuf, result: Result<usize, ReadError>, now: Time) -> Result<(), Failure> {
+    pub(super) fn restore_read(
+        &mut self,
+        host: &mut Host,
+        tag: u64,
+        buf: IoBuf,
+        result: Result<usize, ReadError>,
+        now: Time,
+        io: &mut dyn Io,
+    ) -> Result<(), Failure> {
         let Step::Restoring(restoring) = &mut self.snapshots.step else { return Ok(()) };
         restoring.reading = false;
+        if tag != restoring.tag {
+            restoring.free.push(buf);
+            return Ok(());
+        }
         match result {
             Ok(count) => {
                 restoring.next += count as u64;
@@ -101,13 +124,14 @@ impl Group {
                     return Ok(());
                 }
                 let index = restoring.info.base().index;
-                self.restore_from_older(host, index)
+                self.restore_from_older(host, index, now, io)
             }
         }
     }
 
-    /// The snapshot as of `index` is of no use: the next older one is taken, or the log from its beginning.
-    fn restore_from_older(&mut self, host: &mut Host, index: LogIndex) -> Result<(), Failure> {
+    /// The snapshot as of `index` is of no use: the next older one is taken, or the log from its beginning, or another
+    /// node's.
+    fn restore_from_older(&mut self, host: &mut Host, index: LogIndex, now: Time, io: &mut dyn Io) -> Result<(), Failure> {
         let (first, start) = (host.wal.first_index(), self.queue.applied());
         let older = host.store.snapshots().find(|info| info.head.full && info.base().index < index).copied();
         match older.filter(|info| info.base().index > start && info.base().next() >= first) {
@@ -116,8 +140,17 @@ impl Group {
                 self.snapshots.step = Step::Idle;
                 self.next_apply = start.next();
             }
+            None if host.config.members.len() == 1 => return Err(Failure::Restore { first: first.0 }),
             None => {
-                return Err(Failure::Restore { first: first.0 });
+                tell!(
+                    error, first = first.0,
+                    "every snapshot here is damaged, and the log no longer holds what they held: this replica takes no part before a leader has sent \
+                     it a snapshot"
+                );
+                self.snapshots.step = Step::Idle;
+                self.next_apply = start.next();
+                self.shared.events.tell(Event::BaseLost);
+                self.step(host, now, CoreEvent::BaseLost, io);
             }
         }
         Ok(())

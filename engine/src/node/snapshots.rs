@@ -3,6 +3,10 @@
 //! The apply stage takes it and reads it, in bites between the frames; the store writes it, giving way to the log. In
 //! between lie two pieces of memory, and only while one is made.
 
+pub(super) mod fetching;
+pub(super) mod installing;
+pub(super) mod sending;
+
 use std::collections::VecDeque;
 
 use kontiki_core::{Base, EntryId, LogIndex, Subterm, Time};
@@ -12,7 +16,7 @@ use kontiki_snapshot::{Info, Making, Part, Refused, StoreEvent};
 
 use super::group::Group;
 use super::host::Host;
-use super::restoring::Restoring;
+use super::restoring::{Restoring, TAGS};
 use crate::apply::{Answer, Task};
 use crate::error::Failure;
 use crate::events::Event;
@@ -78,7 +82,22 @@ impl Snapshots {
 impl Group {
     /// When what is put off is due.
     pub(super) fn snapshot_deadline(&self) -> Time {
-        self.snapshots.retry_at.or(self.restore_deadline()).unwrap_or(Time(u64::MAX))
+        let (made, sent) = (self.snapshots.retry_at.or(self.restore_deadline()), self.sending.deadline());
+        made.into_iter().chain(sent).chain(self.fetching.deadline()).min().unwrap_or(Time(u64::MAX))
+    }
+
+    /// What is sent, fetched or installed goes on.
+    pub(super) fn move_snapshots(&mut self, host: &mut Host, now: Time, io: &mut dyn Io) {
+        if !self.fetching.is_idle() {
+            self.fetch_on(host, now);
+            host.store_stirred = true;
+        }
+        if !self.sending.is_idle() {
+            self.send_on(host, now, io);
+        }
+        if self.installing.is_some() {
+            self.install_on(host, now, io);
+        }
     }
 
     /// Whether the machine keeps nothing by itself: then the log forgets what two snapshots hold.
@@ -93,7 +112,8 @@ impl Group {
 
     fn wants_snapshot(&self, host: &Host) -> bool {
         let snapshots = &self.snapshots;
-        if snapshots.unsupported || !matches!(snapshots.step, Step::Idle) {
+        let gives_way = !self.fetching.is_idle() || self.installing.is_some() || self.raft.needs_base();
+        if snapshots.unsupported || gives_way || !matches!(snapshots.step, Step::Idle) {
             return false;
         }
         if snapshots.asked > snapshots.answers {
@@ -103,7 +123,7 @@ impl Group {
         // Where the log has no room to grow into, another snapshot lets it forget.
         let due = grown >= host.config.snapshot_bytes_of_log() || host.lacking.is_some();
         let newest = host.store.snapshots().next().map_or(LogIndex(0), |newest| newest.base().index);
-        due && self.is_in_memory() && self.queue.applied() > newest
+        (due && self.is_in_memory() || self.sending.lacks()) && self.queue.applied() > newest
     }
 
     /// What has been said of snapshots since the last turn, and what follows.
@@ -116,7 +136,7 @@ impl Group {
             self.stage_says(host, answer, now)?;
         }
         while let Some(event) = host.store.next_event() {
-            self.store_says(host, event, now)?;
+            self.store_says(host, event, now, io)?;
         }
         self.snapshots.retry_at = self.snapshots.retry_at.filter(|&due| due > now);
         let asked = self.snapshots.asked > self.snapshots.answers;
@@ -159,7 +179,7 @@ impl Group {
                 self.no_snapshot(host, error, now);
             }
             (Answer::Chunks(buf), Step::Restoring(restoring)) => restoring.gave_back(buf),
-            (Answer::Restored(at), Step::Restoring(_)) => {
+            (Answer::Restored(at), Step::Restoring(restoring)) if restoring.is_of(at) => {
                 tell!(info, index = at.index.0, "the state machine has its state from a snapshot");
                 self.snapshots.step = Step::Idle;
             }
@@ -241,7 +261,7 @@ impl Group {
         }
     }
 
-    fn store_says(&mut self, host: &mut Host, event: StoreEvent, now: Time) -> Result<(), Failure> {
+    fn store_says(&mut self, host: &mut Host, event: StoreEvent, now: Time, io: &mut dyn Io) -> Result<(), Failure> {
         match event {
             StoreEvent::Written(info) => {
                 self.snapshot_written(&info);
@@ -261,8 +281,10 @@ impl Group {
             StoreEvent::Damaged { name, flaw } => {
                 tell!(error, %name, %flaw, "a snapshot is damaged, and counts as none from now on");
             }
-            StoreEvent::Read { buf, result, .. } => self.restore_read(host, buf, result, now)?,
-            StoreEvent::Fetched(_) | StoreEvent::NotFetched { .. } => {}
+            StoreEvent::Read { tag, buf, result } if tag >= TAGS => self.restore_read(host, tag, buf, result, now, io)?,
+            StoreEvent::Read { tag, buf, result } => self.send_read(host, tag, buf, result, now),
+            StoreEvent::Fetched(info) => self.fetched(host, info, now, io),
+            StoreEvent::NotFetched { error, .. } => self.not_fetched(host, &error, now, io),
         }
         Ok(())
     }
@@ -270,6 +292,7 @@ impl Group {
     fn snapshot_written(&mut self, info: &Info) {
         tell!(info, snapshot = %info, "snapshot written");
         self.snapshots.step = Step::Idle;
+        self.sending.made_one();
         self.counters.snapshots_written += 1;
         self.shared.events.tell(Event::SnapshotWritten { index: info.base().index });
         self.shared.answer_snapshot(self.snapshots.answers, Ok(info.base().id()));

@@ -9,7 +9,7 @@ use super::group::Group;
 use super::host::Host;
 use crate::events::Event;
 use crate::lack::Lack;
-use crate::status::{PeerStatus, Refused, Status};
+use crate::status::{Fetching, PeerStatus, Refused, Sent, Status};
 
 const MS: u64 = 1_000_000;
 
@@ -137,6 +137,7 @@ impl Group {
                     takes_frame_bytes: self.neighbours.frames(id).0 as u64,
                     needs_frame_bytes: self.neighbours.frames(id).1 as u64,
                     behind: p.is_some_and(|p| p.behind),
+                    snapshot: self.sending.to(id).map(|(index, held, bytes)| Sent { index, held, bytes }),
                     unreached: host.net.unreached(id).map(|(why, _)| why),
                 }
             })
@@ -161,6 +162,13 @@ impl Group {
             snapshot: snapshots.next().unwrap_or_default(),
             snapshot_older: snapshots.next().unwrap_or_default(),
             snapshot_writing: host.store.writing().map(|(base, bytes)| (base.index, bytes)),
+            snapshot_fetching: host.store.fetching().map(|progress| Fetching {
+                from: progress.offer.source,
+                index: progress.offer.base.index,
+                taken: progress.taken,
+                bytes: progress.offer.bytes,
+            }),
+            needs_base: self.raft.needs_base(),
             restoring: self.snapshots.is_restoring(),
             recovering: self.raft.recovering(),
             disk_full: host.lacking == Some(Lack::Space),

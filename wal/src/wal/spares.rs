@@ -43,8 +43,8 @@ impl Wal {
 
     /// What the hard state is to say: where the log begins now, and the newest segment.
     fn span(&self, newest: u64, generation: u64, source: u64) -> SegmentSpan {
-        // Of a chain that is beginning nothing is said before its first header is durable.
-        let oldest = self.log.oldest_segment().filter(|_| !self.appender.begins_chain()).unwrap_or(self.saver.named().oldest);
+        // Of a chain that is beginning nothing is said before its first header is durable; and what was said is not taken back.
+        let oldest = self.log.oldest_segment().filter(|_| !self.appender.begins_chain()).unwrap_or(self.saver.span().oldest);
         SegmentSpan { oldest, newest, generation, source }
     }
 

@@ -36,7 +36,7 @@ pub(crate) const LOSSES: &str = "node came back with losses";
 pub(crate) const BEHIND: &str = "follower behind the log";
 
 /// What the engine says to its operator: the beginning of a message, and the mark it stands for.
-const SAID: [(&str, &str); 13] = [
+const SAID: [(&str, &str); 17] = [
     ("entries superseded by a newer leader's", "divergence healed"),
     ("log recovered with losses", LOSSES),
     ("acknowledged log is damaged", DAMAGE),
@@ -50,6 +50,10 @@ const SAID: [(&str, &str); 13] = [
     ("a follower needs entries that are no longer", BEHIND),
     ("snapshot written", "snapshot written"),
     ("no snapshot: tried again", "snapshot given up, and tried again"),
+    ("a snapshot is fetched whole", "snapshot fetched"),
+    ("a snapshot is installed", "snapshot installed"),
+    ("the log begins anew behind a snapshot", "log begun anew"),
+    ("a chunk of a snapshot is not as", "chunk of a snapshot fetched again"),
 ];
 
 /// Every mark, met or not.

@@ -95,6 +95,7 @@ impl Kind {
             config.segment_bytes = config.segment_bytes.max(4096 + 4 * MOST_FRAME_BYTES as u64);
             *log_bytes = (*log_bytes).clamp(LOG_SEGMENTS.start() * config.segment_bytes, LOG_SEGMENTS.end() * config.segment_bytes);
             config.retention_bytes = *log_bytes / 2;
+            *config = draw_snapshots(seed, config.clone());
         }
     }
 
@@ -175,13 +176,16 @@ pub(super) fn draw_setup(seed: u64, random: &mut Random) -> (Setup, u64) {
     (Setup { members, config: draw_snapshots(seed, config), durable_state: random.coin() }, log_bytes)
 }
 
-/// How often machines in memory make snapshots: mostly behind a few segments, so that there are many; and how fast.
-fn draw_snapshots(seed: u64, config: Config) -> Config {
+/// How often machines in memory make snapshots: mostly behind a few segments, so that there are many; and how fast. And how much
+/// of the log is retained behind them: often next to nothing, so that one that was away needs a snapshot.
+pub(super) fn draw_snapshots(seed: u64, config: Config) -> Config {
     let mut random = Random::stream(seed, 17);
     let often = random.below(4) > 0;
     let segments = random.between(1, 6);
     let slow = random.below(8) == 0;
+    let little = random.below(4) > 0;
     Config {
+        retention_bytes: if little { random.below(4) * config.segment_bytes } else { config.retention_bytes },
         snapshot_log_bytes: if often { segments * config.segment_bytes } else { 0 },
         snapshot_bytes_per_s: if slow { random.between(64 << 10, 4 << 20) } else { 0 },
         ..config
