@@ -105,7 +105,8 @@ pub enum Effect {
         session: SessionId,
         /// First index it needs, as far as is known.
         needs: LogIndex,
-        /// First index this log holds: a snapshot serves if it ends at the one before, or later.
+        /// A snapshot serves if it ends at the one before, or later: there this log begins, or that of a follower that
+        /// needs a base.
         first: LogIndex,
     },
     /// What the state machine had applied when the node started is not what the log that counts holds there. Nothing

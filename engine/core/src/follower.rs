@@ -111,7 +111,7 @@ impl Raft {
             round,
             recovering: self.hard.recovering,
             needs_base: self.needs_base,
-            last_index: self.log.last(),
+            last_index: if self.needs_base { self.log.base().index } else { self.log.last() },
         }
     }
 

@@ -70,7 +70,8 @@ pub enum Message {
         recovering: bool,
         /// Whether the receiver's state lacks what its log presupposes: it needs a snapshot, whatever its log holds.
         needs_base: bool,
-        /// Last index of the receiver's log, durable or not.
+        /// Last index of the receiver's log, durable or not. Of one that needs a base: the index that a snapshot has to
+        /// reach.
         last_index: LogIndex,
     },
     /// Durable up to `matched`, and equal to the leader's log up to there.

@@ -119,7 +119,12 @@ impl Raft {
             Some(index) => index.min(conflict_first.prev()),
             None => bound.min(conflict_first.prev()),
         };
-        agree.next()
+        // Where the tables do not say, that is a guess. No snapshot takes the log's place before the log was tried from its
+        // very beginning, but where the follower has another entry there (hazard H59).
+        let base = self.log.base();
+        let other = conflict_first <= base.index && conflict_term != base.term;
+        let untried = agree < base.index && base.index < prev && base.index <= last_index;
+        if untried && !other { base.next() } else { agree.next() }
     }
 
     /// A heartbeat came back: what was sent before it and has left no trace is sent again (hazard H40).

@@ -152,14 +152,20 @@ impl Raft {
     }
 
     /// Offers a snapshot to a follower that the log cannot serve, or that says it needs one (never to another: hazard H59,
-    /// so only [`Raft::replicate`] comes here). Repeated while it stays so: an offer may be lost with its session, or the follower may have had to give up.
+    /// so only [`Raft::replicate`] comes here). Repeated while it stays so: an offer may be lost with its session, or the
+    /// follower may have had to give up.
     pub(crate) fn offer_snapshot(&mut self, at: usize, fx: &mut Effects) {
         let (now, first, pause_ns) = (self.now, self.log.first(), self.config.election_max_ns);
         let Some(peer) = self.peers.get_mut(at) else { return };
         let Some(session) = peer.session else { return };
         if peer.offered_at.is_none_or(|offered| now.since(offered) >= pause_ns) {
             peer.offered_at = Some(now);
-            fx.push(Effect::OfferSnapshot { peer: peer.id, session, needs: peer.progress.next(), first });
+            let (needs, first) = match peer.needs_base {
+                // Its log goes on from no snapshot that ends before, and nobody else may make a newer one.
+                true => (peer.progress.reported_last.next(), first.max(peer.progress.reported_last.next())),
+                false => (peer.progress.next(), first),
+            };
+            fx.push(Effect::OfferSnapshot { peer: peer.id, session, needs, first });
         }
     }
 }

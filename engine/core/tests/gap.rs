@@ -7,10 +7,22 @@ mod harness;
 
 use harness::node::Entry;
 use harness::{Cluster, Options};
-use kontiki_core::{EntryId, FrameMeta, LogIndex, NodeId, Term};
+use kontiki_core::{FrameMeta, LogIndex, NodeId, Term};
 
 #[test]
 fn what_lies_before_the_first_index_is_not_acknowledged() {
+    let cluster = behind_a_gap(false);
+    assert!(cluster.node(NodeId(2)).raft.is_none(), "it does not start at all");
+}
+
+/// Neither is it where the start looks for what the log presupposes, and tells the core that it is nowhere.
+#[test]
+fn nor_by_a_node_that_knows_of_the_gap() {
+    let cluster = behind_a_gap(true);
+    assert!(cluster.node(NodeId(2)).raft.as_ref().unwrap().needs_base());
+}
+
+fn behind_a_gap(looks: bool) -> Cluster {
     let (n1, n2, n3) = (NodeId(1), NodeId(2), NodeId(3));
     let mut cluster = Cluster::new(Options::of(3));
     assert!(cluster.elect(n1));
@@ -29,7 +41,8 @@ fn what_lies_before_the_first_index_is_not_acknowledged() {
         disk.push(Entry { frame, value: "superseded".into() });
     }
     let node = cluster.node_mut(n2);
-    (node.compacted, node.record.recovering, node.applied) = (LogIndex(15), true, EntryId { index: LogIndex(6), term: Term(1) });
+    (node.begins, node.record.recovering) = (LogIndex(15), true);
+    node.looks_for_its_base = looks;
     // n1 leads in term 2 and has ten new entries. n3 voted for it, and gets none of them.
     cluster.stop(n1, 9);
     cluster.start(n1);
@@ -44,5 +57,5 @@ fn what_lies_before_the_first_index_is_not_acknowledged() {
     cluster.run(1_000_000_000);
     let after = cluster.node(n1).raft.as_ref().unwrap().commit();
     assert_eq!(before, after, "committed on n1 alone: n2 acknowledged what it does not hold");
-    assert!(cluster.node(n2).raft.is_none(), "it does not start at all");
+    cluster
 }

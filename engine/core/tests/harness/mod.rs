@@ -4,15 +4,18 @@
 //! completed, so that a script, or a seed, decides every order. The oracles look at every effect.
 #![allow(dead_code)]
 
+pub(crate) mod carrier;
 pub(crate) mod net;
 pub(crate) mod node;
+pub(crate) mod one;
 pub(crate) mod oracle;
 pub(crate) mod script;
+pub(crate) mod world;
 
 use kontiki_core::{Config, Event, LogIndex, NodeId, Role, SessionId, Time, Verdict};
 
 use net::{Body, Network, Packet};
-use node::{Entry, Node};
+use node::{Entry, Node, base_of};
 use oracle::Oracle;
 
 pub(crate) const MS: u64 = 1_000_000;
@@ -37,6 +40,7 @@ impl Options {
     }
 }
 
+#[derive(Clone)]
 pub(crate) struct Cluster {
     pub(crate) now: Time,
     pub(crate) nodes: Vec<Node>,
@@ -117,12 +121,10 @@ impl Cluster {
         self.trace.extend(said);
         let term = self.node(id).record.term;
         self.oracle.started(id, term);
-        // A snapshot that the log does not reach: power failed while it was installed.
-        let node = self.node_mut(id);
-        if node.snapshot.len() > node.log.len() && node.raft.is_some() && !node.needs_base {
-            let entries = node.snapshot.clone();
-            let event = node.take(entries);
+        self.oracle.baseless |= self.node(id).raft.as_ref().is_some_and(|raft| raft.needs_base());
+        if let Some(event) = self.node(id).half_installed() {
             self.event(id, event);
+            self.node_mut(id).restore();
         }
         for other in self.ids() {
             self.connect(id, other);
@@ -131,10 +133,15 @@ impl Cluster {
 
     /// Stops a node. Of the writes that the disk has not confirmed, the first `kept` reach it all the same.
     pub(crate) fn stop(&mut self, id: NodeId, kept: usize) {
+        self.stop_keeping(id, kept, kept);
+    }
+
+    /// The same, where the disk keeps so many hard states and so many log writes.
+    pub(crate) fn stop_keeping(&mut self, id: NodeId, hard: usize, log: usize) {
         for other in self.ids() {
             self.disconnect(id, other);
         }
-        self.node_mut(id).stop(kept);
+        self.node_mut(id).stop_keeping(hard, log);
     }
 
     /// Opens a fresh session between two running nodes, unless the link is cut or one is open.
@@ -160,6 +167,9 @@ impl Cluster {
 
     /// Cuts or mends the link between two nodes, its session with it.
     pub(crate) fn set_link(&mut self, a: NodeId, b: NodeId, mended: bool) {
+        if a == b {
+            return;
+        }
         self.net.set_cut(a, b, !mended);
         if mended {
             self.connect(a, b);
@@ -168,31 +178,56 @@ impl Cluster {
         }
     }
 
-    /// A node's log now begins at `first`.
+    /// A node's log now begins at `first`, behind a snapshot.
     pub(crate) fn compact(&mut self, id: NodeId, first: LogIndex) {
         let node = self.node_mut(id);
-        node.compacted = first;
+        node.keep(node.log[..first.prev().0 as usize].to_vec());
+        (node.compacted, node.begins) = (first, first);
         let base = node.base_at(first.prev());
         if let Some(raft) = &mut node.raft {
             raft.compacted(base);
         }
     }
 
+    /// A node's log goes as far as its snapshots allow. The disk may hear of it late, or after the next start.
+    pub(crate) fn release(&mut self, id: NodeId, durably: bool) {
+        let node = self.node_mut(id);
+        let base = node.base_at(node.releasable());
+        if let Some(raft) = &mut node.raft
+            && base.next() > node.compacted
+        {
+            raft.compacted(base);
+            node.compacted = base.next();
+        }
+        // Not before the log began anew on the disk too.
+        if durably && node.compacted.prev().0 <= node.disk.len() as u64 && node.writes_under_way(false) == 0 {
+            node.begins = node.compacted;
+        }
+    }
+
     /// A node is given a snapshot of another's log as of `index` and installs it, if its core lets it. What it said.
     pub(crate) fn install(&mut self, id: NodeId, from: NodeId, index: LogIndex) -> String {
-        let source = self.node(from);
-        let base = source.base_at(index);
-        let entries = source.snapshot_of(base);
+        let snapshot = self.node(from).log[..index.0 as usize].to_vec();
         let Some(raft) = &self.node(id).raft else { return "down".into() };
-        let verdict = raft.judge_snapshot(base);
+        let verdict = raft.judge_snapshot(base_of(&snapshot));
         if let Verdict::Takes { .. } = verdict {
-            self.oracle.snapshot(&entries);
-            let node = self.node_mut(id);
-            node.needs_base = false;
-            let event = node.take(entries);
-            self.event(id, event);
+            let event = Event::Installed { base: base_of(&snapshot) };
+            self.oracle.snapshot(&snapshot);
+            self.node_mut(id).keep(snapshot);
+            self.installed(id, event);
+            self.node_mut(id).restore();
         }
         format!("{verdict:?}")
+    }
+
+    /// A node's core is told of a snapshot that is durable.
+    pub(crate) fn installed(&mut self, id: NodeId, event: Event) {
+        let vote = |cluster: &Cluster| cluster.node(id).raft.as_ref().map(|raft| raft.term());
+        let before = vote(self);
+        self.node_mut(id).restoring = true;
+        self.event(id, event);
+        let Event::Installed { base } = event else { panic!("{event:?} is no installation") };
+        assert!(vote(self) == before || vote(self) == Some(base.term), "an installation changes no term");
     }
 
     pub(crate) fn heal(&mut self) {

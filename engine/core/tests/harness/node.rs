@@ -29,8 +29,16 @@ pub(crate) struct HardRecord {
 struct LogWrite {
     write: WriteId,
     due: Time,
+    what: Written,
+}
+
+/// What a log write brings.
+#[derive(Clone, Debug)]
+struct Written {
     from: LogIndex,
     entries: Vec<Entry>,
+    /// The log begins anew with it, behind this. The entries are what the snapshot holds, then.
+    base: Option<Base>,
 }
 
 /// A message that waits for a write.
@@ -42,17 +50,21 @@ struct Waiting {
     message: Message,
 }
 
+/// A snapshot: all that the state machine was given. Index 1 stands first.
+pub(crate) type Snapshot = Vec<Entry>;
+
+#[derive(Clone)]
 pub(crate) struct Node {
     pub(crate) config: Config,
     /// `None` while stopped.
     pub(crate) raft: Option<Raft>,
-    /// The log as the running node sees it. Index 1 stands first.
+    /// The log as the running node sees it. Index 1 stands first: what was before `compacted` is for the oracles alone.
     pub(crate) log: Vec<Entry>,
-    /// What the disk holds durably.
+    /// What the disk holds durably, likewise.
     pub(crate) disk: Vec<Entry>,
     /// The writes that made it so, in their order: a log is written on and on, and what is superseded stays where it
     /// is.
-    written: Vec<(LogIndex, Vec<Entry>)>,
+    written: Vec<Written>,
     pub(crate) record: HardRecord,
     /// A frame that has its place and is not told to the core yet.
     pub(crate) sealing: Vec<Entry>,
@@ -68,24 +80,32 @@ pub(crate) struct Node {
     /// Withhold completions of hard-state writes, of log writes.
     pub(crate) hold_hard: bool,
     pub(crate) hold_log: bool,
-    /// How far the durable state machine applied: survives a stop.
-    pub(crate) applied: EntryId,
-    /// The newest snapshot that was installed: all that it holds. Durable.
-    pub(crate) snapshot: Vec<Entry>,
-    /// Whom this node was asked to offer one.
-    pub(crate) offers: Vec<NodeId>,
-    /// Both snapshots are damaged: what the log presupposes is nowhere.
-    pub(crate) needs_base: bool,
-    /// The state machine is volatile: nothing survives but what the log no longer holds.
+    /// What the state machine was given. Survives a stop, unless `volatile`.
+    pub(crate) machine: Snapshot,
+    /// What it may be given.
+    to_apply: LogIndex,
+    /// It gets its state from the newest snapshot, and nothing else before.
+    pub(crate) restoring: bool,
+    /// The newest two snapshots, oldest first. Durable.
+    pub(crate) snapshots: Vec<Snapshot>,
+    /// Whom this node was asked to offer one, and where its log begins.
+    pub(crate) offers: Vec<(NodeId, LogIndex)>,
+    /// A start looks whether anything reaches its log, and says if it is not so.
+    pub(crate) looks_for_its_base: bool,
+    /// The state machine is volatile: a start gives it the newest snapshot.
     pub(crate) volatile: bool,
-    /// The log begins at this index (compaction), for senders and after a restart.
+    /// The log begins at this index (compaction), for senders.
     pub(crate) compacted: LogIndex,
+    /// And there on the disk.
+    pub(crate) begins: LogIndex,
     /// How many term runs recovery hands over.
     pub(crate) runs_restored: usize,
     /// Frames that the transport takes at once.
     pub(crate) frames_at_once: u32,
     /// Writes that the core ever asked for.
     pub(crate) writes_asked: usize,
+    /// How often the log began anew.
+    pub(crate) rebased: u64,
     /// What happened, for scripts.
     pub(crate) trace: Vec<String>,
     effects: Effects,
@@ -110,15 +130,19 @@ impl Node {
             waiting: Vec::new(),
             hold_hard: false,
             hold_log: false,
-            applied: EntryId::default(),
-            snapshot: Vec::new(),
+            machine: Vec::new(),
+            to_apply: LogIndex(0),
+            restoring: false,
+            snapshots: Vec::new(),
             offers: Vec::new(),
-            needs_base: false,
+            looks_for_its_base: true,
             volatile: false,
             compacted: LogIndex(1),
+            begins: LogIndex(1),
             runs_restored: usize::MAX,
             frames_at_once: u32::MAX,
             writes_asked: 0,
+            rebased: 0,
             trace: Vec::new(),
             effects: Effects::new(),
         }
@@ -138,9 +162,18 @@ impl Node {
     pub(crate) fn start(&mut self, now: Time) {
         assert!(self.raft.is_none(), "already running");
         self.log = self.disk.clone();
-        // Power may have failed while the log began anew: what is on the disk may still be the one before.
-        let begins = self.compacted.min(LogIndex(self.log.len() as u64).next());
+        let begins = self.begins;
         self.compacted = begins;
+        (self.to_apply, self.restoring) = (LogIndex(0), false);
+        let reached = self.is_reached();
+        if self.volatile {
+            self.machine.clear();
+        }
+        let began = id_of(&self.machine);
+        // Which holds nothing, or lacks what the log presupposes.
+        if self.volatile || reached && self.machine.len() < begins.prev().0 as usize {
+            self.restore();
+        }
         let mut runs: Vec<(LogIndex, Term)> = Vec::new();
         for (at, entry) in self.log.iter().enumerate().skip(begins.prev().0 as usize) {
             if runs.last().is_none_or(|(_, term)| *term != entry.frame.term) {
@@ -155,13 +188,9 @@ impl Node {
             base: self.base_at(begins.prev()),
             runs: runs.split_off(newest),
             last: LogIndex(self.log.len() as u64),
-            committed: match (self.needs_base, self.volatile) {
-                (true, _) => LogIndex(0),
-                (false, true) => self.compacted.prev().max(LogIndex(self.snapshot.len() as u64)),
-                (false, false) => LogIndex(self.snapshot.len() as u64),
-            },
-            applied: if self.volatile { EntryId::default() } else { self.applied },
-            needs_base: self.needs_base,
+            committed: LogIndex(self.machine.len() as u64),
+            applied: began,
+            needs_base: self.looks_for_its_base && !reached,
         };
         if let Err(error) = restored.validate() {
             self.trace.push(format!("n{} does not start: {error}", self.id()));
@@ -173,10 +202,73 @@ impl Node {
         self.log_durable = WriteId(0);
     }
 
+    /// Whether what the log on the disk presupposes is at hand: a snapshot that it goes on from, or that has to be
+    /// installed, or a state machine that has it.
+    pub(crate) fn is_reached(&self) -> bool {
+        let base = self.begins.prev().0 as usize;
+        base == 0 || (!self.volatile && self.machine.len() >= base) || self.snapshots.iter().any(|snapshot| snapshot.len() >= base)
+    }
+
+    /// The newest snapshot, if the log does not hold the entry that it ends with: power failed while it was installed.
+    pub(crate) fn half_installed(&self) -> Option<Event> {
+        let newest = self.snapshots.last()?;
+        let lacks = newest.len() as u64 >= self.compacted.prev().0 && self.log.get(newest.len() - 1) != newest.last();
+        lacks.then(|| Event::Installed { base: base_of(newest) })
+    }
+
+    /// The state machine gets its state from the newest snapshot, if that is ahead of it, and then what waited.
+    pub(crate) fn restore(&mut self) {
+        if let Some(newest) = self.snapshots.last()
+            && newest.len() > self.machine.len()
+        {
+            self.machine.clone_from(newest);
+        }
+        self.restoring = false;
+        self.apply();
+    }
+
+    /// The state machine is given what is committed.
+    fn apply(&mut self) {
+        let (from, to) = (self.machine.len(), self.to_apply.0 as usize);
+        if !self.restoring && from < to {
+            assert!(from as u64 + 1 >= self.compacted.0, "a gap between what is applied, {from}, and the log, from {}", self.compacted);
+            self.machine.extend_from_slice(&self.log[from..to]);
+        }
+    }
+
+    /// A snapshot of the state machine as it is now becomes durable.
+    pub(crate) fn take_snapshot(&mut self) {
+        let state = self.machine.clone();
+        self.keep(state);
+    }
+
+    /// A snapshot is durable under its name. The newest two are kept.
+    pub(crate) fn keep(&mut self, snapshot: Snapshot) {
+        if self.snapshots.last().map_or(0, Vec::len) < snapshot.len() {
+            self.snapshots.push(snapshot);
+        }
+        if self.snapshots.len() > 2 {
+            self.snapshots.remove(0);
+        }
+    }
+
+    /// Up to where the log may be released.
+    pub(crate) fn releasable(&self) -> LogIndex {
+        let [older, _] = &self.snapshots[..] else { return LogIndex(0) };
+        self.raft.as_ref().map_or(LogIndex(0), |raft| raft.commit_here().min(raft.durable()).min(LogIndex(older.len() as u64)))
+    }
+
     /// Stops; the first `kept` writes under way reach the disk all the same, of each kind.
     pub(crate) fn stop(&mut self, kept: usize) {
-        for _ in 0..kept {
+        self.stop_keeping(kept, kept);
+    }
+
+    /// Stops; the first `hard` hard states and the first `log` log writes under way reach the disk all the same.
+    pub(crate) fn stop_keeping(&mut self, hard: usize, log: usize) {
+        for _ in 0..hard {
             self.complete(true);
+        }
+        for _ in 0..log {
             self.complete(false);
         }
         self.raft = None;
@@ -190,7 +282,7 @@ impl Node {
     /// How many writes have to be lost for something superseded to stand again, at least; `None`: nothing was
     /// superseded.
     pub(crate) fn back_to_superseded(&self) -> Option<usize> {
-        let reached = self.written.iter().scan(0, |last, (from, entries)| {
+        let reached = self.written.iter().scan(0, |last, Written { from, entries, .. }| {
             let superseding = from.0 <= *last;
             *last = from.0 - 1 + entries.len() as u64;
             Some(superseding)
@@ -285,22 +377,26 @@ impl Node {
             self.hard_durable = write;
             Some(Event::HardStateDurable { write })
         } else {
-            let LogWrite { write, from, entries, .. } = self.log_writes.pop_front()?;
-            self.disk.truncate(from.0 as usize - 1);
-            assert_eq!(self.disk.len() as u64 + 1, from.0, "writes leave no gap on the disk");
-            self.disk.extend_from_slice(&entries);
-            self.written.push((from, entries));
+            let LogWrite { write, what, .. } = self.log_writes.pop_front()?;
+            let at = what.from.0 as usize - 1;
+            self.disk.truncate(at);
+            assert_eq!(self.disk.len(), at, "writes leave no gap on the disk");
+            self.disk.extend_from_slice(&what.entries);
+            self.begins = what.base.map_or(self.begins, |base| base.next());
+            self.written.push(what);
             self.log_durable = write;
             Some(Event::LogDurable { write })
         }
     }
 
     /// The medium loses the last `writes` of a stopped node's log, and recovery marks the node. What those had
-    /// superseded stands in the log again.
+    /// superseded stands in the log again. What the log presupposes is told by more than they.
     pub(crate) fn damage(&mut self, writes: usize) {
-        self.written.truncate(self.written.len().saturating_sub(writes));
+        let begins = self.begins;
+        let lost = self.written.iter().rev().take_while(|what| what.base.is_none() && what.from >= begins).take(writes).count();
+        self.written.truncate(self.written.len() - lost);
         self.disk.clear();
-        for (from, entries) in &self.written {
+        for Written { from, entries, .. } in &self.written {
             self.disk.truncate(from.0 as usize - 1);
             self.disk.extend_from_slice(entries);
         }
@@ -318,7 +414,8 @@ impl Node {
     }
 
     fn transmit(&mut self, to: NodeId, session: SessionId, message: Message, net: &mut Network, oracle: &mut Oracle) {
-        oracle.said(self.id(), to, &message, &self.record, &self.disk);
+        let takes_part = self.raft.as_ref().is_some_and(|raft| !raft.needs_base());
+        oracle.said(self.id(), to, &message, &self.record, &self.disk, takes_part);
         net.send(Packet { from: self.id(), to, session, body: Body::Message(message) });
     }
 
@@ -359,6 +456,8 @@ impl Node {
             match effect {
                 Effect::PersistHardState { write, term, vote, recovering } => {
                     self.writes_asked += 1;
+                    let needs_base = self.raft.as_ref().is_some_and(Raft::needs_base);
+                    assert!(recovering || !self.record.recovering || !needs_base, "without a base nothing is recovered");
                     self.save(write, HardRecord { term, vote, recovering });
                 }
                 Effect::AppendFrame { write, range } => self.append(write, range, &event, &entries),
@@ -375,8 +474,8 @@ impl Node {
                 Effect::Committed { index } => {
                     self.trace.push(format!("n{} committed {index}", self.id()));
                     oracle.committed(self, index);
-                    let entry = &self.log[index.0 as usize - 1];
-                    self.applied = self.applied.max(EntryId { index, term: entry.frame.term });
+                    self.to_apply = index;
+                    self.apply();
                 }
                 Effect::Role { role, term, leader } => {
                     let of = match (role, leader) {
@@ -389,15 +488,18 @@ impl Node {
                 Effect::Truncated { from } => self.trace.push(format!("n{} truncated from {from}", self.id())),
                 Effect::LookupTerm { index } => {
                     self.trace.push(format!("n{} looks up {index}", self.id()));
-                    let term = self.log.get((index.0 as usize).wrapping_sub(1)).map(|entry| entry.frame.term);
+                    let held = self.log.get((index.0 as usize).wrapping_sub(1)).filter(|_| index >= self.compacted);
+                    let term = held.map(|entry| entry.frame.term);
                     queue.push_back((Event::TermFound { index, term }, Vec::new()));
                 }
                 Effect::OfferSnapshot { peer, needs, first, .. } => {
                     self.trace.push(format!("n{} offers n{peer} a snapshot: it needs {needs}, log begins at {first}", self.id()));
-                    self.offers.push(peer);
+                    oracle.offered(needs, first);
+                    self.offers.push((peer, first));
                 }
                 Effect::Rebase { write, base } => self.rebase(write, base),
                 Effect::Diverged { applied, term } => {
+                    oracle.diverged(self, applied, term);
                     self.trace
                         .push(format!("n{} must end: {applied} was applied, and the log that counts has term {term} there", self.id()));
                 }
@@ -412,30 +514,18 @@ impl Node {
     /// The log begins anew behind the snapshot that was installed last.
     fn rebase(&mut self, write: WriteId, base: Base) {
         self.writes_asked += 1;
-        self.log = self.snapshot.clone();
-        assert_eq!(self.log.len() as u64, base.index.0, "behind what was installed");
+        self.rebased += 1;
+        let installed = self.snapshots.iter().find(|snapshot| base_of(snapshot) == base);
+        self.log = installed.expect("what the log begins behind was installed, and is kept").clone();
         self.trace.push(format!("n{} log begins anew at {}", self.id(), base.next()));
         self.compacted = base.next();
+        self.write(write, Written { from: LogIndex(1), entries: self.log.clone(), base: Some(base) });
+    }
+
+    /// A log write is under way, behind those that are.
+    fn write(&mut self, write: WriteId, what: Written) {
         let begun = self.log_writes.back().map_or(self.now, |write| write.due.max(self.now));
-        let due = begun.plus_ns(self.flush_ns);
-        self.log_writes.push_back(LogWrite { write, due, from: LogIndex(1), entries: self.log.clone() });
-    }
-
-    /// A snapshot of this node's: everything that it may vouch for, up to and with `base`.
-    pub(crate) fn snapshot_of(&self, base: Base) -> Vec<Entry> {
-        self.log[..base.index.0 as usize].to_vec()
-    }
-
-    /// A snapshot is durable under its name: the core is told. Until then a start does not know of it.
-    pub(crate) fn take(&mut self, entries: Vec<Entry>) -> Event {
-        self.snapshot = entries;
-        let base = Base {
-            index: LogIndex(self.snapshot.len() as u64),
-            term: self.snapshot.last().map_or(Term(0), |e| e.frame.term),
-            ..Base::default()
-        };
-        self.applied = self.applied.max(base.id());
-        Event::Installed { base }
+        self.log_writes.push_back(LogWrite { write, due: begun.plus_ns(self.flush_ns), what });
     }
 
     fn append(&mut self, write: WriteId, range: IndexRange, event: &Event, entries: &[Entry]) {
@@ -451,9 +541,7 @@ impl Node {
         self.log.truncate(range.from.0 as usize - 1);
         assert_eq!(self.log.len() as u64 + 1, range.from.0, "the log has no gap");
         self.log.extend_from_slice(&entries[from..=to]);
-        let begun = self.log_writes.back().map_or(self.now, |write| write.due.max(self.now));
-        let due = begun.plus_ns(self.flush_ns);
-        self.log_writes.push_back(LogWrite { write, due, from: range.from, entries: entries[from..=to].to_vec() });
+        self.write(write, Written { from: range.from, entries: entries[from..=to].to_vec(), base: None });
     }
 
     /// Hands frames to the network as the reactor would: whole ones, the first narrowed.
@@ -483,4 +571,16 @@ impl Node {
         }
         Event::FramesSent { peer, session, to: LogIndex(next - 1), bytes, frames }
     }
+}
+
+/// The last entry of a snapshot.
+pub(crate) fn id_of(snapshot: &[Entry]) -> EntryId {
+    let term = snapshot.last().map_or(Term(0), |entry| entry.frame.term);
+    EntryId { index: LogIndex(snapshot.len() as u64), term }
+}
+
+/// What a log behind a snapshot presupposes.
+pub(crate) fn base_of(snapshot: &[Entry]) -> Base {
+    let EntryId { index, term } = id_of(snapshot);
+    Base { index, term, ..Base::default() }
 }

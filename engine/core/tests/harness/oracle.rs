@@ -2,16 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use kontiki_core::{LogIndex, Message, NodeId, Role, Term};
+use kontiki_core::{EntryId, LogIndex, Message, NodeId, Role, Term};
 
 use super::node::{Entry, HardRecord, Node};
 
 #[derive(Clone, Copy, Default)]
 struct Seen {
     term: Term,
+    /// As the node was told.
     commit: LogIndex,
+    /// As the core has it: an installation moves it too.
+    core_commit: LogIndex,
 }
 
+#[derive(Clone)]
 pub(crate) struct Oracle {
     voters: u64,
     /// Election safety: one leader a term.
@@ -23,6 +27,8 @@ pub(crate) struct Oracle {
     seen: BTreeMap<NodeId, Seen>,
     /// Durable logs were damaged: a committed entry may be on fewer disks than a majority.
     pub(crate) damaged: bool,
+    /// Somebody may have said that it needs a base.
+    pub(crate) baseless: bool,
     /// Peers are made up by a script: only what concerns one node is checked.
     pub(crate) forged: bool,
     /// A commit to be looked up on the disks after the turn.
@@ -39,6 +45,7 @@ impl Oracle {
             committed: Vec::new(),
             seen: BTreeMap::new(),
             damaged: false,
+            baseless: false,
             forged: false,
             newly_committed: false,
             elections: 0,
@@ -47,10 +54,12 @@ impl Oracle {
 
     /// A node starts: its commit index may begin lower again, and its term where its disk has it.
     pub(crate) fn started(&mut self, id: NodeId, term: Term) {
-        self.seen.insert(id, Seen { term, commit: LogIndex(0) });
+        self.seen.insert(id, Seen { term, ..Seen::default() });
     }
 
     pub(crate) fn role(&mut self, node: &Node, role: Role, term: Term) {
+        let needs_base = node.raft.as_ref().is_some_and(|raft| raft.needs_base());
+        assert!(role == Role::Follower || !needs_base, "n{} needs a base and is {role:?}", node.id());
         if role != Role::Leader || self.forged {
             return;
         }
@@ -96,8 +105,23 @@ impl Oracle {
         }
     }
 
+    /// A snapshot is offered. Where the log can serve, only to one that needs a base (hazard H59).
+    pub(crate) fn offered(&self, needs: LogIndex, first: LogIndex) {
+        assert!(needs < first || self.baseless, "a snapshot instead of what the log holds, from {first}: {needs}");
+    }
+
+    /// A node is to end with a report.
+    pub(crate) fn diverged(&self, node: &Node, applied: EntryId, term: Term) {
+        assert!(self.forged, "n{} has applied {applied} where the log has term {term}: nobody did anything wrong", node.id());
+    }
+
     /// A message leaves: its promise must already be on the disk.
-    pub(crate) fn said(&mut self, from: NodeId, to: NodeId, message: &Message, record: &HardRecord, disk: &[Entry]) {
+    pub(crate) fn said(&mut self, from: NodeId, to: NodeId, message: &Message, record: &HardRecord, disk: &[Entry], takes_part: bool) {
+        let promise = matches!(
+            message,
+            Message::VoteReply { granted: true, .. } | Message::PreVoteReply { granted: true, .. } | Message::Accepted { .. }
+        );
+        assert!(takes_part || !promise, "n{from} needs a base and says {message:?}");
         match *message {
             Message::VoteReply { term, granted: true } => {
                 let first = *self.votes.entry((from, term)).or_insert(to);
@@ -123,7 +147,8 @@ impl Oracle {
         let Some(raft) = &node.raft else { return };
         let seen = self.seen.entry(node.id()).or_default();
         assert!(raft.term() >= seen.term, "terms never fall");
-        seen.term = raft.term();
+        assert!(raft.commit() >= seen.core_commit, "commit never falls");
+        (seen.term, seen.core_commit) = (raft.term(), raft.commit());
         assert_eq!(raft.last_index().0, node.log.len() as u64, "core and log agree on the end");
         assert!(raft.durable().0 <= node.disk.len() as u64, "durable as the core says is durable on the disk");
         let durable = raft.durable().0 as usize;

@@ -22,7 +22,7 @@
 //! | `state` / `log n1` / `record n1` | prints |
 //! | `wire on` | prints each packet as it is sent |
 
-use kontiki_core::{Append, Base, EntryId, Event, FrameMeta, IndexRange, LogIndex, Message, NodeId, Term};
+use kontiki_core::{Append, Base, Event, FrameMeta, IndexRange, LogIndex, Message, NodeId, Term};
 
 use super::net::{Body, Filter, Packet};
 use super::node::{Entry, HardRecord};
@@ -168,7 +168,8 @@ fn command(cluster: &mut Cluster, line: &str) -> Result<String, String> {
         }
         "baseless" => {
             let node = cluster.node_mut(node(word(1)?)?);
-            (node.needs_base, node.applied, node.snapshot) = (true, EntryId::default(), Vec::new());
+            node.machine.clear();
+            node.snapshots.clear();
         }
         "ms" => cluster.run(number(word(1)?)? * MS),
         "wait" => cluster.run_until(cluster.now.plus_ns(number(word(1)?)? * MS), |_| false),
