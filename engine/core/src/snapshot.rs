@@ -148,6 +148,7 @@ impl Raft {
         }
         self.log.rebase(write, base, self.commit_here(), self.now);
         self.commit = self.commit.max(base.index);
+        self.following.verified = self.following.verified.min(base.index);
         fx.push(Effect::Rebase { write, base });
     }
 
