@@ -80,8 +80,23 @@ pub(crate) struct Replica {
 impl Replica {
     /// A replica over what recovery found.
     pub(crate) fn new(parts: Parts) -> Replica {
-        let Parts { group, config, raft, wal, store, restore, install, mark, net, ring, shared, queue, recovery, incarnation, longest_frame } =
-            parts;
+        let Parts {
+            group,
+            config,
+            raft,
+            wal,
+            store,
+            restore,
+            install,
+            mark,
+            net,
+            ring,
+            shared,
+            queue,
+            recovery,
+            incarnation,
+            longest_frame,
+        } = parts;
         let host = Host::new(config, incarnation, recovery, wal, store, net, ring);
         let mut group = Group::new(group, &host, raft, shared, queue, longest_frame, mark);
         if let Some(info) = restore {

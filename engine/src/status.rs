@@ -290,7 +290,11 @@ impl fmt::Display for Status {
             "sessions = {}\nrefusals = {}\nelections_won = {}\nbusy = {}\nreplies_too_long = {}",
             c.sessions, c.refusals, c.elections_won, c.busy, c.replies_too_long
         )?;
-        writeln!(f, "snapshots_written = {}\nsnapshots_failed = {}\nsnapshots_sent = {}", c.snapshots_written, c.snapshots_failed, c.snapshots_sent)?;
+        writeln!(
+            f,
+            "snapshots_written = {}\nsnapshots_failed = {}\nsnapshots_sent = {}",
+            c.snapshots_written, c.snapshots_failed, c.snapshots_sent
+        )?;
         writeln!(f, "snapshots_fetched = {}\nsnapshots_installed = {}", c.snapshots_fetched, c.snapshots_installed)?;
         for (name, l) in [("flush_latency", &self.flush_latency), ("commit_latency", &self.commit_latency)] {
             writeln!(

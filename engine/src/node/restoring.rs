@@ -61,7 +61,8 @@ impl Group {
             step => {
                 let pool = Pool::new(RESTORE_BUFFERS, RESTORE_BYTES);
                 let free = std::iter::from_fn(|| pool.take()).map(IoBuf::Pool).collect();
-                *step = Step::Restoring(Restoring { info, next: 0, free, reading: false, given: 0, ended: false, retry_at: None, tag: TAGS });
+                *step =
+                    Step::Restoring(Restoring { info, next: 0, free, reading: false, given: 0, ended: false, retry_at: None, tag: TAGS });
             }
         }
     }
@@ -143,7 +144,8 @@ impl Group {
             None if host.config.members.len() == 1 => return Err(Failure::Restore { first: first.0 }),
             None => {
                 tell!(
-                    error, first = first.0,
+                    error,
+                    first = first.0,
                     "every snapshot here is damaged, and the log no longer holds what they held: this replica takes no part before a leader has sent \
                      it a snapshot"
                 );

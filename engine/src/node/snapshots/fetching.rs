@@ -164,7 +164,15 @@ impl Group {
     }
 
     /// A chunk has come.
-    pub(in crate::node) fn snapshot_chunk(&mut self, host: &mut Host, peer: NodeId, id: SnapshotId, offset: u64, chunk: &PoolBuf, now: Time) {
+    pub(in crate::node) fn snapshot_chunk(
+        &mut self,
+        host: &mut Host,
+        peer: NodeId,
+        id: SnapshotId,
+        offset: u64,
+        chunk: &PoolBuf,
+        now: Time,
+    ) {
         let Some(fetch) = self.fetching.now.as_mut().filter(|fetch| (fetch.peer, fetch.id) == (peer, id)) else { return };
         fetch.due = fetch.due.saturating_sub(1);
         let expected = host.store.want().map(|want| want.offset);
