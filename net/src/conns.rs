@@ -108,10 +108,10 @@ impl Conns {
         (0..).zip(&self.table).filter_map(|(slot, conn)| Some((slot, conn.as_ref().filter(|conn| !conn.doomed)?)))
     }
 
-    /// Attempts to reach `peer` that were given up and have not ended.
-    pub(crate) fn abandoned(&self, peer: usize) -> usize {
-        let dialled = |purpose| matches!(purpose, Purpose::DialControl(p) | Purpose::DialBulk(p) if p == peer);
-        self.table.iter().flatten().filter(|conn| conn.doomed && conn.connecting && dialled(conn.purpose)).count()
+    /// Attempts to reach the peer of that slot that were given up and have not ended: where they go to.
+    pub(crate) fn abandoned(&self, peer: usize) -> impl Iterator<Item = SocketAddr> {
+        let dialled = move |purpose| matches!(purpose, Purpose::DialControl(p) | Purpose::DialBulk(p) if p == peer);
+        self.table.iter().flatten().filter(move |conn| conn.doomed && conn.connecting && dialled(conn.purpose)).map(|conn| conn.remote)
     }
 
     /// Takes a slot for a connection; `None` if all are taken.

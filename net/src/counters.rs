@@ -45,6 +45,8 @@ pub struct Counters {
     pub incarnation_jumps: u64,
     /// Handshakes turned away because the peer had a session, and was alive.
     pub occupied: u64,
+    /// Handshakes of peers that crossed one of this node, which stayed: nothing is wrong.
+    pub crossed: u64,
     /// Sessions of an older incarnation than an earlier session of the same peer: an old copy of its data directory, or
     /// the earlier one was somebody else.
     pub incarnations_back: u64,

@@ -174,6 +174,12 @@ pub enum DownReason {
     /// Nothing was asked for on a snapshot's connection for long.
     #[error("nothing was asked for any more")]
     Unused,
+    /// The peer is in the address book no more.
+    #[error("not a peer of this node any more")]
+    Removed,
+    /// A snapshot is to be pulled from a peer that has dialled this node, and nothing is known of where it listens.
+    #[error("its address is not known here")]
+    NoAddress,
     /// This node is stopping.
     #[error("this node stops")]
     Stopped,
@@ -194,6 +200,8 @@ impl DownReason {
             DownReason::Refused(_) => "down: refused",
             DownReason::SnapshotRefused(_) => "down: snapshot refused",
             DownReason::Unused => "down: unused",
+            DownReason::Removed => "down: removed",
+            DownReason::NoAddress => "down: no address",
             DownReason::Stopped => "down: stopped",
         }
     }

@@ -22,7 +22,7 @@
 //! # Sessions
 //!
 //! Two connections make a session with a peer: *control* for the core's messages, *bulk* for frames, so that bulk never
-//! delays a heartbeat. The node with the lower id dials both, one after the other:
+//! delays a heartbeat. One node dials both, one after the other:
 //!
 //! ```text
 //! dialler                                listener
@@ -47,9 +47,16 @@
 //! Every control message and every frame's stamp carries the session and a number that grows by one. Anything damaged,
 //! doubled, missing or foreign is counted, reported, and ends the session; nothing of it reaches the node.
 //! Each side says something at least every quarter of the idle timeout; whoever is silent for all of it loses
-//! the session. Lost sessions are dialled again after a pause that doubles, with seeded jitter. A peer's [`Address`]
-//! may be a name: it is looked up for every new connection, by [`kontiki_io::Op::Resolve`], and all that is found is
-//! tried in turn.
+//! the session. Lost sessions are dialled again after a pause that doubles, with seeded jitter.
+//!
+//! # Who is there, and who dials
+//!
+//! The peers are those of an address book, at first [`Options::peers`], that may change while the node runs
+//! ([`Net::set_peer`], [`Net::remove_peer`]). A peer's [`Address`] may be a name: it is looked up for every new connection,
+//! by [`kontiki_io::Op::Resolve`], and all that is found is tried in turn. Whoever knows an address dials: of two nodes
+//! the one with the lower id at once, the other one where there has been no session for an idle timeout. Of two
+//! connections that are made at the same time the lower id's stays, and its node alone decides. See
+//! `docs/decisions/0034`.
 //!
 //! # Frames
 //!
@@ -100,6 +107,7 @@ mod token;
 mod wire;
 
 pub use address::{Address, AddressError};
+pub use book::BookError;
 pub use clients::client_wire::{
     ClientWireError, Request, Response, decode_request, decode_response, encode_request, encode_response, request_bytes,
 };

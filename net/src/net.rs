@@ -15,7 +15,7 @@ use crate::counters::Counters;
 use crate::event::{ClientEvent, DownReason, Events, NetEvent};
 use crate::handshake::hello::{Channel, HandshakeRefusal, Hello, HelloKind};
 use crate::handshake::listen::Listener;
-use crate::handshake::reach::{Reach, Unreached};
+use crate::handshake::reach::Unreached;
 use crate::handshake::refusal::Refusal;
 use crate::handshake::refused::RefusedTable;
 use crate::limits::{
@@ -65,8 +65,8 @@ pub struct Net {
     pub(crate) refused: RefusedTable,
     pub(crate) pools: Pools,
     pub(crate) listener: Listener,
-    /// The peer whose frames are taken.
-    pub(crate) granted: Option<usize>,
+    /// The peer whose frames are taken, once it is in the book.
+    pub(crate) granted: Option<NodeId>,
     /// Connections over which snapshots of this node are pulled: by each peer, and last by a program.
     pub(crate) serves: Vec<Option<Box<Serve>>>,
     /// How many of them there are.
@@ -86,7 +86,7 @@ impl Net {
         let mut random = Random::new(options.seed ^ options.node.0.rotate_left(32) ^ options.incarnation.0.rotate_left(48));
         let mut peers = Book::new(options.peer_places());
         for &(id, addr) in options.peers.iter().filter(|(id, _)| *id != options.node) {
-            let known = peers.add(Peer::new(id, addr, &options));
+            let known = peers.add(Peer::new(id, Some(addr), &options));
             assert!(known.is_some(), "the options say that there is a place for each");
         }
         let peer_places = peers.places();
@@ -141,8 +141,7 @@ impl Net {
     pub fn start(&mut self, io: &mut dyn Io, now: Time) {
         self.listen(io);
         for peer in self.peers.iter_mut() {
-            peer.dial_at = now;
-            peer.reach = Reach::new(now);
+            peer.seek(self.options.idle_timeout_ns, now);
         }
     }
 
@@ -309,11 +308,7 @@ impl Net {
 
     /// Where a peer listens, for clients that look for the leader.
     pub fn peer_addr(&self, peer: NodeId) -> Option<Address> {
-        self.peers.get(self.peer_index(peer)?).map(|peer| peer.addr)
-    }
-
-    pub(crate) fn dials_peer(&self, p: usize) -> bool {
-        self.peers.get(p).is_some_and(|peer| peer.we_dial)
+        self.peers.get(self.peer_index(peer)?)?.addr
     }
 
     pub(crate) fn peer_index(&self, id: NodeId) -> Option<usize> {
@@ -461,7 +456,7 @@ impl Net {
         let Some(conn) = self.conns.get(slot) else { return };
         match conn.purpose {
             Purpose::Greeting | Purpose::Refusing => {}
-            Purpose::HalfControl(p) if !self.dials_peer(p) => {
+            Purpose::HalfControl(p) if !self.peers.get(p).is_some_and(|peer| peer.dialled(slot)) => {
                 self.not_reached(p, Unreached::Closed);
                 self.greeted_lost(p, slot);
             }
@@ -497,9 +492,14 @@ impl Net {
     /// Answers a greeting with a refusal, and closes the connection behind it.
     pub(crate) fn refuse_greeting(&mut self, slot: Slot, hello: Option<&Hello>, refusal: HandshakeRefusal, now: Time, io: &mut dyn Io) {
         let peer = hello.filter(|hello| hello.channel != Channel::Client).and_then(|hello| self.peer_index(hello.from));
-        self.report(peer, slot, Refusal::Handshake(refusal), now);
-        if let Some(p) = peer.filter(|&p| !self.dials_peer(p)) {
-            self.not_reached(p, Unreached::Refused(refusal));
+        if refusal == HandshakeRefusal::Crossed {
+            // Nothing is wrong.
+            self.counters.crossed += 1;
+        } else {
+            self.report(peer, slot, Refusal::Handshake(refusal), now);
+            if let Some(p) = peer {
+                self.not_reached(p, Unreached::Refused(refusal));
+            }
         }
         let (channel, to, session) =
             hello.map_or((Channel::Control, NodeId(0), SessionId(0)), |hello| (hello.channel, hello.from, hello.session));

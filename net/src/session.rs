@@ -25,7 +25,7 @@ use crate::session::control::{Control, ControlError, Payload};
 use crate::session::inbox::Inbox;
 use crate::session::outbox::Outbox;
 use crate::session::parameters::Parameters;
-use crate::session::peer::{Half, Seen, Session};
+use crate::session::peer::{Half, Process, Seen, Session};
 use crate::snapshots::offer::SnapshotOffer;
 
 /// Why something was not queued for a peer.
@@ -123,11 +123,10 @@ impl Net {
     /// Takes frames from this peer alone, or from nobody; the others' wait in their sockets. A peer in the
     /// middle of a frame when it loses the grant also loses its session ([`DownReason::Revoked`]).
     pub fn grant_bulk(&mut self, peer: Option<NodeId>, now: Time, io: &mut dyn Io) {
-        let granted = peer.and_then(|peer| self.peer_index(peer));
-        if granted == self.granted {
+        if peer == self.granted {
             return;
         }
-        if let Some(old) = std::mem::replace(&mut self.granted, granted) {
+        if let Some(old) = std::mem::replace(&mut self.granted, peer).and_then(|old| self.peer_index(old)) {
             let session = self.peers.get(old).and_then(|peer| peer.session.as_ref());
             if session.is_some_and(|session| session.bulk_in.in_ring()) {
                 self.session_down(old, DownReason::Revoked, now, io);
@@ -137,7 +136,11 @@ impl Net {
 
     /// Whose frames are taken.
     pub fn granted(&self) -> Option<NodeId> {
-        self.granted.and_then(|p| self.peers.get(p)).map(|peer| peer.id)
+        self.granted
+    }
+
+    fn is_granted(&self, p: usize) -> bool {
+        self.granted.is_some() && self.peers.get(p).map(|peer| peer.id) == self.granted
     }
 
     fn open_peer(&self, peer: NodeId, session: SessionId) -> Result<usize, SendError> {
@@ -152,10 +155,11 @@ impl Net {
         self.events.room() >= 2 && self.pools.control.available() >= 1 && self.pools.small.available() >= 1
     }
 
-    /// The handshake is complete: replaces the peer's older session by the new one, and introduces this node. The
-    /// session is up once the peer has done so too. The caller has seen that it may.
-    pub(crate) fn open_session(&mut self, p: usize, half: Half, bulk: Slot, now: Time, io: &mut dyn Io) {
+    /// The handshake is complete, ours or the peer's: replaces the peer's older session by the new one, and introduces
+    /// this node. The session is up once the peer has done so too. The caller has seen that it may.
+    pub(crate) fn open_session(&mut self, p: usize, half: Half, bulk: Slot, ours: bool, now: Time, io: &mut dyn Io) {
         self.session_down(p, DownReason::Replaced, now, io);
+        self.handshakes_over(p, half.process.filter(|_| ours), io);
         let Some(peer) = self.peers.get_mut(p) else { return };
         let half = half.process.zip(self.conns.get(half.control)).map(|(process, conn)| (process, conn.remote, half));
         let buffers = self.pools.control.take().zip(self.pools.small.take());
@@ -170,11 +174,13 @@ impl Net {
             self.conns.set_deadline(slot, None);
         }
         peer.bulk_out.reset(half.session);
+        peer.moved &= !ours;
         peer.session = Some(Session {
             id: half.session,
             nonce: half.nonce,
             process,
             remote,
+            ours,
             parameters: None,
             control: half.control,
             bulk,
@@ -193,6 +199,17 @@ impl Net {
         assert!(self.queue_control(p, parameters, now), "a session's first record finds an empty buffer");
     }
 
+    /// A session opens: ends the handshakes that began before it. Ours, which this one has overtaken; or, where it was
+    /// ours, those of the process that has answered it, which will not go on with them.
+    fn handshakes_over(&mut self, p: usize, answered: Option<Process>, io: &mut dyn Io) {
+        self.half_over(p, io);
+        let Some(peer) = self.peers.get_mut(p).filter(|_| answered.is_some()) else { return };
+        for half in peer.greeted.iter().filter(|half| half.process == answered) {
+            self.conns.doom(half.control, io);
+        }
+        peer.greeted.retain(|half| half.process != answered);
+    }
+
     /// The peer has said what it takes: the session is up.
     fn introduced(&mut self, p: usize, parameters: Parameters, now: Time) {
         self.reached(p, now);
@@ -201,7 +218,7 @@ impl Net {
         session.parameters = Some(parameters);
         // Its name is looked up anew for the next one: a machine moves.
         (peer.tried, peer.found) = (0, heapless::Vec::new());
-        peer.last_found = Some(session.remote).filter(|_| peer.we_dial && peer.addr.host().is_some());
+        peer.last_found = Some(session.remote).filter(|_| session.ours && peer.addr.is_some_and(|addr| addr.host().is_some()));
         let (id, process, remote) = (session.id, session.process, session.remote);
         let last = peer.seen.map_or(0, |seen| seen.process.incarnation.0);
         let jumps = process.incarnation.0.saturating_sub(last) > MAX_INCARNATION_JUMP;
@@ -241,12 +258,15 @@ impl Net {
         if now.since(session.opened) >= self.options.backoff_max_ns {
             peer.attempts = 0;
         }
-        let (id, we_dial) = (peer.id, peer.we_dial);
+        // The lower id's node dials again, and whoever had made this one: the way of the other may lead nowhere.
+        let (id, dials) = (peer.id, peer.we_decide || session.ours);
+        peer.moved = false;
+        peer.dial_at = now.plus_ns(self.options.idle_timeout_ns);
         self.fetch_down(p, reason, now, io);
         self.serve_down(p, reason, io);
         self.conns.doom(session.control, io);
         self.conns.doom(session.bulk, io);
-        if we_dial {
+        if dials {
             self.dial_later(p, now);
         }
         if session.parameters.is_none() {
@@ -323,7 +343,7 @@ impl Net {
     /// Hands over the whole frames that are there, as far as the event queue has room. Whatever a peer
     /// without the grant had under way stays where it is.
     pub(crate) fn digest_bulk(&mut self, p: usize, now: Time, io: &mut dyn Io) {
-        if self.granted != Some(p) {
+        if !self.is_granted(p) {
             return;
         }
         while self.events.room() > 0 {
@@ -424,9 +444,10 @@ impl Net {
     }
 
     fn recv_bulk(&mut self, p: usize, now: Time, io: &mut dyn Io, ring: &mut Ring) {
+        let granted = self.is_granted(p);
         let Some(session) = self.peers.get_mut(p).and_then(|peer| peer.session.as_mut()) else { return };
         session.ring_retry = None;
-        if self.granted != Some(p) || session.parameters.is_none() || !self.conns.may_receive(session.bulk) {
+        if !granted || session.parameters.is_none() || !self.conns.may_receive(session.bulk) {
             return;
         }
         let slot = session.bulk;

@@ -10,12 +10,12 @@ use support::{Cluster, Host, MS, addr, options};
 
 const NAME: &str = "two.test:7002";
 
-/// Nodes 1 to `n`; node 1 knows node 2 by name.
+/// Nodes 1 to `n`; node 1 knows node 2 by name, which looks for it where nobody is.
 fn by_name(n: u64) -> Cluster {
-    Cluster::with(n, |options| {
-        if options.node == NodeId(1) {
-            options.peers[1].1 = NAME.parse().unwrap();
-        }
+    Cluster::with(n, |options| match options.node {
+        NodeId(1) => options.peers[1].1 = NAME.parse().unwrap(),
+        NodeId(2) => options.peers[0].1 = addr(7999).into(),
+        _ => {}
     })
 }
 

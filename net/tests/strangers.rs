@@ -292,12 +292,14 @@ fn both_sides_of_a_refusal_say_who_refuses_whom_and_why() {
     for (host, by_peer) in [(0, true), (1, false)] {
         let other = NodeId(2 - host as u64);
         let net = &cluster.hosts[host].net;
-        let [met] = net.refused() else { panic!("one kind: {:?}", net.refused()) };
-        assert_eq!((met.peer, met.by_peer(), met.reason.topic()), (Some(other), by_peer, "handshake: cluster"));
-        assert!(met.count > 3, "{met:?}");
+        // Either dials, and either refuses: first the one that is dialled first.
+        let met: Vec<_> = net.refused().iter().map(|met| (met.peer, met.by_peer(), met.reason.topic())).collect();
+        let kind = |by_peer| (Some(other), by_peer, "handshake: cluster");
+        assert_eq!(met, [kind(by_peer), kind(!by_peer)]);
+        assert!(net.refused().iter().all(|met| met.count > 3), "{:?}", net.refused());
         let why = net.unreached(other).map(|(why, _)| why);
-        let expected = if by_peer { Unreached::ByPeer(HandshakeRefusal::Cluster) } else { Unreached::Refused(HandshakeRefusal::Cluster) };
-        assert_eq!(why, Some(expected));
+        let either = [Unreached::ByPeer(HandshakeRefusal::Cluster), Unreached::Refused(HandshakeRefusal::Cluster)];
+        assert!(why.is_some_and(|why| either.contains(&why)), "{why:?}");
     }
     cluster.hosts[1].stop();
     cluster.turns(600);
@@ -320,7 +322,7 @@ fn a_peer_that_is_away_is_said_once_and_again_when_it_is_back() {
     let of = |told: &[String], what: &str| told.iter().filter(|line| line.contains(what)).count();
     assert_eq!((of(&told, "cannot be reached"), of(&told, "session up")), (2, 2), "{told:#?}");
     assert_eq!(told.len(), 4, "{told:#?}");
-    assert!(of(&told, "cannot connect to it") == 1 && of(&told, "it has not connected") == 1, "each says what it knows: {told:#?}");
+    assert_eq!(of(&told, "cannot connect to it"), 2, "each has looked for it, and says what came of that: {told:#?}");
     let events = |host: &Host| host.events.iter().filter(|e| matches!(e, NetEvent::Unreached { peer: NodeId(2), .. })).count();
     assert_eq!((events(&cluster.hosts[0]), events(&cluster.hosts[1])), (1, 1));
     assert!(matches!(cluster.hosts[0].net.unreached(NodeId(2)), Some((Unreached::Connect(_), _))));

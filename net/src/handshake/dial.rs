@@ -1,10 +1,18 @@
-//! Reaching the peers with higher ids: control channel, then bulk channel, again and again with growing pauses.
+//! Reaching peers: control channel, then bulk channel, again and again with growing pauses.
+//!
+//! Whoever knows an address dials: of two nodes the one with the lower id at once, the other one where there has been no
+//! session for an idle timeout. Mostly that has one of them dial. Where both do, both handshakes go on, since either may
+//! lead nowhere, and the lower id's node decides, alone, when the other's is about to be completed: it refuses that if
+//! its own has been answered by that very process, and otherwise takes it and gives up its own. The other one takes
+//! whichever is completed first, and that ends its own handshake. So a session that has come up is never closed for
+//! another one, but where its node greets anew behind it: then it has lost it.
 
 use std::net::SocketAddr;
 
-use kontiki_core::{NodeId, SessionId, Time};
+use kontiki_core::{SessionId, Time};
 use kontiki_io::limits::MAX_ADDRESSES;
-use kontiki_io::{Io, IoError, IoErrorKind, Op, Output};
+use kontiki_io::telling::display;
+use kontiki_io::{Io, IoError, IoErrorKind, Op, Output, tell};
 
 use crate::conns::{Purpose, Slot};
 use crate::handshake::hello::{Channel, HandshakeRefusal, Hello, HelloError, HelloKind};
@@ -12,6 +20,7 @@ use crate::handshake::listen::process;
 use crate::handshake::reach::Unreached;
 use crate::handshake::refusal::Refusal;
 use crate::limits::MAX_ABANDONED_DIALS;
+use crate::log_gate::Topic;
 use crate::net::Net;
 use crate::session::peer::Half;
 use crate::token::{Action, token};
@@ -20,8 +29,12 @@ impl Net {
     /// When a peer is to be dialled.
     pub(crate) fn dial_deadline(&self, p: usize) -> Option<Time> {
         let peer = self.peers.get(p)?;
-        let known = !peer.resolving || peer.last_found.is_some();
-        (peer.we_dial && peer.session.is_none() && peer.half.is_none() && known).then_some(peer.dial_at)
+        if peer.half.is_some() || peer.session.is_some() && !peer.moved {
+            return None;
+        }
+        let fixed = peer.addr.as_ref()?.socket().is_some();
+        let known = fixed || peer.last_found.is_some() || !self.peers.looks_up(p);
+        known.then_some(peer.dial_at)
     }
 
     pub(crate) fn tick_dial(&mut self, p: usize, now: Time, io: &mut dyn Io) {
@@ -30,8 +43,11 @@ impl Net {
         }
         let Some(addr) = self.next_address(p, now, io) else { return };
         let session = SessionId(self.random.nonzero());
-        // A kernel gives up on an address that never answers after minutes; we do sooner, and leave it to that.
-        let open = self.conns.abandoned(p) < MAX_ABANDONED_DIALS;
+        // A kernel gives up on an address that never answers after minutes; we do sooner, and leave it to that. The last
+        // place is for an address that no such attempt goes to.
+        let abandoned: usize = self.conns.abandoned(p).count();
+        let open =
+            abandoned + 1 < MAX_ABANDONED_DIALS || abandoned < MAX_ABANDONED_DIALS && self.conns.abandoned(p).all(|remote| remote != addr);
         let slot = if open { self.conns.open(Purpose::DialControl(p), addr, None) } else { None };
         let Some(slot) = slot else { return self.dial_later(p, now) };
         if let Some(peer) = self.peers.get_mut(p) {
@@ -47,31 +63,33 @@ impl Net {
     /// where it was last. (Whoever is there has to say that it is that peer.)
     fn next_address(&mut self, p: usize, now: Time, io: &mut dyn Io) -> Option<SocketAddr> {
         let timeout_ns = self.options.handshake_timeout_ns;
+        let under_way = self.peers.looks_up(p);
         let peer = self.peers.get_mut(p)?;
-        let Some(host) = peer.addr.host() else { return peer.addr.socket() };
-        if peer.resolving {
+        let addr = peer.addr?;
+        let Some(host) = addr.host() else { return addr.socket() };
+        if under_way {
             return peer.last_found;
         }
         if let Some(found) = peer.found.get(peer.tried) {
             peer.tried += 1;
             return Some(*found);
         }
-        peer.resolving = true;
         peer.dial_at = now.plus_ns(timeout_ns);
-        let port = peer.addr.port();
         if peer.reach.is_fresh() {
             self.not_reached(p, Unreached::Name);
         }
+        self.peers.look_up(p, addr);
         self.counters.lookups += 1;
-        io.submit(token(Action::Resolve, p as u16, 0), Op::Resolve { host, port });
+        io.submit(token(Action::Resolve, p as u16, 0), Op::Resolve { host, port: addr.port() });
         None
     }
 
     /// A peer's name has been looked up. However long that took: nothing waited for it.
     pub(crate) fn resolved(&mut self, p: usize, result: Result<Output, IoError>, now: Time) {
-        let Some(peer) = self.peers.get_mut(p) else { return };
-        peer.resolving = false;
-        if peer.session.is_some() {
+        let of = self.peers.looked_up(p);
+        // The slot may be another peer's by now, or its peer elsewhere.
+        let Some(peer) = self.peers.get_mut(p).filter(|peer| peer.addr == of) else { return };
+        if peer.session.is_some() && !peer.moved {
             // It was found without.
             return;
         }
@@ -106,15 +124,28 @@ impl Net {
         }
     }
 
-    /// Gives up our handshake with a peer, if one is in progress.
-    pub(crate) fn half_failed(&mut self, p: usize, why: Unreached, now: Time, io: &mut dyn Io) {
-        let Some(half) = self.peers.get_mut(p).and_then(|peer| peer.half.take()) else { return };
+    /// Lets go of our handshake with a peer, if one is in progress: it is not needed any more.
+    pub(crate) fn half_over(&mut self, p: usize, io: &mut dyn Io) -> bool {
+        let Some(half) = self.peers.get_mut(p).and_then(|peer| peer.half.take()) else { return false };
         self.conns.doom(half.control, io);
         if let Some(bulk) = half.bulk {
             self.conns.doom(bulk, io);
         }
+        true
+    }
+
+    /// Gives up our handshake with a peer, if one is in progress: it came to nothing.
+    pub(crate) fn half_failed(&mut self, p: usize, why: Unreached, now: Time, io: &mut dyn Io) {
+        if !self.half_over(p, io) {
+            return;
+        }
         self.counters.dials_failed += 1;
         self.not_reached(p, why);
+        if let Some((id, addr)) = self.peers.get(p).filter(|peer| peer.up().is_some()).map(|peer| (peer.id, peer.addr.map(display)))
+            && self.log.admits(Topic { peer: Some(id), what: "a new address does not lead to its peer" }, None, now)
+        {
+            tell!(warn, peer = id.0, addr, %why, "a peer's new address does not lead to it: the session over the old one stays");
+        }
         match self.peers.get_mut(p) {
             // The name has another address.
             Some(peer) if peer.tried < peer.found.len() => peer.dial_at = now,
@@ -148,7 +179,9 @@ impl Net {
         let welcome = match self.judge_answer(p, channel, answer, now) {
             Ok(welcome) => welcome,
             Err(refusal) => {
-                self.report(Some(p), slot, refusal, now);
+                if refusal != Refusal::ByPeer(HandshakeRefusal::Crossed) {
+                    self.report(Some(p), slot, refusal, now);
+                }
                 let why = match refusal {
                     Refusal::ByPeer(refusal) => Unreached::ByPeer(refusal),
                     Refusal::Handshake(refusal) => Unreached::Refused(refusal),
@@ -161,7 +194,7 @@ impl Net {
             return self.control_welcomed(p, slot, &welcome, now, io);
         }
         match self.may_open_session().then(|| self.peers.get_mut(p)?.half.take()).flatten() {
-            Some(half) => self.open_session(p, half, slot, now, io),
+            Some(half) => self.open_session(p, half, slot, true, now, io),
             None => self.half_failed(p, Unreached::Closed, now, io),
         }
     }
@@ -219,10 +252,5 @@ impl Net {
         let limit = now.plus_ns(self.options.handshake_timeout_ns);
         self.conns.set_deadline(slot, Some(limit));
         self.conns.connect(bulk, io);
-    }
-
-    /// Which peers this node dials: those with higher ids.
-    pub fn dials(&self, peer: NodeId) -> bool {
-        self.options.node < peer
     }
 }

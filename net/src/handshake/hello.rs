@@ -97,9 +97,9 @@ pub enum HandshakeRefusal {
         /// The newest incarnation seen from that node.
         seen: Incarnation,
     },
-    /// The node with the higher id dialled.
-    #[error("the node with the lower id dials")]
-    Direction,
+    /// It crosses a connection that the refusing side, having the lower id, makes itself: that one stays.
+    #[error("crosses a connection of the node with the lower id, which stays")]
+    Crossed,
     /// No handshake is open that this connection would continue: it came too late, or it is a replay.
     #[error("continues no open handshake (too late, or replayed)")]
     NotOpen,
@@ -134,7 +134,7 @@ impl HandshakeRefusal {
             Self::OwnId { .. } => "handshake: own id",
             Self::Duplicate { .. } => "handshake: duplicate",
             Self::Stale { .. } => "handshake: stale",
-            Self::Direction => "handshake: direction",
+            Self::Crossed => "handshake: crossed",
             Self::NotOpen => "handshake: not open",
             Self::Busy => "handshake: busy",
             Self::Occupied { .. } => "handshake: occupied",
@@ -153,7 +153,7 @@ impl HandshakeRefusal {
             Self::OwnId { id } => (5, id.0),
             Self::Duplicate { incarnation } => (6, incarnation.0),
             Self::Stale { seen } => (7, seen.0),
-            Self::Direction => (8, 0),
+            Self::Crossed => (8, 0),
             Self::NotOpen => (9, 0),
             Self::Busy => (10, 0),
             Self::Occupied { incarnation } => (11, incarnation.0),
@@ -173,7 +173,7 @@ impl HandshakeRefusal {
             5 => Self::OwnId { id: NodeId(detail) },
             6 => Self::Duplicate { incarnation: Incarnation(detail) },
             7 => Self::Stale { seen: Incarnation(detail) },
-            8 => Self::Direction,
+            8 => Self::Crossed,
             9 => Self::NotOpen,
             10 => Self::Busy,
             11 => Self::Occupied { incarnation: Incarnation(detail) },

@@ -189,13 +189,13 @@ impl Net {
         Ok(())
     }
 
-    /// Which peer greets, if it is one and may dial us.
+    /// Which peer greets, if it is one, in a process that may stand for it.
     fn judge(&self, hello: &Hello, now: Time) -> Result<usize, HandshakeRefusal> {
-        let p = self.known(hello)?;
-        if self.dials_peer(p) { Err(HandshakeRefusal::Direction) } else { self.admitted(p, hello, now) }
+        self.admitted(self.known(hello)?, hello, now)
     }
 
-    /// Which peer greets, if it is one.
+    /// Which peer greets, if it is one. Here, and nowhere else, is decided which nodes are let in: those of our cluster
+    /// that are in the address book.
     pub(crate) fn known(&self, hello: &Hello) -> Result<usize, HandshakeRefusal> {
         if hello.cluster != self.options.cluster {
             return Err(HandshakeRefusal::Cluster);
@@ -256,6 +256,9 @@ impl Net {
         };
         let peer = self.peers.get(p).ok_or(HandshakeRefusal::NotOpen)?;
         let at = peer.greeted.iter().position(continues).ok_or(HandshakeRefusal::NotOpen)?;
+        if peer.crosses(process(hello)) {
+            return Err(HandshakeRefusal::Crossed);
+        }
         if let Err(refusal) = peer.may_replace(process(hello), self.options.idle_timeout_ns, now) {
             self.counters.occupied += 1;
             return Err(refusal);
@@ -269,7 +272,7 @@ impl Net {
             && let Some(peer) = self.peers.get_mut(p)
         {
             let half = peer.greeted.remove(at);
-            self.open_session(p, half, slot, now, io);
+            self.open_session(p, half, slot, false, now, io);
         }
         Ok(())
     }

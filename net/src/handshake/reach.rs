@@ -1,6 +1,7 @@
 //! Peers that cannot be reached: said once, with why, and once more when they are back.
 
 use kontiki_core::{NodeId, Time};
+use kontiki_io::telling::display;
 use kontiki_io::{IoError, tell};
 
 use crate::event::NetEvent;
@@ -35,8 +36,8 @@ pub enum Unreached {
     /// What answers at its address is no node of this protocol, or does not answer what it was greeted with.
     #[error("what answers at its address is not this node")]
     Stranger,
-    /// It is the one that dials, and has not.
-    #[error("it has not connected (the node with the lower id dials)")]
+    /// It has not connected, and nothing has come yet of this node's own attempts, if it knows where to.
+    #[error("it has not connected")]
     NotHeard,
 }
 
@@ -73,7 +74,7 @@ impl Net {
 
     /// How long a peer may be away before it is worth a word: a session that broke is back sooner.
     fn patience_ns(&self, p: usize) -> u64 {
-        match self.peers.get(p).is_some_and(|peer| peer.we_dial) {
+        match self.peers.get(p).is_some_and(|peer| peer.we_decide) {
             true => self.options.backoff_max_ns,
             false => 2 * self.options.idle_timeout_ns,
         }
@@ -82,8 +83,8 @@ impl Net {
     /// When the operator is to be told that a peer is away.
     pub(crate) fn reach_deadline(&self, p: usize) -> Option<Time> {
         let peer = self.peers.get(p).filter(|peer| !peer.reach.told && peer.up().is_none())?;
-        // Where we dial, what becomes of the first attempt says why.
-        let known = !peer.we_dial || peer.reach.why.is_some();
+        // Where we dial at once, what becomes of the first attempt says why.
+        let known = !peer.we_decide || peer.addr.is_none() || peer.reach.why.is_some();
         known.then(|| peer.reach.away_since.plus_ns(self.patience_ns(p)))
     }
 
@@ -102,11 +103,11 @@ impl Net {
         let why = peer.reach.why.unwrap_or(Unreached::NotHeard);
         peer.reach.why = Some(why);
         peer.reach.told = true;
-        let (id, addr) = (peer.id, peer.addr);
+        let (id, addr) = (peer.id, peer.addr.map(display));
         // One that comes and goes is said once a minute.
         peer.reach.logged = self.log.admits(Topic { peer: Some(id), what: "peer cannot be reached" }, None, now);
         if peer.reach.logged {
-            tell!(warn, peer = id.0, %addr, %why, "peer cannot be reached");
+            tell!(warn, peer = id.0, addr, %why, "peer cannot be reached");
         }
         if self.events.takes_reports() {
             self.events.push(NetEvent::Unreached { peer: id, why });

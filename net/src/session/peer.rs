@@ -56,6 +56,8 @@ pub(crate) struct Session {
     pub(crate) nonce: u64,
     pub(crate) process: Process,
     pub(crate) remote: SocketAddr,
+    /// This node dialled it.
+    pub(crate) ours: bool,
     /// What the peer said of itself: the session is up from then on.
     pub(crate) parameters: Option<Parameters>,
     pub(crate) control: Slot,
@@ -82,20 +84,23 @@ pub(crate) struct Session {
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) id: NodeId,
-    pub(crate) addr: Address,
+    /// Where it listens, as far as this node knows.
+    pub(crate) addr: Option<Address>,
     /// What the last lookup of its name found, and how many of these were tried.
     pub(crate) found: heapless::Vec<SocketAddr, MAX_ADDRESSES>,
     pub(crate) tried: usize,
-    /// Its name is being looked up.
-    pub(crate) resolving: bool,
-    /// Where its last session stood, where it has a name and we dial.
+    /// Where this node reached it last, where it has a name.
     pub(crate) last_found: Option<SocketAddr>,
-    /// Whether this node, having the lower id, dials.
-    pub(crate) we_dial: bool,
+    /// This node has the lower id: it dials at once, and of two connections that are made at the same time its own
+    /// stays. See [`crate::handshake::dial`].
+    pub(crate) we_decide: bool,
+    /// Its address is another one than that at which this node reached it: the new one is dialled, and the session over
+    /// the old one stays until that stands.
+    pub(crate) moved: bool,
     pub(crate) seen: Option<Seen>,
-    /// Our handshake, where we dial.
+    /// Our handshake.
     pub(crate) half: Option<Half>,
-    /// Handshakes that greeted us, where the peer dials: any of them may be a stranger's.
+    /// Handshakes that greeted us: any of them may be a stranger's.
     pub(crate) greeted: heapless::Vec<Half, MAX_HALVES>,
     pub(crate) session: Option<Session>,
     pub(crate) bulk_out: BulkOut,
@@ -111,15 +116,15 @@ pub(crate) struct Peer {
 
 impl Peer {
     /// One that nothing is known of but where it is.
-    pub(crate) fn new(id: NodeId, addr: Address, options: &Options) -> Peer {
+    pub(crate) fn new(id: NodeId, addr: Option<Address>, options: &Options) -> Peer {
         Peer {
             id,
             addr,
             found: heapless::Vec::new(),
             tried: 0,
-            resolving: false,
             last_found: None,
-            we_dial: options.node < id,
+            we_decide: options.node < id,
+            moved: false,
             seen: None,
             half: None,
             greeted: heapless::Vec::new(),
@@ -131,6 +136,24 @@ impl Peer {
             dial_at: Time(0),
             reach: Reach::default(),
         }
+    }
+
+    /// Nothing is open with it, and the way to it is looked for from now on. Whoever has the lower id dials at once, the
+    /// other one where nothing has come of that for long: so there is mostly one connection.
+    pub(crate) fn seek(&mut self, idle_ns: u64, now: Time) {
+        self.dial_at = if self.we_decide { now } else { now.plus_ns(idle_ns) };
+        self.reach = Reach::new(now);
+    }
+
+    /// Whether a handshake that stands on this connection is ours.
+    pub(crate) fn dialled(&self, control: Slot) -> bool {
+        self.half.as_ref().is_some_and(|half| half.control == control)
+    }
+
+    /// Whether a greeting of this process crosses a connection of ours that stays: this node has the lower id, and that
+    /// very process has answered it already.
+    pub(crate) fn crosses(&self, process: Process) -> bool {
+        self.we_decide && self.half.as_ref().is_some_and(|half| half.process == Some(process))
     }
 
     /// The open session, once it is up.

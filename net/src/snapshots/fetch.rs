@@ -7,6 +7,7 @@ use kontiki_core::{NodeId, SessionId, Time};
 use kontiki_io::{Gather, Io, IoBuf, IoError, Output, Piece};
 use kontiki_mem::{Pool, PoolBuf};
 
+use crate::address::Address;
 use crate::conns::{Purpose, Slot};
 use crate::event::{DownReason, NetEvent};
 use crate::handshake::hello::{Channel, HandshakeRefusal, Hello, HelloError, HelloKind};
@@ -233,7 +234,9 @@ impl Net {
     }
 
     fn dial_source(&mut self, p: usize, now: Time, io: &mut dyn Io) {
-        let Some(addr) = self.peers.get(p).and_then(|peer| Some(source_address(peer.addr, peer.up()?))) else { return };
+        let Some(addr) = self.peers.get(p).and_then(|peer| source_address(peer.addr, peer.up()?)) else {
+            return self.fetch_down(p, DownReason::NoAddress, now, io);
+        };
         let Some(slot) = self.conns.open(Purpose::DialSnapshot(p), addr, None) else {
             return self.fetch_down(p, DownReason::Closed, now, io);
         };
@@ -336,9 +339,12 @@ impl Net {
     }
 }
 
-/// Where a peer that a session is open with is to be dialled.
-fn source_address(known: crate::Address, session: &Session) -> SocketAddr {
-    known.socket().unwrap_or_else(|| SocketAddr::new(session.remote.ip(), known.port()))
+/// Where a peer that a session is open with is to be dialled: where this node has reached it.
+fn source_address(known: Option<Address>, session: &Session) -> Option<SocketAddr> {
+    if session.ours {
+        return Some(session.remote);
+    }
+    known.map(|known| known.socket().unwrap_or_else(|| SocketAddr::new(session.remote.ip(), known.port())))
 }
 
 impl Fetch {

@@ -16,7 +16,7 @@ use kontiki_net::{Channel, Hello, HelloKind, Request, encode_request, request_by
 
 pub use hosts::{Cluster, Host, addr, options};
 #[allow(unused_imports, reason = "each test uses a part")]
-pub use world::{Faults, Raw, TestIo, World};
+pub use world::{Faults, Listener, Raw, TestIo, World};
 
 pub const MS: u64 = 1_000_000;
 

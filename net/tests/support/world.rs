@@ -18,14 +18,19 @@ pub struct Faults {
     pub reset_after: Option<u64>,
     /// This byte of the stream arrives with these bits flipped.
     pub flip: Option<(u64, u8)>,
+    /// How long whatever is written, an end too, takes to the other side, in nanoseconds.
+    pub delay_ns: u64,
 }
 
 #[derive(Debug, Default)]
 struct Pipe {
     data: VecDeque<u8>,
+    /// When how many of these bytes are there, in order.
+    due: VecDeque<(Time, usize)>,
     written: u64,
     delivered: u64,
-    closed: bool,
+    /// When its end is seen on the other side.
+    closed: Option<Time>,
     reset: bool,
     faults: Faults,
     /// The pipe of the other direction.
@@ -60,6 +65,8 @@ pub struct World {
     pub pipe_bytes: usize,
     /// Faults of the nth connection from now on: (towards the listener, towards the dialler).
     pub plan: HashMap<usize, (Faults, Faults)>,
+    /// Latencies of further connections, where none are planned: a state that they are drawn from, and the longest.
+    pub latency: (u64, u64),
     /// Addresses that never answer.
     pub black_holes: HashSet<SocketAddr>,
     /// Hosts that have no descriptor left for another connection.
@@ -69,6 +76,8 @@ pub struct World {
     /// Addresses of names; of one that is not here nothing is known, and one without addresses is never answered.
     pub names: HashMap<String, Vec<SocketAddr>>,
     pub connections: usize,
+    /// Addresses that lead to others.
+    forwards: HashMap<SocketAddr, SocketAddr>,
     listeners: HashMap<SocketAddr, VecDeque<(u32, SocketAddr)>>,
     handles: Vec<Open>,
     pipes: Vec<Pipe>,
@@ -81,11 +90,13 @@ impl World {
             chunk: usize::MAX,
             pipe_bytes: 256 << 10,
             plan: HashMap::new(),
+            latency: (1, 0),
             black_holes: HashSet::new(),
             short: HashSet::new(),
             deaf: HashSet::new(),
             names: HashMap::new(),
             connections: 0,
+            forwards: HashMap::new(),
             listeners: HashMap::new(),
             handles: Vec::new(),
             pipes: Vec::new(),
@@ -98,12 +109,16 @@ impl World {
     }
 
     fn connect(&mut self, from: SocketAddr, to: SocketAddr) -> Option<u32> {
+        let to = self.forwards.get(&to).copied().unwrap_or(to);
         if !self.listeners.contains_key(&to) {
             return None;
         }
         let there = self.pipes.len();
         let back = there + 1;
-        let (out, home) = self.plan.remove(&self.connections).unwrap_or_default();
+        let (out, home) = self.plan.remove(&self.connections).unwrap_or_else(|| {
+            let mut drawn = || Faults { delay_ns: self.draw(), ..Faults::default() };
+            (drawn(), drawn())
+        });
         self.connections += 1;
         self.pipes.push(Pipe { twin: back, faults: out, sender: SocketAddr2(from), ..Pipe::default() });
         self.pipes.push(Pipe { twin: there, faults: home, sender: SocketAddr2(to), ..Pipe::default() });
@@ -112,24 +127,35 @@ impl World {
         Some(self.handle(Open::Socket { rx: back, tx: there, shut: false }))
     }
 
+    fn draw(&mut self) -> u64 {
+        let (state, longest) = &mut self.latency;
+        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((*state >> 33) * *longest) >> 31
+    }
+
     fn shut(&mut self, handle: u32) {
         if let Open::Socket { rx, tx, shut } = &mut self.handles[handle as usize] {
             *shut = true;
             let (rx, tx) = (*rx, *tx);
-            self.pipes[tx].closed = true;
+            // Either way the other side learns it over the direction towards it.
+            let seen = Some(self.now.plus_ns(self.pipes[tx].faults.delay_ns));
             self.pipes[rx].data.clear();
-            self.pipes[rx].closed = true;
+            self.pipes[rx].due.clear();
+            for pipe in [rx, tx] {
+                self.pipes[pipe].closed = self.pipes[pipe].closed.or(seen);
+            }
         }
     }
 
     /// Takes up to `len` bytes out of a pipe; `None` if none are there yet.
     fn take(&mut self, pipe: usize, len: usize) -> Option<Result<Vec<u8>, IoErrorKind>> {
-        let chunk = self.chunk;
+        let (chunk, now) = (self.chunk, self.now);
         let p = &mut self.pipes[pipe];
         if p.reset {
             return Some(Err(IoErrorKind::Disconnected));
         }
-        let mut n = len.min(chunk).min(p.data.len());
+        let there: usize = p.due.iter().take_while(|(at, _)| *at <= now).map(|(_, bytes)| bytes).sum();
+        let mut n = len.min(chunk).min(there);
         if let Some(limit) = p.faults.reset_after {
             n = n.min((limit - p.delivered) as usize);
             if n == 0 && p.delivered == limit {
@@ -140,9 +166,17 @@ impl World {
             }
         }
         if n == 0 {
-            return p.closed.then(|| Ok(Vec::new()));
+            return (p.data.is_empty() && p.closed.is_some_and(|at| at <= now)).then(|| Ok(Vec::new()));
         }
         let mut bytes: Vec<u8> = p.data.drain(..n).collect();
+        let mut left = n;
+        while let Some((_, due)) = p.due.front_mut().filter(|_| left > 0) {
+            let taken = left.min(*due);
+            (left, *due) = (left - taken, *due - taken);
+            if *due == 0 {
+                p.due.pop_front();
+            }
+        }
         if let Some((at, bits)) = p.faults.flip
             && (p.delivered..p.delivered + n as u64).contains(&at)
         {
@@ -154,13 +188,20 @@ impl World {
 
     /// Puts bytes into a pipe; how many it took.
     fn put(&mut self, pipe: usize, bytes: &[u8]) -> Result<usize, IoErrorKind> {
-        let room = self.pipe_bytes;
+        let (room, now) = (self.pipe_bytes, self.now);
         let p = &mut self.pipes[pipe];
-        if p.reset || p.closed {
+        if p.reset || p.closed.is_some_and(|at| at <= now) {
             return Err(IoErrorKind::Disconnected);
         }
         let n = bytes.len().min(room.saturating_sub(p.data.len()));
+        if p.closed.is_some() {
+            // Nobody will read it.
+            return Ok(n);
+        }
         p.data.extend(&bytes[..n]);
+        if n > 0 {
+            p.due.push_back((now.plus_ns(p.faults.delay_ns), n));
+        }
         p.record.extend(&bytes[..n]);
         p.written += n as u64;
         Ok(n)
@@ -174,8 +215,9 @@ impl World {
     /// Puts bytes into the nth connection that `sender` made or took, as if it had sent them.
     pub fn inject(&mut self, sender: SocketAddr, nth: usize, bytes: &[u8]) {
         let pipe = self.pipes.iter_mut().filter(|pipe| pipe.sender.0 == sender).nth(nth).unwrap();
-        assert!(!pipe.closed && !pipe.reset);
+        assert!(pipe.closed.is_none() && !pipe.reset);
         pipe.data.extend(bytes);
+        pipe.due.push_back((self.now, bytes.len()));
     }
 
     /// Breaks every connection that is open now.
@@ -185,8 +227,37 @@ impl World {
         }
     }
 
+    /// Whoever connects to the one address is connected to the other.
+    pub fn forward(&mut self, from: SocketAddr, to: SocketAddr) {
+        self.forwards.insert(from, to);
+    }
+
+    /// The host that listens there is gone: nothing more comes from it, and nobody is told. Another may take its place.
+    pub fn power_cut(&mut self, at: SocketAddr) {
+        self.listeners.remove(&at);
+    }
+
     pub fn bytes_waiting(&self) -> usize {
         self.pipes.iter().map(|pipe| pipe.data.len()).sum()
+    }
+}
+
+/// A listener in the hands of a test.
+pub struct Listener {
+    world: Rc<RefCell<World>>,
+    at: SocketAddr,
+}
+
+impl Listener {
+    pub fn new(world: &Rc<RefCell<World>>, at: SocketAddr) -> Listener {
+        world.borrow_mut().listeners.insert(at, VecDeque::new());
+        Listener { world: world.clone(), at }
+    }
+
+    /// The next connection, if there is one.
+    pub fn accept(&self) -> Option<Raw> {
+        let (handle, _) = self.world.borrow_mut().listeners.get_mut(&self.at)?.pop_front()?;
+        Some(Raw { world: self.world.clone(), handle })
     }
 }
 
@@ -242,7 +313,7 @@ impl Raw {
     pub fn closed(&self) -> bool {
         let world = self.world.borrow();
         let Open::Socket { rx, .. } = world.handles[self.handle as usize] else { return true };
-        world.pipes[rx].closed || world.pipes[rx].reset
+        world.pipes[rx].closed.is_some_and(|at| at <= world.now) || world.pipes[rx].reset
     }
 
     pub fn close(&self) {
