@@ -137,7 +137,8 @@ impl Raft {
         }
         let Some(peer) = self.leader.and_then(|leader| self.peer_at(leader)) else { return };
         let term = self.hard.term;
-        if core::mem::take(&mut self.following.acknowledge) {
+        // What its log presupposes is lost: it vouches for nothing behind that.
+        if !self.needs_base && core::mem::take(&mut self.following.acknowledge) {
             self.following.answered_at = self.now;
             self.answer(peer, Message::Accepted { term, matched: self.acceptable() }, fx);
         }

@@ -37,8 +37,10 @@ impl Raft {
     /// assert_eq!(core.judge_snapshot(Base::default()), Verdict::Contradicts, "of nothing there is no snapshot");
     /// ```
     pub fn judge_snapshot(&self, base: Base) -> Verdict {
-        let log = self.holds(base) != Some(true);
-        if self.may_be_committed(base) && !(log && self.role == Role::Leader) { Verdict::Takes { log } } else { Verdict::Contradicts }
+        // A leader's log holds all that is committed, whatever its tables know of it (leader completeness).
+        let (held, leads) = (self.holds(base), self.role == Role::Leader);
+        let log = if leads { held == Some(false) } else { held != Some(true) };
+        if self.may_be_committed(base) && !(leads && log) { Verdict::Takes { log } } else { Verdict::Contradicts }
     }
 
     /// Whether this node's state lacks what its log presupposes: it takes no part before it has been given a snapshot.
@@ -127,6 +129,10 @@ impl Raft {
     pub(crate) fn take_installed(&mut self, base: Base, fx: &mut Effects) {
         match self.holds(base) {
             Some(true) => {}
+            Some(false) if self.role == Role::Leader => {
+                self.installing = None;
+                return self.refuse();
+            }
             Some(false) if self.log.has_room() => self.rebase(base, fx),
             Some(false) | None => return,
         }

@@ -343,6 +343,45 @@ fn a_leader_begins_no_log_anew() {
     }
 }
 
+/// The same where the log has to be asked first, and where it then says so.
+#[test]
+fn a_leader_takes_what_its_log_may_hold_and_asks() {
+    for (found, refusals) in [(Some(Term(1)), 0), (Some(Term(2)), 1)] {
+        let (mut one, _) = leader_with_short_tables();
+        assert_eq!(one.raft.judge_snapshot(base(6, 1)), Verdict::Takes { log: false });
+        let effects = install(&mut one, 6, 1);
+        assert!(effects.contains(&Effect::LookupTerm { index: LogIndex(6) }));
+        assert!(one.raft.is_installing());
+        let effects = one.step(Event::TermFound { index: LogIndex(6), term: found });
+        assert_eq!((rebases(&effects), one.raft.is_installing(), one.raft.refusals()), (None, false, refusals), "{found:?}");
+        assert_eq!((one.raft.role(), one.raft.last_index()), (Role::Leader, LogIndex(9)));
+    }
+}
+
+/// What a log presupposes may be lost while the node runs: from then on it says nothing of what comes behind it.
+#[test]
+fn a_base_that_is_lost_while_the_node_runs() {
+    let mut one = follower(|_| {});
+    let write = writes(&one.step(frames(10, 12, 3, 2))).unwrap();
+    one.step(Event::BaseLost);
+    assert_eq!(acknowledged(&one.step(Event::LogDurable { write })), None);
+    install(&mut one, 3, 1);
+    assert!(one.raft.needs_base(), "one that ends before the log begins is of no use");
+    assert_eq!(acknowledged(&install(&mut one, 9, 2)), Some(12), "what waited is told");
+    // A leader, and a candidate, of no state.
+    let mut one = One::start(3, Restored { base: base(4, 1), runs: vec![(LogIndex(5), Term(1))], committed: LogIndex(4), ..log(8) });
+    one.campaign(false);
+    let term = one.raft.term();
+    one.step(Event::BaseLost);
+    for peer in [2, 3] {
+        one.hear(peer, Message::VoteReply { term, granted: true });
+    }
+    assert_eq!((one.raft.role(), one.raft.term()), (Role::Follower, term));
+    let (mut one, term) = leader_with_short_tables();
+    one.step(Event::BaseLost);
+    assert_eq!((one.raft.role(), one.raft.term(), one.raft.next_frame(1)), (Role::Follower, term, None));
+}
+
 /// A leader whose log begins behind 4 and whose tables know no term of entries 5 to 8; its no-op is 9.
 fn leader_with_short_tables() -> (One, Term) {
     let restored = Restored { base: base(4, 1), runs: vec![(LogIndex(8), Term(2))], committed: LogIndex(4), term: Term(2), ..log(8) };

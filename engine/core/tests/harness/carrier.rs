@@ -38,6 +38,8 @@ pub(crate) struct Tally {
     pub(crate) cut_short: u64,
     /// Starts without a base.
     pub(crate) baseless: u64,
+    /// Nodes that lost their base while they ran.
+    pub(crate) lost_running: u64,
     /// Logs that began anew.
     pub(crate) rebased: u64,
 }
@@ -52,6 +54,7 @@ impl std::ops::AddAssign for Tally {
         self.conflicts += other.conflicts;
         self.cut_short += other.cut_short;
         self.baseless += other.baseless;
+        self.lost_running += other.lost_running;
         self.rebased += other.rebased;
     }
 }
@@ -160,9 +163,7 @@ impl Carrier {
     fn is_wanted(&self, cluster: &Cluster, to: NodeId, snapshot: &Snapshot, stage: Stage) -> bool {
         let node = cluster.node(to);
         let Some(raft) = &node.raft else { return false };
-        // The newest two are kept: one that is older than they is not taken.
-        let kept =
-            node.snapshots.iter().any(|kept| kept == snapshot) || node.snapshots.last().is_none_or(|kept| kept.len() < snapshot.len());
+        let kept = node.would_keep(snapshot);
         match raft.judge_snapshot(base_of(snapshot)) {
             Verdict::Takes { log } => kept && (stage == Stage::Named || log || raft.needs_base() || node.machine.len() < snapshot.len()),
             Verdict::Contradicts => {
@@ -176,6 +177,11 @@ impl Carrier {
     /// A node stops: what it was fetching is gone, or goes on after the next start; the files are on its disk.
     pub(crate) fn stopped(&mut self, id: NodeId, forgets: bool) {
         self.transfers.retain(|transfer| transfer.to != id || (transfer.stage == Stage::Fetching && !forgets));
+    }
+
+    /// A node's files are lost.
+    pub(crate) fn lost(&mut self, id: NodeId) {
+        self.transfers.retain(|transfer| transfer.to != id || transfer.stage != Stage::Named);
     }
 
     pub(crate) fn starts(&mut self, cluster: &Cluster, id: NodeId) {

@@ -123,8 +123,11 @@ impl Cluster {
         self.oracle.started(id, term);
         self.oracle.baseless |= self.node(id).raft.as_ref().is_some_and(|raft| raft.needs_base());
         if let Some(event) = self.node(id).half_installed() {
-            self.event(id, event);
-            self.node_mut(id).restore();
+            self.installed(id, event);
+            let node = self.node_mut(id);
+            if !node.restores_late {
+                node.restore();
+            }
         }
         for other in self.ids() {
             self.connect(id, other);

@@ -86,6 +86,8 @@ pub(crate) struct Node {
     to_apply: LogIndex,
     /// It gets its state from the newest snapshot, and nothing else before.
     pub(crate) restoring: bool,
+    /// And so it does after a start: not at once.
+    pub(crate) restores_late: bool,
     /// The newest two snapshots, oldest first. Durable.
     pub(crate) snapshots: Vec<Snapshot>,
     /// Whom this node was asked to offer one, and where its log begins.
@@ -133,6 +135,7 @@ impl Node {
             machine: Vec::new(),
             to_apply: LogIndex(0),
             restoring: false,
+            restores_late: false,
             snapshots: Vec::new(),
             offers: Vec::new(),
             looks_for_its_base: true,
@@ -171,8 +174,14 @@ impl Node {
         }
         let began = id_of(&self.machine);
         // Which holds nothing, or lacks what the log presupposes.
-        if self.volatile || reached && self.machine.len() < begins.prev().0 as usize {
+        let given = self.machine.len();
+        if self.volatile || reached && given < begins.prev().0 as usize {
             self.restore();
+        }
+        let committed = LogIndex(self.machine.len() as u64);
+        if self.restores_late && self.machine.len() > given {
+            self.machine.truncate(given);
+            self.restoring = true;
         }
         let mut runs: Vec<(LogIndex, Term)> = Vec::new();
         for (at, entry) in self.log.iter().enumerate().skip(begins.prev().0 as usize) {
@@ -188,7 +197,7 @@ impl Node {
             base: self.base_at(begins.prev()),
             runs: runs.split_off(newest),
             last: LogIndex(self.log.len() as u64),
-            committed: LogIndex(self.machine.len() as u64),
+            committed,
             applied: began,
             needs_base: self.looks_for_its_base && !reached,
         };
@@ -230,7 +239,8 @@ impl Node {
     /// The state machine is given what is committed.
     fn apply(&mut self) {
         let (from, to) = (self.machine.len(), self.to_apply.0 as usize);
-        if !self.restoring && from < to {
+        let needs_base = self.raft.as_ref().is_some_and(Raft::needs_base);
+        if !self.restoring && !needs_base && from < to {
             assert!(from as u64 + 1 >= self.compacted.0, "a gap between what is applied, {from}, and the log, from {}", self.compacted);
             self.machine.extend_from_slice(&self.log[from..to]);
         }
@@ -242,13 +252,18 @@ impl Node {
         self.keep(state);
     }
 
+    /// Whether a snapshot would be one of the newest two.
+    pub(crate) fn would_keep(&self, snapshot: &Snapshot) -> bool {
+        self.snapshots.len() < 2 || self.snapshots[0].len() <= snapshot.len()
+    }
+
     /// A snapshot is durable under its name. The newest two are kept.
     pub(crate) fn keep(&mut self, snapshot: Snapshot) {
-        if self.snapshots.last().map_or(0, Vec::len) < snapshot.len() {
+        if !snapshot.is_empty() && !self.snapshots.contains(&snapshot) {
             self.snapshots.push(snapshot);
-        }
-        if self.snapshots.len() > 2 {
-            self.snapshots.remove(0);
+            self.snapshots.sort_by_key(Vec::len);
+            let old = self.snapshots.len().saturating_sub(2);
+            self.snapshots.drain(..old);
         }
     }
 
@@ -414,8 +429,7 @@ impl Node {
     }
 
     fn transmit(&mut self, to: NodeId, session: SessionId, message: Message, net: &mut Network, oracle: &mut Oracle) {
-        let takes_part = self.raft.as_ref().is_some_and(|raft| !raft.needs_base());
-        oracle.said(self.id(), to, &message, &self.record, &self.disk, takes_part);
+        oracle.said(self.id(), to, &message, &self.record, &self.disk);
         net.send(Packet { from: self.id(), to, session, body: Body::Message(message) });
     }
 
@@ -464,10 +478,13 @@ impl Node {
                 Effect::SealNoop { frame } => {
                     queue.push_back((Event::Sealed { frame, bytes: 4096 }, vec![Entry { frame, value: String::new() }]));
                 }
-                Effect::Send { to, session, message, after } => match after.filter(|after| *after > self.hard_durable) {
-                    Some(after) => self.waiting.push(Waiting { after, to, session, message }),
-                    None => self.transmit(to, session, message, net, oracle),
-                },
+                Effect::Send { to, session, message, after } => {
+                    oracle.says(self.id(), &message, self.raft.as_ref().is_some_and(|raft| !raft.needs_base()));
+                    match after.filter(|after| *after > self.hard_durable) {
+                        Some(after) => self.waiting.push(Waiting { after, to, session, message }),
+                        None => self.transmit(to, session, message, net, oracle),
+                    }
+                }
                 Effect::SendFrames { to, session, from, upto, max_bytes, max_frames } => {
                     queue.push_back((self.send_frames(to, session, from, upto, max_bytes, max_frames, net), Vec::new()));
                 }

@@ -115,13 +115,17 @@ impl Oracle {
         assert!(self.forged, "n{} has applied {applied} where the log has term {term}: nobody did anything wrong", node.id());
     }
 
-    /// A message leaves: its promise must already be on the disk.
-    pub(crate) fn said(&mut self, from: NodeId, to: NodeId, message: &Message, record: &HardRecord, disk: &[Entry], takes_part: bool) {
+    /// A message is to leave, perhaps once something is durable: a node that lacks what its log presupposes promises nothing.
+    pub(crate) fn says(&self, from: NodeId, message: &Message, takes_part: bool) {
         let promise = matches!(
             message,
             Message::VoteReply { granted: true, .. } | Message::PreVoteReply { granted: true, .. } | Message::Accepted { .. }
         );
         assert!(takes_part || !promise, "n{from} needs a base and says {message:?}");
+    }
+
+    /// A message leaves: its promise must already be on the disk.
+    pub(crate) fn said(&mut self, from: NodeId, to: NodeId, message: &Message, record: &HardRecord, disk: &[Entry]) {
         match *message {
             Message::VoteReply { term, granted: true } => {
                 let first = *self.votes.entry((from, term)).or_insert(to);
