@@ -2,128 +2,19 @@
 //! newest that is intact, and what goes wrong with one costs no more than that.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod support;
+
 use std::collections::BTreeMap;
-use std::io::Cursor;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use kontiki::{
-    ApplyError, ApplyOn, Config, Entries, EntryId, Event, Failure, Medium, Member, Node, ProposeError, Replies, Restore, SnapshotError,
-    SnapshotSource, StateMachine, Ticket,
-};
+use kontiki::{ApplyOn, Config, EntryId, Event, Failure, Medium, Member, Node, ProposeError, SnapshotError, Ticket};
+use support::table::{Mood, Table};
 
 const LONG: Duration = Duration::from_secs(120);
 const SEGMENT_BYTES: u64 = 68 << 10;
 const RETAINED: u64 = 8;
-
-/// What the next snapshots come to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Mood {
-    #[default]
-    Good,
-    Refuses,
-    Fails,
-    FailsLater,
-    Panics,
-    PanicsLater,
-    Waits,
-}
-
-#[derive(Default)]
-struct Shared {
-    /// What was written last to each place, and how many entries there were.
-    state: Mutex<(BTreeMap<u8, Vec<u8>>, u64)>,
-    applied: AtomicU64,
-    restored: AtomicU64,
-    mood: Mutex<Mood>,
-    node: Mutex<Option<kontiki::Proposer>>,
-}
-
-/// A table of a few long values.
-#[derive(Clone, Default)]
-struct Table {
-    shared: Arc<Shared>,
-    coming: Vec<u8>,
-}
-
-/// Gives a piece, and then something else.
-struct Moody(Mood, Cursor<Vec<u8>>);
-
-impl SnapshotSource for Moody {
-    fn read(&mut self, into: &mut [u8]) -> Result<usize, SnapshotError> {
-        match self.0 {
-            Mood::FailsLater if self.1.position() > 0 => Err(SnapshotError::Failed("the copy is gone".into())),
-            Mood::PanicsLater if self.1.position() > 0 => panic!("the copy is gone"),
-            _ => {
-                // As much as it likes.
-                let most = into.len().min(5_000);
-                self.1.read(&mut into[..most])
-            }
-        }
-    }
-}
-
-impl StateMachine for Table {
-    fn apply(&mut self, entries: Entries<'_>, replies: &mut Replies<'_>) -> Result<(), ApplyError> {
-        let mut state = self.shared.state.lock().unwrap();
-        for entry in entries {
-            state.0.insert(entry.payload[0], entry.payload.to_vec());
-            state.1 += 1;
-            self.shared.applied.fetch_add(1, Ordering::SeqCst);
-            replies.push(&state.1.to_le_bytes());
-        }
-        Ok(())
-    }
-
-    fn snapshot(&mut self) -> Result<Box<dyn SnapshotSource>, SnapshotError> {
-        let mood = *self.shared.mood.lock().unwrap();
-        match mood {
-            Mood::Refuses => return Err(SnapshotError::NotSupported),
-            Mood::Fails => return Err(SnapshotError::Failed("no memory for a copy".into())),
-            Mood::Panics => panic!("no memory for a copy"),
-            Mood::Waits => {
-                let node = self.shared.node.lock().unwrap().clone();
-                drop(node.unwrap().snapshot());
-            }
-            Mood::Good | Mood::FailsLater | Mood::PanicsLater => {}
-        }
-        let state = self.shared.state.lock().unwrap();
-        let mut bytes = state.1.to_le_bytes().to_vec();
-        for value in state.0.values() {
-            bytes.extend((value.len() as u32).to_le_bytes());
-            bytes.extend(value);
-        }
-        Ok(Box::new(Moody(mood, Cursor::new(bytes))))
-    }
-
-    fn restore(&mut self, part: Restore<'_>) -> Result<(), ApplyError> {
-        match part {
-            Restore::Begin { index, bytes, .. } => {
-                self.coming.clear();
-                self.coming.reserve(bytes as usize);
-                self.shared.restored.store(index.0, Ordering::SeqCst);
-            }
-            Restore::Chunk(bytes) => self.coming.extend(bytes),
-            Restore::End => {
-                let (count, mut rest) = self.coming.split_at(8);
-                let mut state = self.shared.state.lock().unwrap();
-                *state = (BTreeMap::new(), u64::from_le_bytes(count.try_into().unwrap()));
-                while let Some((length, more)) = rest.split_at_checked(4) {
-                    let (value, more) = more.split_at(u32::from_le_bytes(length.try_into().unwrap()) as usize);
-                    state.0.insert(value[0], value.to_vec());
-                    rest = more;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn snapshot_bytes(&self) -> u64 {
-        512 << 10
-    }
-}
 
 fn config(dir: &Path, apply_on: ApplyOn) -> Config {
     let addr = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -173,10 +64,6 @@ fn settled(node: &Node) {
     until(node, "it is applied", || node.status().is_some_and(|s| s.commit == s.last && s.applied == s.last && !s.restoring));
 }
 
-fn state(machine: &Table) -> (BTreeMap<u8, Vec<u8>>, u64) {
-    machine.shared.state.lock().unwrap().clone()
-}
-
 fn snapshots(dir: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     found.retain(|path| path.extension().is_some_and(|extension| extension == "ksn"));
@@ -204,14 +91,14 @@ fn a_node_writes_for_ever_on_a_bounded_disk() {
                 assert!(bytes_in(dir.path()) < most, "{apply_on:?}: {}", node.status().unwrap());
             }
             settled(&node);
-            let (before, status) = (state(&machine), node.status().unwrap());
+            let (before, status) = (machine.state(), node.status().unwrap());
             assert_eq!(before.1, round * 25 * 32);
             assert!(status.snapshot > status.snapshot_older && status.snapshot_older.0 > 0 && status.first.0 > 1, "{status}");
             assert!(status.first <= status.snapshot_older.next(), "no gap between the older one and the log: {status}");
             node.shutdown().unwrap();
             (node, machine) = start(dir.path(), apply_on);
             settled(&node);
-            assert_eq!(state(&machine), before);
+            assert_eq!(machine.state(), before);
             let again = machine.shared.applied.load(Ordering::SeqCst);
             assert!(again <= status.last.0 - status.snapshot.0, "{again} entries again, behind {}", status.snapshot);
             assert!(machine.shared.restored.load(Ordering::SeqCst) >= status.snapshot.0);
@@ -231,11 +118,11 @@ fn a_snapshot_on_demand() {
     assert_eq!(node.snapshot(), Ok(written));
     assert_eq!((node.status().unwrap().snapshot, snapshots(dir.path()).len()), (written.index, 1));
     assert!(std::iter::from_fn(|| events.poll()).any(|event| event == Event::SnapshotWritten { index: written.index }));
-    let before = state(&machine);
+    let before = machine.state();
     node.shutdown().unwrap();
     let (node, machine) = start(dir.path(), ApplyOn::Thread);
     settled(&node);
-    assert_eq!((state(&machine), machine.shared.applied.load(Ordering::SeqCst)), (before, 0));
+    assert_eq!((machine.state(), machine.shared.applied.load(Ordering::SeqCst)), (before, 0));
     assert_eq!(machine.shared.restored.load(Ordering::SeqCst), written.index.0);
 }
 
@@ -269,7 +156,7 @@ fn a_damaged_snapshot_gives_way_to_the_older_one() {
         node.status().unwrap().first.0 > 1 && !first.exists()
     });
     settled(&node);
-    let before = state(&machine);
+    let before = machine.state();
     node.shutdown().unwrap();
     let damage = |path: &Path| {
         let mut bytes = std::fs::read(path).unwrap();
@@ -282,7 +169,7 @@ fn a_damaged_snapshot_gives_way_to_the_older_one() {
     damage(newest);
     let (node, machine) = start(dir.path(), ApplyOn::Thread);
     settled(&node);
-    assert_eq!(state(&machine), before);
+    assert_eq!(machine.state(), before);
     node.shutdown().unwrap();
 
     damage(older);
@@ -293,7 +180,7 @@ fn a_damaged_snapshot_gives_way_to_the_older_one() {
     let node = Node::builder(config(dir.path(), ApplyOn::Thread)).start(machine.clone()).unwrap();
     let failure = node.shutdown_after_failure();
     assert!(matches!(failure, Failure::Restore { first } if first > 1), "{failure}");
-    assert_eq!(state(&machine), (BTreeMap::new(), 0), "nothing was applied to a state that lacks something");
+    assert_eq!(machine.state(), (BTreeMap::new(), 0), "nothing was applied to a state that lacks something");
 }
 
 trait AfterFailure {

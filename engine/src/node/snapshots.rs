@@ -162,6 +162,7 @@ impl Group {
         match (answer, &mut self.snapshots.step) {
             (Answer::Taken(at, bytes), Step::Asked) => {
                 self.snapshots.step = Step::Taken(at);
+                self.sending.takes_one(at.index);
                 host.store.expect(self.is_in_memory().then_some(bytes));
             }
             (Answer::NotTaken(error), Step::Asked) => self.no_snapshot(host, error, now),
@@ -191,6 +192,7 @@ impl Group {
 
     /// None is made, for this reason.
     fn no_snapshot(&mut self, host: &mut Host, error: SnapshotError, now: Time) {
+        self.sending.made_one(now);
         self.queue.put_first(Task::Forget);
         if !matches!(self.snapshots.step, Step::Ending) {
             self.snapshots.step = Step::Idle;
@@ -264,7 +266,7 @@ impl Group {
     fn store_says(&mut self, host: &mut Host, event: StoreEvent, now: Time, io: &mut dyn Io) -> Result<(), Failure> {
         match event {
             StoreEvent::Written(info) => {
-                self.snapshot_written(&info);
+                self.snapshot_written(&info, now);
                 // Where the log lacks room another follows, but not at once.
                 self.snapshots.retry_at = host.lacking.map(|_| now.plus_ns(SNAPSHOT_RETRY_NS));
             }
@@ -289,10 +291,10 @@ impl Group {
         Ok(())
     }
 
-    fn snapshot_written(&mut self, info: &Info) {
+    fn snapshot_written(&mut self, info: &Info, now: Time) {
         tell!(info, snapshot = %info, "snapshot written");
         self.snapshots.step = Step::Idle;
-        self.sending.made_one();
+        self.sending.made_one(now);
         self.counters.snapshots_written += 1;
         self.shared.events.tell(Event::SnapshotWritten { index: info.base().index });
         self.shared.answer_snapshot(self.snapshots.answers, Ok(info.base().id()));

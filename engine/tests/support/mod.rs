@@ -9,6 +9,8 @@
     reason = "test support; each test uses a part"
 )]
 
+pub mod table;
+
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

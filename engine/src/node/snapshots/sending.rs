@@ -13,7 +13,7 @@ use kontiki_net::{Pull, Puller, SendError, SnapshotId, SnapshotOffer, SnapshotRe
 use kontiki_snapshot::{Digest, Info, ReadError};
 
 use crate::events::Event;
-use crate::limits::{SEND_BUFFERS, SEND_BYTES, SEND_HOLD_NS, SEND_REST_NS, SNAPSHOT_RETRY_NS};
+use crate::limits::{OFFER_HOLD_NS, SEND_BUFFERS, SEND_BYTES, SEND_HOLD_NS, SEND_REST_NS, SNAPSHOT_RETRY_NS};
 use crate::node::group::Group;
 use crate::node::host::Host;
 
@@ -82,6 +82,8 @@ pub(in crate::node) struct Sending {
     tags: u64,
     /// A follower needs a snapshot from which this log goes on, and there is none.
     lacks: bool,
+    /// The log stays behind this entry until then: a snapshot as of it is offered, or made for a follower.
+    promised: Option<(LogIndex, Time)>,
     /// Nothing is read before.
     retry_at: Option<Time>,
 }
@@ -92,24 +94,35 @@ impl Sending {
         self.lacks
     }
 
-    /// There is a new one: who needs it asks again.
-    pub(super) fn made_one(&mut self) {
-        self.lacks = false;
+    /// One is taken as of this entry; if a follower needs it, the log stays behind it.
+    pub(super) fn takes_one(&mut self, at: LogIndex) {
+        if self.lacks {
+            self.promised = Some((at, Time(u64::MAX)));
+        }
     }
 
-    /// Up to where the log may go, for all that pull a snapshot.
+    /// It is there, or not: who needs one asks again.
+    pub(super) fn made_one(&mut self, now: Time) {
+        self.lacks = false;
+        if let Some((_, until)) = &mut self.promised {
+            *until = now.plus_ns(OFFER_HOLD_NS);
+        }
+    }
+
+    /// Up to where the log may go, for all that pull a snapshot, or are offered one.
     pub(in crate::node) fn spares(&self) -> LogIndex {
         let kept = self.held.iter().filter(|held| !held.too_slow && matches!(held.puller, Puller::Peer(_)));
-        kept.map(|held| held.base.index).min().unwrap_or(LogIndex(u64::MAX))
+        let kept = kept.map(|held| held.base.index).chain(self.promised.map(|(index, _)| index));
+        kept.min().unwrap_or(LogIndex(u64::MAX))
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.pulls.is_empty() && self.held.is_empty()
+        self.pulls.is_empty() && self.held.is_empty() && self.promised.is_none()
     }
 
     pub(super) fn deadline(&self) -> Option<Time> {
         let holds = self.held.iter().map(|held| held.advanced.plus_ns(SEND_HOLD_NS));
-        self.retry_at.into_iter().chain(holds).min()
+        self.retry_at.into_iter().chain(holds).chain(self.promised.map(|(_, until)| until)).min()
     }
 
     /// What a peer holds of the snapshot that it pulls: as of which entry, how many bytes, of how many.
@@ -142,6 +155,7 @@ impl Group {
         let id = SnapshotId { source: NodeId(host.config.id), index: base.index, term: base.term, digest: info.digest.0 };
         let offer = SnapshotOffer { id, subterm: base.subterm, lineage: head.lineage, bytes: info.bytes };
         // Where it cannot be sent now, it is offered again.
+        self.sending.promised = Some((base.index, now.plus_ns(OFFER_HOLD_NS)));
         if host.net.offer_snapshot(now, peer, session, &offer).is_ok() && host.net.admits_lines(1, Some(peer), "offers a snapshot", now) {
             tell!(info, %peer, snapshot = %info, "a follower needs what is no longer in this log: it is offered a snapshot");
         }
@@ -220,6 +234,8 @@ impl Group {
     /// Reads and sends on, as far as connections and disk allow; and lets go of what is kept for nobody any more.
     pub(super) fn send_on(&mut self, host: &mut Host, now: Time, io: &mut dyn Io) {
         self.sending.retry_at = self.sending.retry_at.filter(|&due| due > now);
+        let in_need = host.lacking.is_some();
+        self.sending.promised = self.sending.promised.filter(|&(_, until)| until > now && !in_need);
         for at in 0..self.sending.pulls.len() {
             self.send_ready(host, at);
             self.read_on(host, at, now, io);
