@@ -227,7 +227,9 @@ impl Opening {
         let restore = restore.filter(|_| !needs_base);
         let applied = restore.map_or(start, |info| info.base().index);
         let mark = mark(&restored, store.snapshots().next().map(|newest| newest.base().index), &wal, report.bytes);
-        store.expect(store.newest_full().map(|_| self.queue.snapshot_bytes()));
+        // A machine that has said how long its snapshots are makes some: room is set aside before the log takes it.
+        let makes = store.newest_full().is_some() || start == LogIndex(0) && self.queue.snapshot_bytes() > 0;
+        store.expect(makes.then(|| self.queue.snapshot_bytes()));
         let committed = applied.max(install.map_or(LogIndex(0), |info| info.base().index));
         let restored = Restored { committed, applied: self.queue.began(), needs_base, ..restored };
         if let Err(error) = restored.validate() {

@@ -20,6 +20,7 @@ use super::restoring::{Restoring, TAGS};
 use crate::apply::{Answer, Task};
 use crate::error::Failure;
 use crate::events::Event;
+use crate::lack::Lack;
 use crate::limits::{FILL_BUFFERS, FILL_BYTES, SNAPSHOT_RETRY_NS};
 use crate::state_machine::SnapshotError;
 
@@ -106,8 +107,15 @@ impl Group {
     }
 
     /// Up to where the log may forget: what the state machine has made durable, or what the older of two snapshots holds.
+    /// With no room for a second one, what the only one holds: a log that is full before would never forget, and nothing
+    /// would be applied that a second one could hold.
     pub(super) fn forgettable(&self, host: &Host) -> LogIndex {
-        if self.is_in_memory() { host.store.release_upto().map_or(LogIndex(0), |base| base.index) } else { self.queue.durable() }
+        if !self.is_in_memory() {
+            return self.queue.durable();
+        }
+        let full = matches!(host.lacking, Some(Lack::Space | Lack::Segments));
+        let only = host.store.newest_full().filter(|_| full).map(Info::base);
+        host.store.release_upto().or(only).map_or(LogIndex(0), |base| base.index)
     }
 
     fn wants_snapshot(&self, host: &Host) -> bool {
