@@ -95,7 +95,7 @@ impl CoreLoad {
                 Effect::SendFrames { to, session, upto, .. } => {
                     let (bytes, frames) = (u64::from(FRAME_BYTES), 1);
                     self.events.push_back(Event::FramesSent { peer: to, session, to: upto, bytes, frames });
-                    let message = Message::Accepted { term: self.raft.term(), matched: upto };
+                    let message = Message::Accepted { term: self.raft.term(), round: self.raft.round(), matched: upto };
                     self.events.push_back(Event::Message { from: to, session, message });
                 }
                 Effect::Send { to, session, message, .. } => {

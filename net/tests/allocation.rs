@@ -115,10 +115,10 @@ fn moving_messages_frames_and_requests_allocates_nothing() {
     let (mut messages, mut arrived, mut requests) = (0, 0, 0);
     for round in 0..200u64 {
         let now = cluster.world.borrow().now;
-        let message = Message::Accepted { term: Term(1), matched: LogIndex(round) };
+        let message = Message::Accepted { term: Term(1), round: 3, matched: LogIndex(round) };
         let block = blocks[round as usize % 32].clone();
         let range = kontiki_frame::parse_header(block.bytes()).unwrap().meta.range();
-        let stamp = FrameStamp { leader_term: Term(1), commit: LogIndex(0), range };
+        let stamp = FrameStamp { leader_term: Term(1), commit: LogIndex(0), range, round: 0 };
         let net = &mut cluster.hosts[0].net;
         counted(|| net.send_message(now, NodeId(2), session, &message)).unwrap();
         counted(|| net.send_frame(now, NodeId(2), session, stamp, block)).unwrap();

@@ -44,7 +44,8 @@ fn frames_arrive_whole_stamped_and_in_order_at_any_chunk_size() {
         for event in cluster.hosts[1].take_events() {
             let NetEvent::Frame { peer, session: s, stamp, header, block } = event else { panic!("{event:?}") };
             assert_eq!((peer.0, s, stamp.session, stamp.sequence), (1, session, session, n as u64 + 1));
-            assert_eq!((stamp.leader_term, stamp.commit, stamp.range), (Term(9), LogIndex(1), header.meta.range()));
+            assert_eq!((stamp.leader_term, stamp.commit, stamp.round), (Term(9), LogIndex(1), 12));
+            assert_eq!(stamp.range, header.meta.range());
             assert_eq!(block.bytes()[64..], sent[n].bytes()[64..], "the sealed part is the leader's, byte for byte");
             n += 1;
         }
@@ -150,7 +151,7 @@ fn h93_frames_of_other_clusters_groups_or_sizes_are_refused_by_their_header() {
             let (leader_term, commit, range) = (Term(9), LogIndex(1), IndexRange { from: LogIndex(1), to: LogIndex(1) });
             let session = cluster.hosts[0].session(2).unwrap();
             let mut bytes = block.bytes().to_vec();
-            WireStamp { session, sequence: 1, leader_term, commit, range }.write(bytes.first_chunk_mut().unwrap(), block.bytes());
+            WireStamp { session, sequence: 1, leader_term, commit, range, round: 3 }.write(bytes.first_chunk_mut().unwrap(), block.bytes());
             cluster.world.borrow_mut().inject(support::addr(7001), 1, &bytes);
         }
         cluster.turns(5);
@@ -165,7 +166,7 @@ fn a_stamp_that_names_entries_outside_its_frame_is_refused() {
     let block = Frames::new().make(5, 10);
     let (now, session) = (cluster.world.borrow().now, cluster.hosts[0].session(2).unwrap());
     let range = IndexRange { from: LogIndex(5), to: LogIndex(6) };
-    let stamp = FrameStamp { leader_term: Term(2), commit: LogIndex(0), range };
+    let stamp = FrameStamp { leader_term: Term(2), commit: LogIndex(0), range, round: 0 };
     cluster.hosts[0].net.send_frame(now, kontiki_core::NodeId(2), session, stamp, block).unwrap();
     cluster.turns(5);
     assert_eq!(cluster.hosts[1].downs(), [DownReason::Refused(Refusal::FrameRange)]);
@@ -353,7 +354,8 @@ fn the_queue_is_bounded_in_frames_and_in_bytes() {
     cluster.hosts[0].send_frame(2, small).unwrap();
     assert_eq!(cluster.hosts[0].net.counters().frames_held_back, 2);
     let now = cluster.world.borrow().now;
-    let stamp = FrameStamp { leader_term: Term(1), commit: LogIndex(0), range: IndexRange { from: LogIndex(1), to: LogIndex(1) } };
+    let stamp =
+        FrameStamp { leader_term: Term(1), commit: LogIndex(0), range: IndexRange { from: LogIndex(1), to: LogIndex(1) }, round: 0 };
     assert_eq!(cluster.hosts[0].net.send_frame(now, peer, SessionId(3), stamp, large), Err(SendError::NoSession));
 }
 
@@ -366,7 +368,7 @@ fn h96_bulk_never_delays_control() {
         cluster.hosts[0].send_frame(2, frames.make(n, 60_000)).unwrap();
     }
     for n in 0..100 {
-        let message = kontiki_core::Message::Accepted { term: Term(1), matched: LogIndex(n) };
+        let message = kontiki_core::Message::Accepted { term: Term(1), round: 3, matched: LogIndex(n) };
         cluster.hosts[0].send(2, &message).unwrap();
         cluster.turns(2);
         assert_eq!(cluster.hosts[1].messages().last(), Some(&message), "at once, with the bulk connection jammed");

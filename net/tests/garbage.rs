@@ -36,7 +36,7 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
         prop::collection::vec(any::<u8>(), 0..300),
         (channel, 0..4u64, 0..3u64, 0..3u64).prop_map(|(channel, from, session, nonce)| hello(channel, from, session, nonce)),
         (0..3u64, 0..3u64).prop_map(|(session, sequence)| {
-            let message = Message::Accepted { term: Term(1), matched: LogIndex(2) };
+            let message = Message::Accepted { term: Term(1), round: 3, matched: LogIndex(2) };
             let mut bytes = [0; 80];
             let control = Control { session: SessionId(session), sequence, payload: ControlPayload::Message(message) };
             let length = control.encode(&mut bytes).unwrap();

@@ -133,11 +133,11 @@ fn messages_and_frames_cross_and_no_payload_is_copied(backend: Backend) {
         for _ in 0..40.min(640 - sent) {
             let block = blocks[sent % 64].clone();
             let range = kontiki_frame::parse_header(block.bytes()).unwrap().meta.range();
-            let stamp = FrameStamp { leader_term: Term(2), commit: LogIndex(sent as u64), range };
+            let stamp = FrameStamp { leader_term: Term(2), commit: LogIndex(sent as u64), range, round: 0 };
             if nodes[0].net.send_frame(now, NodeId(2), session, stamp, block).is_err() {
                 break;
             }
-            let message = Message::Received { term: Term(1), index: LogIndex(sent as u64) };
+            let message = Message::Received { term: Term(1), round: 3, index: LogIndex(sent as u64) };
             nodes[0].net.send_message(now, NodeId(2), session, &message).unwrap();
             sent += 1;
         }

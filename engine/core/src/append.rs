@@ -25,7 +25,7 @@ impl Raft {
         if !is_well_formed(&append) {
             return self.refuse();
         }
-        if !self.hear_leader(peer, append.leader_term, fx) {
+        if !self.hear_leader(peer, append.leader_term, append.round, fx) {
             return;
         }
         // Nothing says yet that what this log presupposes was ever committed: what comes behind it is not acknowledged.
@@ -196,6 +196,7 @@ mod tests {
             commit: LogIndex(0),
             frame: FrameMeta { term: Term(term), first: LogIndex(first), count, prev_term: Term(prev_term) },
             range: IndexRange { from: LogIndex(from), to: LogIndex(to) },
+            round: 0,
         };
         let good = [
             at(1, 1, 1, 1, 1, 0, 1),

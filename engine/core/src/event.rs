@@ -13,6 +13,8 @@ pub struct Append {
     pub frame: FrameMeta,
     /// The range of the frame that the sender means, inside the frame.
     pub range: IndexRange,
+    /// The sender's round of confirmation when it stamped the frame.
+    pub round: u64,
 }
 
 /// One thing that happened. Every event is handed over with the current [`crate::Time`].

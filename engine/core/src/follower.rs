@@ -21,6 +21,8 @@ pub(crate) struct Following {
     pub(crate) rejected: Option<LogIndex>,
     /// A frame was dropped as too many await the disk: its `prev`, to be reported once there is room.
     pub(crate) crowded: Option<LogIndex>,
+    /// The highest round heard from this leader in this session: what every answer echoes.
+    round: u64,
     /// When the leader last got a sign of life.
     answered_at: Time,
 }
@@ -35,6 +37,7 @@ impl Following {
     pub(crate) fn session_changed(&mut self) {
         self.term_start = LogIndex(0);
         self.session_commit = LogIndex(0);
+        self.round = 0;
         self.rejected = None;
         self.crowded = None;
     }
@@ -46,8 +49,8 @@ impl Following {
 }
 
 impl Raft {
-    /// A peer speaks as the leader of `term`. Returns whether it is to be listened to.
-    pub(crate) fn hear_leader(&mut self, peer: usize, term: Term, fx: &mut Effects) -> bool {
+    /// A peer speaks as the leader of `term`, in its `round`. Returns whether it is to be listened to.
+    pub(crate) fn hear_leader(&mut self, peer: usize, term: Term, round: u64, fx: &mut Effects) -> bool {
         if !self.believes(term, fx) {
             return false;
         }
@@ -68,6 +71,7 @@ impl Raft {
         self.wait_for_election();
         self.sticky_until = self.now.plus_ns(self.config.election_min_ns);
         self.excused = false;
+        self.following.round = self.following.round.max(round);
         true
     }
 
@@ -85,7 +89,7 @@ impl Raft {
         if term_start.0 > MAX_INDEX || session_commit.0 > MAX_INDEX {
             return self.refuse();
         }
-        if !self.hear_leader(peer, term, fx) {
+        if !self.hear_leader(peer, term, round, fx) {
             return;
         }
         self.hear_commit(commit);
@@ -95,7 +99,7 @@ impl Raft {
         // Round zero only brings a commit index: nobody waits for its answer.
         if round > 0 {
             self.following.answered_at = self.now;
-            self.answer(peer, self.heartbeat_reply_of(round), fx);
+            self.answer(peer, self.heartbeat_answer(), fx);
         }
     }
 
@@ -105,10 +109,10 @@ impl Raft {
         self.following.leader_commit = self.following.leader_commit.max(commit.min(self.log.last()));
     }
 
-    fn heartbeat_reply_of(&self, round: u64) -> Message {
+    fn heartbeat_answer(&self) -> Message {
         Message::HeartbeatReply {
             term: self.hard.term,
-            round,
+            round: self.following.round,
             recovering: self.hard.recovering,
             needs_base: self.needs_base,
             last_index: if self.needs_base { self.log.base().index } else { self.log.last() },
@@ -120,7 +124,7 @@ impl Raft {
         for at in 0..self.peers.len() {
             let told = self.peers.get_mut(at).is_some_and(|peer| core::mem::take(&mut peer.outdated));
             if told {
-                self.answer(at, self.heartbeat_reply_of(0), fx);
+                self.answer(at, self.heartbeat_answer(), fx);
             }
         }
     }
@@ -136,11 +140,11 @@ impl Raft {
             return;
         }
         let Some(peer) = self.leader.and_then(|leader| self.peer_at(leader)) else { return };
-        let term = self.hard.term;
+        let (term, round) = (self.hard.term, self.following.round);
         // What its log presupposes is lost: it vouches for nothing behind that.
         if !self.needs_base && core::mem::take(&mut self.following.acknowledge) {
             self.following.answered_at = self.now;
-            self.answer(peer, Message::Accepted { term, matched: self.acceptable() }, fx);
+            self.answer(peer, Message::Accepted { term, round, matched: self.acceptable() }, fx);
         }
         if self.log.has_room() {
             let crowded = self.following.crowded.take();
@@ -152,7 +156,7 @@ impl Raft {
         if self.received_due().is_some_and(|due| due <= self.now) {
             self.following.answered_at = self.now;
             let index = self.following.verified.min(self.log.last());
-            self.answer(peer, Message::Received { term, index }, fx);
+            self.answer(peer, Message::Received { term, round, index }, fx);
         }
     }
 
@@ -173,6 +177,6 @@ impl Raft {
             // Not known: what is committed fits for certain.
             _ => (Term(0), self.commit_here().next()),
         };
-        Message::Rejected { term: self.hard.term, prev, last_index, conflict_term, conflict_first }
+        Message::Rejected { term: self.hard.term, round: self.following.round, prev, last_index, conflict_term, conflict_first }
     }
 }

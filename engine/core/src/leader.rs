@@ -14,7 +14,7 @@ pub(crate) struct Leading {
     pub(crate) term_start: LogIndex,
     /// The no-op asked for and not yet sealed.
     noop: Option<FrameMeta>,
-    /// The newest heartbeat round.
+    /// The present round (see `round.rs`).
     round: u64,
 }
 
@@ -23,7 +23,11 @@ impl Leading {
         Leading { since: now, floor: now, term_start: LogIndex(0), noop: None, round: 0 }
     }
 
-    /// The round of the next heartbeat.
+    pub(crate) fn round(&self) -> u64 {
+        self.round
+    }
+
+    /// The round that the next heartbeat begins.
     pub(crate) fn next_round(&self) -> u64 {
         self.round + 1
     }
@@ -121,8 +125,9 @@ impl Raft {
         self.send(at, message, fx);
     }
 
-    /// An answer of a follower. Returns whether it is one to this leader, in its term; a greater term ends it.
-    pub(crate) fn follower_answers(&mut self, peer: usize, term: Term, fx: &mut Effects) -> bool {
+    /// An answer of a follower, which echoes `round`. Returns whether it is one to this leader, in its term; a greater
+    /// term ends it.
+    pub(crate) fn follower_answers(&mut self, peer: usize, term: Term, round: u64, fx: &mut Effects) -> bool {
         if term > self.hard.term {
             if self.believes(term, fx) {
                 self.follow(term, None, fx);
@@ -133,6 +138,12 @@ impl Raft {
         if counts && let Some(peer) = self.peers.get_mut(peer) {
             peer.heard = self.now;
             self.excused = false;
+            if round <= self.leading.round {
+                peer.progress.echoed = peer.progress.echoed.max(round);
+            } else {
+                // Not begun yet: of its answer nothing else is in doubt.
+                self.refuse();
+            }
         }
         counts
     }

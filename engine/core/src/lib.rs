@@ -36,6 +36,7 @@ mod recovering;
 mod replicate;
 mod restored;
 mod rng;
+mod round;
 mod runs;
 mod snapshot;
 mod terms;

@@ -1,5 +1,8 @@
 //! Control messages between cores. Entries travel as frames, with the leader's term and commit index in
 //! their wire stamp; everything else is here, small and of fixed size.
+//!
+//! What a leader sends names its *round*, and every answer of a follower echoes the highest that it has heard. So a leader
+//! learns until when a majority still followed it. See `round.rs`.
 
 use crate::{LogIndex, Term};
 
@@ -53,7 +56,8 @@ pub enum Message {
         term: Term,
         /// The smaller of the leader's commit index and what this follower is known to hold.
         commit: LogIndex,
-        /// Counts heartbeats of this leader; echoed. Zero: it only brings a commit index and is not answered.
+        /// The leader's round of confirmation, counted from 1 in each of its terms. Zero: it only brings a commit index and
+        /// is not answered.
         round: u64,
         /// First entry of the leader's own term, zero until it stands in the log.
         term_start: LogIndex,
@@ -64,7 +68,7 @@ pub enum Message {
     HeartbeatReply {
         /// The receiver's current term.
         term: Term,
-        /// The round echoed.
+        /// The round echoed: the highest that the receiver heard from the leader of `term` in this session.
         round: u64,
         /// Whether the receiver is recovering.
         recovering: bool,
@@ -78,6 +82,8 @@ pub enum Message {
     Accepted {
         /// The receiver's current term.
         term: Term,
+        /// The round echoed, as in [`Message::HeartbeatReply`].
+        round: u64,
         /// The highest index known to match the leader's log and durable here.
         matched: LogIndex,
     },
@@ -85,6 +91,8 @@ pub enum Message {
     Received {
         /// The receiver's current term.
         term: Term,
+        /// The round echoed, as in [`Message::HeartbeatReply`].
+        round: u64,
         /// The highest index held in memory.
         index: LogIndex,
     },
@@ -92,6 +100,8 @@ pub enum Message {
     Rejected {
         /// The receiver's current term.
         term: Term,
+        /// The round echoed, as in [`Message::HeartbeatReply`].
+        round: u64,
         /// The `prev` index that did not match (one before the refused range).
         prev: LogIndex,
         /// The receiver's last index.

@@ -123,6 +123,8 @@ pub(crate) struct Progress {
     pub(crate) advanced: Time,
     /// How long a probe waits before it is repeated: doubles, so that a slow link is not filled with copies.
     pub(crate) patience_ns: u64,
+    /// The highest round that it has echoed in this term and session.
+    pub(crate) echoed: u64,
     /// The follower was told this commit index.
     pub(crate) told_commit: LogIndex,
     /// The node was told that this follower is behind the log, in this session.
@@ -143,6 +145,7 @@ impl Progress {
             moved: now,
             advanced: now,
             patience_ns: 0,
+            echoed: 0,
             told_commit: LogIndex(0),
             behind_told: false,
         }

@@ -242,22 +242,22 @@ impl Raft {
                 self.heartbeat(peer, term, commit, round, term_start, session_commit, fx);
             }
             Message::HeartbeatReply { term, round, recovering: _, needs_base, last_index } => {
-                if self.follower_answers(peer, term, fx) {
+                if self.follower_answers(peer, term, round, fx) {
                     self.heartbeat_reply(peer, round, needs_base, last_index);
                 }
             }
-            Message::Accepted { term, matched } => {
-                if self.follower_answers(peer, term, fx) {
+            Message::Accepted { term, round, matched } => {
+                if self.follower_answers(peer, term, round, fx) {
                     self.accepted(peer, matched);
                 }
             }
-            Message::Received { term, index } => {
-                if self.follower_answers(peer, term, fx) {
+            Message::Received { term, round, index } => {
+                if self.follower_answers(peer, term, round, fx) {
                     self.received(peer, index);
                 }
             }
-            Message::Rejected { term, prev, last_index, conflict_term, conflict_first } => {
-                if self.follower_answers(peer, term, fx) {
+            Message::Rejected { term, round, prev, last_index, conflict_term, conflict_first } => {
+                if self.follower_answers(peer, term, round, fx) {
                     self.rejected(peer, prev, last_index, conflict_term, conflict_first);
                 }
             }
@@ -282,7 +282,8 @@ impl Raft {
             peer.needs_base = false;
             peer.offered_at = None;
         }
-        if self.leader == Some(peer) {
+        // While none is known it may be that of the leader of this term who was, and will be again.
+        if self.leader.is_none_or(|leader| leader == peer) {
             self.following.session_changed();
         }
         self.ask_for_vote(at, fx);

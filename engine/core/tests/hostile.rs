@@ -118,10 +118,17 @@ fn messages(term: Term, last: LogIndex) -> Vec<Message> {
         Message::PreVote { term: next, last_index: last, last_term: term },
         Message::HeartbeatReply { term, round: 1, recovering: false, needs_base: false, last_index: last },
         Message::Heartbeat { term, commit: LogIndex(1), round: 1, term_start: LogIndex(1), session_commit: LogIndex(1) },
-        Message::Accepted { term, matched: LogIndex(1) },
-        Message::Received { term, index: LogIndex(1) },
-        Message::Rejected { term, prev: last, last_index: last, conflict_term: term, conflict_first: LogIndex(1) },
-        Message::Rejected { term, prev: LogIndex(last.0 - 1), last_index: last, conflict_term: Term(0), conflict_first: LogIndex(0) },
+        Message::Accepted { term, round: 1, matched: LogIndex(1) },
+        Message::Received { term, round: 1, index: LogIndex(1) },
+        Message::Rejected { term, round: 1, prev: last, last_index: last, conflict_term: term, conflict_first: LogIndex(1) },
+        Message::Rejected {
+            term,
+            round: 1,
+            prev: LogIndex(last.0 - 1),
+            last_index: last,
+            conflict_term: Term(0),
+            conflict_first: LogIndex(0),
+        },
         Message::VoteReply { term, granted: false },
     ];
     for flag in [false, true] {
@@ -142,9 +149,11 @@ fn fields(message: &mut Message) -> Vec<&mut u64> {
             vec![&mut term.0, &mut commit.0, round, &mut term_start.0, &mut session_commit.0]
         }
         Message::HeartbeatReply { term, round, last_index, .. } => vec![&mut term.0, round, &mut last_index.0],
-        Message::Accepted { term, matched: index } | Message::Received { term, index } => vec![&mut term.0, &mut index.0],
-        Message::Rejected { term, prev, last_index, conflict_term, conflict_first } => {
-            vec![&mut term.0, &mut prev.0, &mut last_index.0, &mut conflict_term.0, &mut conflict_first.0]
+        Message::Accepted { term, round, matched: index } | Message::Received { term, round, index } => {
+            vec![&mut term.0, round, &mut index.0]
+        }
+        Message::Rejected { term, round, prev, last_index, conflict_term, conflict_first } => {
+            vec![&mut term.0, round, &mut prev.0, &mut last_index.0, &mut conflict_term.0, &mut conflict_first.0]
         }
     }
 }
@@ -169,7 +178,7 @@ fn bodies(cluster: &Cluster, receiver: NodeId) -> Vec<Body> {
     }
     let entry = cluster.node(receiver).log.last().unwrap().clone();
     let range = entry.frame.range();
-    let append = kontiki_core::Append { leader_term: raft.term(), commit: LogIndex(1), frame: entry.frame, range };
+    let append = kontiki_core::Append { leader_term: raft.term(), commit: LogIndex(1), frame: entry.frame, range, round: raft.round() };
     for extreme in EXTREMES {
         for which in 0..8 {
             let mut changed = append;

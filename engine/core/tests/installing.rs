@@ -54,7 +54,7 @@ fn offers(effects: &Effects) -> Option<(u64, u64)> {
 fn frames(first: u64, last: u64, term: u64, prev_term: u64) -> Event {
     let count = (last + 1 - first) as u32;
     let frame = FrameMeta { term: Term(term), first: LogIndex(first), count, prev_term: Term(prev_term) };
-    let append = Append { leader_term: Term(3), commit: LogIndex(0), frame, range: frame.range() };
+    let append = Append { leader_term: Term(3), commit: LogIndex(0), frame, range: frame.range(), round: 0 };
     Event::Append { from: NodeId(2), session: SessionId(2), append }
 }
 
@@ -394,7 +394,7 @@ fn leader_with_short_tables() -> (One, Term) {
 
 fn rejected(term: Term, prev: u64, last: u64, conflict: (u64, u64)) -> Message {
     let (conflict_first, conflict_term) = (LogIndex(conflict.0), Term(conflict.1));
-    Message::Rejected { term, prev: LogIndex(prev), last_index: LogIndex(last), conflict_term, conflict_first }
+    Message::Rejected { term, round: 0, prev: LogIndex(prev), last_index: LogIndex(last), conflict_term, conflict_first }
 }
 
 /// H59: the log is tried from its very beginning before a snapshot takes its place, but where that is known to be in

@@ -73,7 +73,7 @@ fn a_leader_allocates_nothing() {
         let frame = raft.next_frame(3).unwrap();
         turn(&mut raft, now, Event::Sealed { frame, bytes: 4096 }, &mut lists);
         let matched = raft.last_index();
-        turn(&mut raft, now, message(Message::Accepted { term: Term(1), matched }), &mut lists);
+        turn(&mut raft, now, message(Message::Accepted { term: Term(1), round: 0, matched }), &mut lists);
         turn(&mut raft, now, Event::Tick, &mut lists);
     }
     assert_eq!(ALLOCATIONS.with(Cell::get) - before, 0);
@@ -91,8 +91,13 @@ fn a_follower_allocates_nothing() {
         }
         let now = Time(200 + round);
         let frame = FrameMeta { term: Term(1), first: LogIndex(1 + round * 3), count: 3, prev_term: Term(u64::from(round > 0)) };
-        let append =
-            Append { leader_term: Term(1), commit: LogIndex(round * 3), frame, range: IndexRange { from: frame.first, to: frame.last() } };
+        let append = Append {
+            leader_term: Term(1),
+            commit: LogIndex(round * 3),
+            frame,
+            range: IndexRange { from: frame.first, to: frame.last() },
+            round,
+        };
         turn(&mut raft, now, Event::Append { from: PEER, session: SESSION, append }, &mut lists);
         let heartbeat =
             Message::Heartbeat { term: Term(1), commit: LogIndex(round * 3), round, term_start: LogIndex(1), session_commit: LogIndex(0) };

@@ -89,10 +89,11 @@ fn hostile_peers_cannot_panic_a_node() {
                     session_commit: LogIndex(d),
                 },
                 5 => Message::HeartbeatReply { term: Term(a), round: b, recovering: flag, needs_base: other, last_index: LogIndex(c) },
-                6 => Message::Accepted { term: Term(a), matched: LogIndex(0) },
-                7 => Message::Received { term: Term(a), index: LogIndex(b) },
+                6 => Message::Accepted { term: Term(a), round: b, matched: LogIndex(0) },
+                7 => Message::Received { term: Term(a), round: c, index: LogIndex(b) },
                 _ => Message::Rejected {
                     term: Term(a),
+                    round: e,
                     prev: LogIndex(b),
                     last_index: LogIndex(c),
                     conflict_term: Term(d),
@@ -102,7 +103,7 @@ fn hostile_peers_cannot_panic_a_node() {
             let event = if dice.chance(40) {
                 let frame = FrameMeta { term: Term(a), first: LogIndex(b), count: (c % 5) as u32, prev_term: Term(d) };
                 let range = IndexRange { from: LogIndex(e), to: LogIndex(e.saturating_add(dice.roll(3))) };
-                let append = Append { leader_term: Term(a.saturating_add(dice.roll(2))), commit: LogIndex(c), frame, range };
+                let append = Append { leader_term: Term(a.saturating_add(dice.roll(2))), commit: LogIndex(c), frame, range, round: d };
                 Event::Append { from, session, append }
             } else {
                 Event::Message { from, session, message }

@@ -12,12 +12,12 @@ use kontiki_core::{Base, Effect, Effects, Event, LogIndex, Message, NodeId, Rest
 fn a_leader_commits_nothing_before_its_noop() {
     let mut one = One::start(3, log(2));
     let noop = one.lead(false);
-    one.hear(2, Message::Accepted { term: noop.term, matched: LogIndex(2) });
+    one.hear(2, Message::Accepted { term: noop.term, round: 0, matched: LogIndex(2) });
     assert_eq!((one.raft.commit(), one.raft.next_frame(1)), (LogIndex(0), None));
     let write = writes(&one.seal(noop)).unwrap();
     assert_eq!(one.raft.next_frame(0), None, "a frame has entries");
     assert_eq!(one.raft.next_frame(1).map(|frame| frame.first), Some(LogIndex(4)));
-    one.hear(2, Message::Accepted { term: noop.term, matched: LogIndex(3) });
+    one.hear(2, Message::Accepted { term: noop.term, round: 0, matched: LogIndex(3) });
     assert_eq!(one.raft.commit(), LogIndex(0), "not durable here");
     one.step(Event::LogDurable { write });
     assert_eq!(one.raft.commit(), LogIndex(3));
@@ -52,7 +52,7 @@ fn a_recovering_leader_recovers_with_its_noop() {
     let write = writes(&one.seal(noop)).unwrap();
     one.step(Event::LogDurable { write });
     assert!(one.raft.recovering(), "durable here alone");
-    one.hear(2, Message::Accepted { term: noop.term, matched: noop.first });
+    one.hear(2, Message::Accepted { term: noop.term, round: 0, matched: noop.first });
     assert!(!one.raft.recovering());
 }
 
@@ -219,8 +219,10 @@ fn leader_of_a_compacted_log() -> (One, Term) {
     assert_eq!(sent_from(&one.seal(noop), 2), Some(9));
     one.step(Event::FramesSent { peer: NodeId(2), session: SessionId(2), to: LogIndex(9), bytes: 4096, frames: 1 });
     let (prev, none) = (LogIndex(8), LogIndex(0));
-    let effects =
-        one.hear(2, Message::Rejected { term: noop.term, prev, last_index: none, conflict_term: Term(0), conflict_first: LogIndex(1) });
+    let effects = one.hear(
+        2,
+        Message::Rejected { term: noop.term, round: 0, prev, last_index: none, conflict_term: Term(0), conflict_first: LogIndex(1) },
+    );
     assert_eq!(sent_from(&effects, 2), Some(1));
     (one, noop.term)
 }
@@ -249,7 +251,7 @@ fn frames_that_are_gone_for_an_older_request_count_nothing() {
     // What is asked for changes while the node looks: the follower has it after all.
     assert_eq!(sent_from(&one.hear(2, heartbeat_reply(term, 0)), 2), None);
     one.connect(3, 13);
-    one.hear(2, Message::Accepted { term, matched: LogIndex(8) });
+    one.hear(2, Message::Accepted { term, round: 0, matched: LogIndex(8) });
     let effects = gone(&mut one);
     assert!(!behind(&effects));
     assert_eq!(sent_from(&effects, 2), Some(9));
@@ -398,7 +400,7 @@ fn learners_count_for_nothing() {
     let effects = one.seal(noop);
     one.step(Event::LogDurable { write: writes(&effects).unwrap() });
     for learner in 4..=6 {
-        one.hear(learner, Message::Accepted { term, matched: LogIndex(1) });
+        one.hear(learner, Message::Accepted { term, round: 0, matched: LogIndex(1) });
     }
     assert_eq!(one.raft.progress().filter(|peer| peer.matched == LogIndex(1)).count(), 3, "they have it");
     assert_eq!(one.raft.commit(), LogIndex(0), "a majority of the voters does not");

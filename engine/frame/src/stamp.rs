@@ -9,7 +9,7 @@ use crate::{FrameError, STAMP_BYTES};
 const DISK_MAGIC: [u8; 4] = *b"KtkD";
 const WIRE_MAGIC: [u8; 4] = *b"KtkW";
 
-// Both stamps: magic, checksum, then seven 8-byte fields, the last of which the wire's does not use.
+// Both stamps: magic, checksum, then seven 8-byte fields.
 const AT_MAGIC: usize = 0;
 const AT_CHECKSUM: usize = 4;
 const AT_FIELDS: usize = 8;
@@ -45,6 +45,8 @@ pub struct WireStamp {
     pub commit: LogIndex,
     /// What counts of the frame.
     pub range: IndexRange,
+    /// The leader's round of confirmation when it stamped the frame.
+    pub round: u64,
 }
 
 /// The stamp's checksum: its fields, and the header checksum behind it, so that a stamp fits one sealed frame only.
@@ -118,25 +120,23 @@ impl WireStamp {
     /// If `frame` is shorter than stamp and header: a bug of the caller.
     pub fn write(&self, out: &mut [u8; STAMP_BYTES], frame: &[u8]) {
         assert!(frame.len() >= crate::BODY_OFFSET, "a stamp goes before a sealed frame");
-        let fields = [self.session.0, self.sequence, self.leader_term.0, self.commit.0, self.range.from.0, self.range.to.0, 0];
+        let fields = [self.session.0, self.sequence, self.leader_term.0, self.commit.0, self.range.from.0, self.range.to.0, self.round];
         write(out, WIRE_MAGIC, fields, stored_checksum(frame));
     }
 
     /// Reads the stamp of a frame as received: wire stamp, then sealed part. Checks the stamp alone.
     ///
     /// # Errors
-    /// As [`DiskStamp::parse`], and [`FrameError::Reserved`].
+    /// As [`DiskStamp::parse`].
     pub fn parse(frame: &[u8]) -> Result<WireStamp, FrameError> {
-        let [session, sequence, leader_term, commit, from, to, reserved] = parse(frame, WIRE_MAGIC)?;
-        if reserved != 0 {
-            return Err(FrameError::Reserved);
-        }
+        let [session, sequence, leader_term, commit, from, to, round] = parse(frame, WIRE_MAGIC)?;
         Ok(WireStamp {
             session: SessionId(session),
             sequence,
             leader_term: Term(leader_term),
             commit: LogIndex(commit),
             range: range(from, to)?,
+            round,
         })
     }
 }

@@ -67,14 +67,15 @@ e8030000000000000800000000000000\n\
 fn a_wire_stamp() {
     let mut stamp = [0; STAMP_BYTES];
     let range = IndexRange { from: LogIndex(1001), to: LogIndex(1001) };
-    WireStamp { session: SessionId(7), sequence: 8, leader_term: Term(10), commit: LogIndex(999), range }.write(&mut stamp, &frame());
+    WireStamp { session: SessionId(7), sequence: 8, leader_term: Term(10), commit: LogIndex(999), range, round: 11 }
+        .write(&mut stamp, &frame());
     assert_eq!(
         hex(&stamp),
         "\
-4b746b570a85a7cb0700000000000000\n\
+4b746b57042135ba0700000000000000\n\
 08000000000000000a00000000000000\n\
 e703000000000000e903000000000000\n\
-e9030000000000000000000000000000\n\
+e9030000000000000b00000000000000\n\
 "
     );
 }

@@ -35,7 +35,7 @@ fn build(payloads: &Payloads, sessions: bool, first: u64, term: u64) -> (Vec<u8>
 
 fn stamps(frame: &[u8], range: IndexRange) -> (DiskStamp, WireStamp, [u8; STAMP_BYTES]) {
     let disk = DiskStamp { position: 8192, generation: 2, boot: Incarnation(3), range, watermark: 4096, node: NodeId(1) };
-    let wire = WireStamp { session: SessionId(1), sequence: 2, leader_term: Term(900), commit: LogIndex(4), range };
+    let wire = WireStamp { session: SessionId(1), sequence: 2, leader_term: Term(900), commit: LogIndex(4), range, round: 5 };
     let mut out = [0; STAMP_BYTES];
     wire.write(&mut out, frame);
     (disk, wire, out)

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use kontiki_core::{
     Append, Effect, Effects, Event, FrameMeta, GroupId, IndexRange, LogIndex, Message, NodeId, Raft, Role, SessionId, Term, Time, WriteId,
 };
-use kontiki_frame::Header;
+use kontiki_frame::{Header, WireStamp};
 use kontiki_io::{Io, tell};
 use kontiki_mem::{BlockMut, Hold, Resolver};
 use kontiki_net::{NetEvent, SnapshotRefusal};
@@ -268,7 +268,8 @@ impl Group {
         match event {
             NetEvent::Message { peer, session, message } => self.step(host, now, Event::Message { from: peer, session, message }, io),
             NetEvent::Frame { peer, session, stamp, header, block } => {
-                let append = Append { leader_term: stamp.leader_term, commit: stamp.commit, frame: header.meta, range: stamp.range };
+                let WireStamp { leader_term, commit, range, round, .. } = stamp;
+                let append = Append { leader_term, commit, frame: header.meta, range, round };
                 let stalled = Stalled { from: peer, session, append, hand: Hand { block, header } };
                 self.stalled.push_back(stalled);
                 self.retry_stalled(host, now, io);

@@ -46,7 +46,7 @@ impl Group {
     }
 
     pub(super) fn stamp(&self, range: IndexRange) -> FrameStamp {
-        FrameStamp { leader_term: self.raft.term(), commit: self.raft.commit(), range }
+        FrameStamp { leader_term: self.raft.term(), commit: self.raft.commit(), range, round: self.raft.round() }
     }
 
     /// The core asks again with the follower's next answer.

@@ -87,7 +87,7 @@ fn body_of(session: Option<(u64, u64)>, payloads: &[&[u8]]) -> usize {
 fn frames() -> Seeds {
     let stamped = |mut frame: Vec<u8>, meta: FrameMeta| {
         let stamp =
-            WireStamp { session: SessionId(9), sequence: 1, leader_term: meta.term, commit: meta.first.prev(), range: meta.range() };
+            WireStamp { session: SessionId(9), sequence: 1, leader_term: meta.term, commit: meta.first.prev(), range: meta.range(), round: 4 };
         let mut head = [0; STAMP_BYTES];
         stamp.write(&mut head, &frame);
         frame[..STAMP_BYTES].copy_from_slice(&head);
@@ -120,9 +120,9 @@ fn controls() -> Outcome<Seeds> {
         Message::VoteReply { term, granted: true },
         Message::Heartbeat { term, commit: index, round: 4, term_start: index, session_commit: index },
         Message::HeartbeatReply { term, round: 4, recovering: false, needs_base: false, last_index: index },
-        Message::Accepted { term, matched: index },
-        Message::Received { term, index },
-        Message::Rejected { term, prev: index, last_index: index, conflict_term: term, conflict_first: index },
+        Message::Accepted { term, round: 4, matched: index },
+        Message::Received { term, round: 4, index },
+        Message::Rejected { term, round: 4, prev: index, last_index: index, conflict_term: term, conflict_first: index },
     ];
     let parameters = Parameters { takes_frame_bytes: 1 << 20, heartbeat_ms: 40, election_min_ms: 150, ..Parameters::default() };
     let payloads =

@@ -33,7 +33,7 @@ fn look(image: &Image) -> Result<Verdict, OfflineError<Infallible>> {
         last = Some(range.to.0);
         frames += 1;
     };
-    let verdict = examine(&image.list(), &mut read, &mut visit)?;
+    let verdict = examine(&image.list(), &[], &mut read, &mut visit)?;
     assert_eq!(
         (verdict.report.frames, last.unwrap_or(verdict.report.last.0)),
         (frames, verdict.report.last.0),

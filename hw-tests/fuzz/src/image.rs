@@ -4,7 +4,7 @@
 //! place u8 | flags u8 | length u16 | bytes ...      and so on
 //! ```
 //!
-//! Place 0 and 1 are the two copies of the hard state; from 2 on, counted around, the blocks of the segment files 1 to 3. The bytes are
+//! Place 0 and 1 are the two copies of the hard state; from 2 on, counted around, the blocks of the segment files 1 to 6. The bytes are
 //! written from the start of the block on. Flag 1: the checksums there are made to fit, once everything is written. Flag 2: the segment's file
 //! ends in this block, behind these bytes.
 
@@ -16,7 +16,7 @@ use kontiki_wal::names;
 use crate::repair;
 
 /// Segment files in an image.
-pub const SEGMENTS: usize = 3;
+pub const SEGMENTS: usize = 6;
 /// Blocks of each, its header included.
 pub const BLOCKS: usize = MIN_SEGMENT_BYTES as usize / BLOCK_BYTES;
 /// Flag: the checksums are made to fit.
@@ -114,9 +114,10 @@ pub fn describe(copies: [&[u8]; 2], segments: &[Vec<u8>], flags: u8) -> Vec<u8> 
             out.extend(&block[..length]);
         }
     };
+    assert!(segments.len() <= SEGMENTS, "an image has no place for {} segments", segments.len());
     put(0, copies[0], true);
     put(1, copies[1], true);
-    for (at, segment) in segments.iter().take(SEGMENTS).enumerate() {
+    for (at, segment) in segments.iter().enumerate() {
         for (n, block) in segment.chunks(BLOCK_BYTES).enumerate() {
             // A file of zeros is a file all the same.
             put(2 + at * BLOCKS + n, block, n == 0);

@@ -18,6 +18,8 @@ pub struct FrameStamp {
     pub commit: LogIndex,
     /// Which of the frame's entries it means.
     pub range: IndexRange,
+    /// Its round of confirmation.
+    pub round: u64,
 }
 
 /// What one peer's queue keeps from being reused.
@@ -103,8 +105,8 @@ impl BulkOut {
             return false;
         }
         self.sequence += 1;
-        let FrameStamp { leader_term, commit, range } = stamp;
-        let stamp = WireStamp { session: self.session, sequence: self.sequence, leader_term, commit, range };
+        let FrameStamp { leader_term, commit, range, round } = stamp;
+        let stamp = WireStamp { session: self.session, sequence: self.sequence, leader_term, commit, range, round };
         self.queue.push_back(Outgoing { block, stamp, queued: now });
         self.queued_bytes += bytes;
         true

@@ -95,8 +95,8 @@ const fn body_bytes(kind: u8) -> Option<usize> {
         4 => 9,
         5 => 40,
         6 => 26,
-        7 | 8 => 16,
-        9 => 40,
+        7 | 8 => 24,
+        9 => 48,
         KEEPALIVE => 0,
         PARAMETERS => Parameters::BYTES,
         OFFER => SnapshotOffer::BYTES,
@@ -205,10 +205,10 @@ fn encode_body(message: &Message, w: &mut Writer<'_>) {
         Message::HeartbeatReply { term, round, recovering, needs_base, last_index } => {
             w.u64(term.0).u64(round).u64(last_index.0).flag(recovering).flag(needs_base)
         }
-        Message::Accepted { term, matched } => w.u64(term.0).u64(matched.0),
-        Message::Received { term, index } => w.u64(term.0).u64(index.0),
-        Message::Rejected { term, prev, last_index, conflict_term, conflict_first } => {
-            w.u64(term.0).u64(prev.0).u64(last_index.0).u64(conflict_term.0).u64(conflict_first.0)
+        Message::Accepted { term, round, matched } => w.u64(term.0).u64(round).u64(matched.0),
+        Message::Received { term, round, index } => w.u64(term.0).u64(round).u64(index.0),
+        Message::Rejected { term, round, prev, last_index, conflict_term, conflict_first } => {
+            w.u64(term.0).u64(round).u64(prev.0).u64(last_index.0).u64(conflict_term.0).u64(conflict_first.0)
         }
     };
 }
@@ -228,10 +228,11 @@ fn decode_body(kind: u8, r: &mut Reader<'_>) -> Option<Payload> {
         6 => {
             Message::HeartbeatReply { term: term(r)?, round: r.u64()?, last_index: index(r)?, recovering: r.flag()?, needs_base: r.flag()? }
         }
-        7 => Message::Accepted { term: term(r)?, matched: index(r)? },
-        8 => Message::Received { term: term(r)?, index: index(r)? },
+        7 => Message::Accepted { term: term(r)?, round: r.u64()?, matched: index(r)? },
+        8 => Message::Received { term: term(r)?, round: r.u64()?, index: index(r)? },
         9 => {
-            Message::Rejected { term: term(r)?, prev: index(r)?, last_index: index(r)?, conflict_term: term(r)?, conflict_first: index(r)? }
+            let (term_now, round, prev, last_index) = (term(r)?, r.u64()?, index(r)?, index(r)?);
+            Message::Rejected { term: term_now, round, prev, last_index, conflict_term: term(r)?, conflict_first: index(r)? }
         }
         _ => return None,
     };
@@ -287,10 +288,10 @@ mod tests {
             (t(), any::<u64>(), any::<bool>(), any::<bool>(), i()).prop_map(|(term, round, recovering, needs_base, last_index)| {
                 Message::HeartbeatReply { term, round, recovering, needs_base, last_index }
             }),
-            (t(), i()).prop_map(|(term, matched)| Message::Accepted { term, matched }),
-            (t(), i()).prop_map(|(term, index)| Message::Received { term, index }),
-            (t(), i(), i(), t(), i()).prop_map(|(term, prev, last_index, conflict_term, conflict_first)| {
-                Message::Rejected { term, prev, last_index, conflict_term, conflict_first }
+            (t(), any::<u64>(), i()).prop_map(|(term, round, matched)| Message::Accepted { term, round, matched }),
+            (t(), any::<u64>(), i()).prop_map(|(term, round, index)| Message::Received { term, round, index }),
+            (t(), any::<u64>(), i(), i(), t(), i()).prop_map(|(term, round, prev, last_index, conflict_term, conflict_first)| {
+                Message::Rejected { term, round, prev, last_index, conflict_term, conflict_first }
             }),
         ]
     }

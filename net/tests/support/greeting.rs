@@ -80,5 +80,5 @@ pub fn lone_node_2() -> Cluster {
 
 /// A message that is told from others by its number.
 pub fn message(n: u64) -> Message {
-    Message::Accepted { term: Term(3), matched: LogIndex(n) }
+    Message::Accepted { term: Term(3), round: 1, matched: LogIndex(n) }
 }

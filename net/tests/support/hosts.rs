@@ -108,7 +108,7 @@ impl Host {
         let session = self.session(to).unwrap_or(SessionId(0));
         let now = self.io.now();
         let header = kontiki_frame::parse_header(block.bytes()).unwrap();
-        let stamp = FrameStamp { leader_term: Term(9), commit: LogIndex(1), range: header.meta.range() };
+        let stamp = FrameStamp { leader_term: Term(9), commit: LogIndex(1), range: header.meta.range(), round: 12 };
         self.net.send_frame(now, NodeId(to), session, stamp, block)
     }
 

@@ -52,8 +52,8 @@ impl fmt::Display for Packet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "n{}->n{} {}", self.from, self.to, self.kind())?;
         match &self.body {
-            Body::Frame(Append { leader_term, commit, range, frame }, _) => {
-                write!(f, " t{leader_term} {}..{}@{} commit {commit}", range.from, range.to, frame.term)
+            Body::Frame(Append { leader_term, commit, range, frame, round }, _) => {
+                write!(f, " t{leader_term} {}..{}@{} commit {commit} round {round}", range.from, range.to, frame.term)
             }
             Body::Message(message) => match *message {
                 Message::PreVote { term, last_index, last_term } => write!(f, " t{term} last {last_index}@{last_term}"),
@@ -73,10 +73,10 @@ impl fmt::Display for Packet {
                     let needs_base = if needs_base { " needs a base" } else { "" };
                     write!(f, " t{term} round {round} last {last_index}{recovering}{needs_base}")
                 }
-                Message::Accepted { term, matched } => write!(f, " t{term} matched {matched}"),
-                Message::Received { term, index } => write!(f, " t{term} index {index}"),
-                Message::Rejected { term, prev, last_index, conflict_term, conflict_first } => {
-                    write!(f, " t{term} prev {prev} last {last_index} conflict {conflict_first}@{conflict_term}")
+                Message::Accepted { term, round, matched } => write!(f, " t{term} round {round} matched {matched}"),
+                Message::Received { term, round, index } => write!(f, " t{term} round {round} index {index}"),
+                Message::Rejected { term, round, prev, last_index, conflict_term, conflict_first } => {
+                    write!(f, " t{term} round {round} prev {prev} last {last_index} conflict {conflict_first}@{conflict_term}")
                 }
             },
         }

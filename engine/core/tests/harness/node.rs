@@ -576,12 +576,13 @@ impl Node {
             return Event::FramesGone { peer, session, first: self.compacted };
         }
         let (mut next, mut bytes, mut frames) = (from.0, 0, 0);
-        let (term, commit) = self.raft.as_ref().map(|raft| (raft.term(), raft.commit())).expect("it is running");
+        let (term, commit, round) = self.raft.as_ref().map(|raft| (raft.term(), raft.commit(), raft.round())).expect("it is running");
         while next <= upto.0 && frames < max_frames.min(self.frames_at_once) && (frames == 0 || bytes + 4096 <= max_bytes) {
             let frame = self.log[next as usize - 1].frame;
             let same = self.log[next as usize - 1..].iter().take_while(|entry| entry.frame == frame).count() as u64;
             let to = (next + same - 1).min(upto.0);
-            let append = Append { leader_term: term, commit, frame, range: IndexRange { from: LogIndex(next), to: LogIndex(to) } };
+            let range = IndexRange { from: LogIndex(next), to: LogIndex(to) };
+            let append = Append { leader_term: term, commit, frame, range, round };
             let entries = self.log[next as usize - 1..to as usize].to_vec();
             net.send(Packet { from: self.id(), to: peer, session, body: Body::Frame(append, entries) });
             (next, bytes, frames) = (to + 1, bytes + 4096, frames + 1);

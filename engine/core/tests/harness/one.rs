@@ -129,7 +129,7 @@ pub(crate) fn heartbeat_reply(term: Term, last_index: u64) -> Message {
 /// The frame of one entry of `term` at `index`, after an entry of `prev_term`.
 pub(crate) fn frame_of(from: u64, term: u64, index: u64, prev_term: u64) -> Event {
     let frame = FrameMeta { term: Term(term), first: LogIndex(index), count: 1, prev_term: Term(prev_term) };
-    let append = Append { leader_term: Term(term), commit: LogIndex(0), frame, range: frame.range() };
+    let append = Append { leader_term: Term(term), commit: LogIndex(0), frame, range: frame.range(), round: 0 };
     Event::Append { from: NodeId(from), session: SessionId(from), append }
 }
 

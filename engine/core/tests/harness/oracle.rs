@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kontiki_core::{EntryId, LogIndex, Message, NodeId, Role, Term};
+use kontiki_core::{EntryId, LogIndex, Message, NodeId, Raft, Role, Term};
 
 use super::node::{Entry, HardRecord, Node};
 
@@ -25,6 +25,10 @@ pub(crate) struct Oracle {
     /// State machine safety: what is committed at each index, for good. Index 1 stands first.
     pub(crate) committed: Vec<Entry>,
     seen: BTreeMap<NodeId, Seen>,
+    /// The greatest term that anyone has led.
+    led: Term,
+    /// By a leader's term and round: the greatest term that anyone had led when it began.
+    rounds: BTreeMap<(Term, u64), Term>,
     /// Durable logs were damaged: a committed entry may be on fewer disks than a majority.
     pub(crate) damaged: bool,
     /// Somebody may have said that it needs a base.
@@ -44,6 +48,8 @@ impl Oracle {
             votes: BTreeMap::new(),
             committed: Vec::new(),
             seen: BTreeMap::new(),
+            led: Term(0),
+            rounds: BTreeMap::new(),
             damaged: false,
             baseless: false,
             forged: false,
@@ -64,6 +70,7 @@ impl Oracle {
             return;
         }
         self.elections += 1;
+        self.led = self.led.max(term);
         let first = *self.leaders.entry(term).or_insert(node.id());
         assert_eq!(first, node.id(), "election safety: two leaders in term {term}");
         assert_eq!(node.record.term, term, "a leader's own term and vote are durable");
@@ -135,7 +142,7 @@ impl Oracle {
             Message::Vote { term, .. } => {
                 assert!(record.term >= term, "a candidacy that is not durable");
             }
-            Message::Accepted { term, matched } => {
+            Message::Accepted { term, matched, .. } => {
                 assert!(record.term >= term, "an acknowledgement in a term that is not durable");
                 assert!(matched.0 <= disk.len() as u64, "an acknowledgement of what is not durable");
             }
@@ -160,12 +167,24 @@ impl Oracle {
         for progress in raft.progress() {
             assert!(progress.matched < progress.next && progress.next <= raft.last_index().next());
         }
+        if !self.forged && raft.role() == Role::Leader {
+            self.rounds_of(raft);
+        }
         if std::mem::take(&mut self.newly_committed) && !self.damaged {
             // A majority of one term may have superseded it on the disk by nothing: committed is for good.
             let at = self.committed.len() - 1;
             let holders = nodes.iter().filter(|node| node.disk.get(at) == self.committed.get(at)).count() as u64;
             assert!(holders * 2 > self.voters, "index {} is committed but on {holders} disks", at + 1);
         }
+    }
+
+    /// What a majority has echoed was begun before anyone led in a later term.
+    fn rounds_of(&mut self, raft: &Raft) {
+        let (term, round) = (raft.term(), raft.round());
+        self.rounds.entry((term, round)).or_insert(self.led);
+        let confirmed = raft.confirmed_round().expect("it leads");
+        let led = self.rounds.get(&(term, confirmed)).copied();
+        assert!(confirmed == 0 || led.is_some_and(|led| led <= term), "round {confirmed} of term {term}: {led:?} had been led");
     }
 
     /// Log matching over all pairs: an equal entry has equal entries before it.

@@ -19,7 +19,7 @@
 //! | `stall n1 900` | time passes for all but n1, whose tick then comes before its mail |
 //! | `msg n2->n1 vote t=5 last=9@3` | hands n1 a message as if from n2, in the current session |
 //! | `frame n2->n1 t=5 commit=0 prev=4@3 a@5 b@5` | likewise a frame, its entries after `prev` |
-//! | `state` / `log n1` / `record n1` | prints |
+//! | `state` / `log n1` / `record n1` / `round n1` | prints; the last: the round, and the newest that is confirmed |
 //! | `wire on` | prints each packet as it is sent |
 
 use kontiki_core::{Append, Base, Event, FrameMeta, IndexRange, LogIndex, Message, NodeId, Term};
@@ -205,6 +205,11 @@ fn command(cluster: &mut Cluster, line: &str) -> Result<String, String> {
             let vote = vote.map_or("nobody".into(), |vote| format!("n{vote}"));
             return Ok(format!("term {term} vote {vote}{}", if recovering { " recovering" } else { "" }));
         }
+        "round" => {
+            let raft = cluster.node(node(word(1)?)?).raft.as_ref().ok_or("it is down")?;
+            let confirmed = raft.confirmed_round().map_or("it does not lead".into(), |round| format!("confirmed {round}"));
+            return Ok(format!("round {}, {confirmed}, {} refused", raft.round(), raft.refusals()));
+        }
         "wire" => cluster.net.wire = word(1)? == "on",
         other => return Err(format!("{other}: unknown command")),
     }
@@ -233,8 +238,8 @@ fn message(words: &[&str]) -> Result<Message, String> {
             term_start: LogIndex(get("start")?),
             session_commit: LogIndex(get("named")?),
         },
-        "accepted" => Message::Accepted { term, matched: LogIndex(get("matched")?) },
-        "received" => Message::Received { term, index: LogIndex(get("index")?) },
+        "accepted" => Message::Accepted { term, round: get("round")?, matched: LogIndex(get("matched")?) },
+        "received" => Message::Received { term, round: get("round")?, index: LogIndex(get("index")?) },
         "heartbeatreply" => Message::HeartbeatReply {
             term,
             round: get("round")?,
@@ -244,6 +249,7 @@ fn message(words: &[&str]) -> Result<Message, String> {
         },
         "rejected" => Message::Rejected {
             term,
+            round: get("round")?,
             prev: LogIndex(get("prev")?),
             last_index,
             conflict_term: last_term,
@@ -260,7 +266,7 @@ fn frame(words: &[&str]) -> Result<Body, String> {
     let term = Term(number(entries.first().ok_or("entries: value@term")?.1)?);
     let frame = FrameMeta { term, first: LogIndex(prev.0.wrapping_add(1)), count: entries.len() as u32, prev_term };
     let range = IndexRange { from: frame.first, to: LogIndex(frame.first.0.saturating_add(entries.len() as u64 - 1)) };
-    let append = Append { leader_term: Term(get("t")?), commit: LogIndex(get("commit")?), frame, range };
+    let append = Append { leader_term: Term(get("t")?), commit: LogIndex(get("commit")?), frame, range, round: get("round")? };
     let entries = entries.iter().map(|(value, _)| Entry { frame, value: value.to_string() }).collect();
     Ok(Body::Frame(append, entries))
 }

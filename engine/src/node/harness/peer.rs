@@ -77,7 +77,7 @@ impl Peer {
                     format!("to n{}: {}", self.id, words::compact(&message))
                 }
                 NetEvent::Frame { stamp, header, .. } => {
-                    self.take(stamp.leader_term, stamp.range.from.prev(), stamp.range.to);
+                    self.take(stamp.leader_term, stamp.round, stamp.range.from.prev(), stamp.range.to);
                     let (from, to, of) = (stamp.range.from, stamp.range.to, header.meta.term);
                     format!("to n{}: frame {from}..{to}@{of} term={} commit={}", self.id, stamp.leader_term, stamp.commit)
                 }
@@ -118,15 +118,15 @@ impl Peer {
         let _ = self.say(&answer);
     }
 
-    fn take(&mut self, term: Term, prev: LogIndex, to: LogIndex) {
+    fn take(&mut self, term: Term, round: u64, prev: LogIndex, to: LogIndex) {
         if !self.follows {
             return;
         }
         let answer = if prev > self.last {
-            Message::Rejected { term, prev, last_index: self.last, conflict_term: Term(0), conflict_first: LogIndex(0) }
+            Message::Rejected { term, round, prev, last_index: self.last, conflict_term: Term(0), conflict_first: LogIndex(0) }
         } else {
             self.last = to;
-            Message::Accepted { term, matched: to }
+            Message::Accepted { term, round, matched: to }
         };
         let _ = self.say(&answer);
     }
@@ -165,7 +165,7 @@ impl Peer {
             };
             seal(block.bytes_mut(), &header);
         }
-        let stamp = FrameStamp { leader_term: frame.leader_term, commit: frame.commit, range: frame.range };
+        let stamp = FrameStamp { leader_term: frame.leader_term, commit: frame.commit, range: frame.range, round: frame.round };
         self.spoke = true;
         self.net.send_frame(self.io.now(), NodeId(NODE), session, stamp, block.freeze()).map_err(|error| error.to_string())
     }

@@ -91,8 +91,8 @@ pub(super) fn message(words: &[&str]) -> Result<Message, String> {
             term_start: LogIndex(get("start")?),
             session_commit: LogIndex(get("named")?),
         },
-        "accepted" => Message::Accepted { term, matched: LogIndex(get("matched")?) },
-        "received" => Message::Received { term, index: LogIndex(get("index")?) },
+        "accepted" => Message::Accepted { term, round: get("round")?, matched: LogIndex(get("matched")?) },
+        "received" => Message::Received { term, round: get("round")?, index: LogIndex(get("index")?) },
         "heartbeatreply" => Message::HeartbeatReply {
             term,
             round: get("round")?,
@@ -102,6 +102,7 @@ pub(super) fn message(words: &[&str]) -> Result<Message, String> {
         },
         "rejected" => Message::Rejected {
             term,
+            round: get("round")?,
             prev: LogIndex(get("prev")?),
             last_index,
             conflict_term: last_term,
@@ -115,6 +116,7 @@ pub(super) fn message(words: &[&str]) -> Result<Message, String> {
 pub(super) struct FrameWords {
     pub(super) leader_term: Term,
     pub(super) commit: LogIndex,
+    pub(super) round: u64,
     pub(super) meta: FrameMeta,
     pub(super) range: IndexRange,
     pub(super) entries: Vec<Vec<u8>>,
@@ -132,7 +134,7 @@ pub(super) fn frame(words: &[&str]) -> Result<FrameWords, String> {
         Some((from, to)) => IndexRange { from: LogIndex(number(from)?), to: LogIndex(number(to)?) },
         None => meta.range(),
     };
-    Ok(FrameWords { leader_term: Term(get("t")?), commit: LogIndex(get("commit")?), meta, range, entries })
+    Ok(FrameWords { leader_term: Term(get("t")?), commit: LogIndex(get("commit")?), round: get("round")?, meta, range, entries })
 }
 
 /// `a` is itself, `a:900` is padded to so many bytes, `a*3` is a1, a2, a3; `a:900*3` is both.
