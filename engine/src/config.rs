@@ -74,6 +74,27 @@ pub enum ApplyOn {
     Thread,
 }
 
+/// From where administrative requests are taken: to have a snapshot made, to copy one ([`client`](crate::client),
+/// `kontiki snapshot`, `kontiki backup`). Nothing proves yet who asks, so that it is the machine that counts.
+///
+/// ```
+/// # use kontiki::{Admin, Config, Member};
+/// # let member = Member::new(1, ([127, 0, 0, 1], 7000).into());
+/// let config = Config { admin: Admin::Any, ..Config::new(0x6b6f6e74696b69, 1, vec![member], "/var/lib/product/log") };
+/// config.check()?;
+/// # Ok::<(), kontiki::ConfigError>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Admin {
+    /// From programs on this replica's own machine alone: over a loopback address.
+    #[default]
+    Loopback,
+    /// From whoever reaches the port. A copy of a snapshot is all that the state machine knows: only for networks where
+    /// everybody may have that.
+    Any,
+}
+
 /// Everything a replica is told. Field by field with defaults, see [`Config::new`].
 ///
 /// ```
@@ -140,6 +161,8 @@ pub struct Config {
     /// reaches it and is served as a client can propose, and read what the state machine replies. With zero it
     /// still answers who asks for the node's status, and no more.
     pub max_clients: usize,
+    /// From where administrative requests are taken.
+    pub admin: Admin,
 
     /// Size of a log segment, in bytes: a multiple of 4096, more than four frames.
     pub segment_bytes: u64,
@@ -186,6 +209,7 @@ impl Default for Config {
             window_frames: 64,
             hold_back_ms: 100,
             max_clients: 0,
+            admin: Admin::default(),
             segment_bytes: 16 << 20,
             retention_bytes: 256 << 20,
             snapshot_log_bytes: 0,
@@ -447,6 +471,21 @@ mod tests {
         assert_eq!(config.listen_addr().unwrap().port(), 7001);
     }
 
+    /// Whoever writes something else is told what may stand there.
+    #[test]
+    fn administrative_requests_are_taken_from_loopback_unless_any_is_written() {
+        let admin = |line: &str| Config::from_toml(&format!("{line}\n{GOOD}")).map(|config| config.admin);
+        assert_eq!(admin(""), Ok(Admin::Loopback));
+        assert_eq!(admin("admin = 'loopback'"), Ok(Admin::Loopback));
+        assert_eq!(admin("admin = 'any'"), Ok(Admin::Any));
+        for wrong in ["'Any'", "'all'", "''", "'0.0.0.0'", "true", "1", "['any']"] {
+            let error = admin(&format!("admin = {wrong}")).unwrap_err();
+            let text = error.to_string();
+            assert!(matches!(error, ConfigError::Parse(_)) && text.contains("admin"), "{text}");
+            assert!(!wrong.starts_with('\'') || text.contains("`loopback` or `any`"), "{text}");
+        }
+    }
+
     /// A tag comes as it was written; one that is none names what is wrong, and where.
     #[test]
     fn a_member_may_have_a_tag() {
@@ -506,6 +545,8 @@ mod tests {
             ("window_frames = 0", "window_frames"),
             ("hold_back_ms = 60001", "hold_back_ms"),
             ("medium = 'wet'", "medium"),
+            ("admin = 'all'", "admin"),
+            ("admin = true", "admin"),
             ("colour = 1", "colour"),
         ] {
             let error = Config::from_toml(&format!("{line}\n{GOOD}")).unwrap_err().to_string();

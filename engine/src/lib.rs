@@ -32,7 +32,7 @@ mod status;
 mod tag;
 mod ticket;
 
-pub use config::{ApplyOn, Backend, Config, ConfigError, Medium, Member};
+pub use config::{Admin, ApplyOn, Backend, Config, ConfigError, Medium, Member};
 pub use error::{Failure, LeaderHint, Lost, ProposeError, StartError};
 pub use events::{Event, Events};
 pub use handle::{Node, Proposer};

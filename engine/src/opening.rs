@@ -13,7 +13,7 @@ use kontiki_snapshot::Store;
 use kontiki_wal::{Reach, Wal};
 
 use crate::apply::ApplyQueue;
-use crate::config::{Config, Medium};
+use crate::config::{Admin, Config, Medium};
 use crate::error::StartError;
 use crate::events::Event;
 use crate::limits::{self, NEWS_SHARE};
@@ -280,6 +280,7 @@ impl Opening {
         options.max_requests_in_flight = limits::CLIENT_REQUESTS as usize;
         options.max_request_bytes = config.max_entry_bytes;
         options.max_reply_bytes = config.reply_bytes.max(limits::STATUS_BYTES);
+        options.admin_any = config.admin == Admin::Any;
         options.seed = seed;
         let mut net = match Net::new(options) {
             Ok(net) => net,
