@@ -395,11 +395,17 @@ impl Shared {
         (asked > self.status_answered.load(Ordering::SeqCst)).then_some(asked)
     }
 
+    /// Asks for a snapshot of what is applied now or later; the number that it has once it is there.
+    pub(crate) fn ask_snapshot(&self) -> u64 {
+        let number = self.snapshots_asked.fetch_add(1, Ordering::SeqCst) + 1;
+        self.ring();
+        number
+    }
+
     /// Has a snapshot made of what is applied now or later, and waits for it.
     pub(crate) fn make_snapshot(&self) -> Result<EntryId, SnapshotError> {
         self.may_wait("waiting for a snapshot");
-        let number = self.snapshots_asked.fetch_add(1, Ordering::SeqCst) + 1;
-        self.ring();
+        let number = self.ask_snapshot();
         let mut life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             let (answered, outcome) = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone();

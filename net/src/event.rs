@@ -104,10 +104,13 @@ pub enum NetEvent {
         /// What.
         want: SnapshotWant,
     },
-    /// A program asks which snapshot there is: to be answered with [`crate::Net::tell_snapshot`], or refused.
+    /// A program asks which snapshot there is: to be answered with [`crate::Net::tell_snapshot`], or refused. It waits for
+    /// as long as it takes, and asks nothing else meanwhile.
     SnapshotAsked {
         /// Over which connection, and who.
         pull: Pull,
+        /// One is to be made first, of what the node has applied by now.
+        now: bool,
     },
     /// Nobody pulls over that connection any more: what it wanted is to be forgotten.
     SnapshotServeDown {

@@ -109,7 +109,7 @@ mod wire;
 pub use address::{Address, AddressError};
 pub use book::BookError;
 pub use clients::client_wire::{
-    ClientWireError, Request, Response, decode_request, decode_response, encode_request, encode_response, request_bytes,
+    ClientWireError, Request, Response, WrittenSnapshot, decode_request, decode_response, encode_request, encode_response, request_bytes,
 };
 pub use clients::serve::STATUS_ALONE;
 pub use clients::{client, codes};

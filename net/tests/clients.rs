@@ -379,6 +379,8 @@ fn peers_and_clients_share_the_listener() {
     assert!(matches!(cluster.hosts[1].events[..], [NetEvent::Client(ClientEvent::Connected { .. })]));
 }
 
+const WRITTEN: kontiki_net::WrittenSnapshot = kontiki_net::WrittenSnapshot { index: 99, term: 3, bytes: 5 << 16, digest: 7 };
+
 #[test]
 fn a_snapshot_is_written_for_a_program_on_this_machine_and_for_no_other() {
     for (from, any, admitted) in [([127, 0, 0, 1], false, true), ([192, 0, 2, 7], false, false), ([192, 0, 2, 7], true, true)] {
@@ -398,14 +400,14 @@ fn a_snapshot_is_written_for_a_program_on_this_machine_and_for_no_other() {
         });
         assert_eq!(asked.is_some(), admitted, "{from:?}, any: {any}");
         if let Some(client) = asked {
-            cluster.hosts[0].net.respond(client, 7, Response::Snapshot { index: 99 });
+            cluster.hosts[0].net.respond(client, 7, Response::Snapshot(WRITTEN));
             cluster.turns(3);
         }
         let answer = raw.read();
         let (number, response, _) = kontiki_net::decode_response(&answer, 1000).unwrap().unwrap();
         assert_eq!(number, 7);
         match response {
-            Response::Snapshot { index: 99 } => assert!(admitted),
+            Response::Snapshot(WRITTEN) => assert!(admitted),
             Response::Error { code, .. } => assert!(!admitted && code == kontiki_net::codes::NOT_ADMIN),
             other => panic!("{other:?}"),
         }

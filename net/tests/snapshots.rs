@@ -159,7 +159,7 @@ fn serve_downs(host: &Host) -> Vec<DownReason> {
 /// The connections over which something was wanted or asked, in order.
 fn pulls(host: &Host) -> Vec<Pull> {
     let pull = |event: &NetEvent| match event {
-        NetEvent::SnapshotWanted { pull, .. } | NetEvent::SnapshotAsked { pull } => Some(*pull),
+        NetEvent::SnapshotWanted { pull, .. } | NetEvent::SnapshotAsked { pull, .. } => Some(*pull),
         _ => None,
     };
     host.events.iter().filter_map(pull).collect()
@@ -580,7 +580,7 @@ fn a_puller_that_says_nonsense_loses_its_connection_and_nothing_else() {
         (damaged, SnapshotWireError::Checksum),
         (said(2, good), SnapshotWireError::Field),
         (said(1, chunk), SnapshotWireError::Order { kind: 4 }),
-        (said(1, SnapshotSays::Which), SnapshotWireError::Order { kind: 1 }),
+        (said(1, SnapshotSays::Which { now: false }), SnapshotWireError::Order { kind: 1 }),
         (said(1, SnapshotSays::Refused(SnapshotRefusal::Gone)), SnapshotWireError::Order { kind: 5 }),
         (said(1, SnapshotSays::Want(want(0, 1))), SnapshotWireError::Field),
         (said(1, SnapshotSays::Want(SnapshotWant { chunks: u32::MAX, ..want_of_2(0, 1) })), SnapshotWireError::Field),
@@ -713,7 +713,7 @@ fn a_program_on_this_machine_pulls_a_snapshot_one_at_a_time() {
     assert_eq!(welcome.unwrap().code, 0);
     let (_, second) = greet(&mut cluster, 7001, &program);
     assert_eq!(refusal(second), Some(HandshakeRefusal::Busy), "one that is served is not pushed out");
-    raw.write(&said(1, SnapshotSays::Which));
+    raw.write(&said(1, SnapshotSays::Which { now: false }));
     cluster.turns(3);
     let pull = pulls(&cluster.hosts[0])[0];
     assert_eq!(pull.puller, Puller::Program);

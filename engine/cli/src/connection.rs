@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use kontiki::client::{Client, ClientError, ClientOptions};
-use kontiki_net::{Address, Request, Response, codes};
+use kontiki_core::NodeId;
+use kontiki_net::{Address, Request, Response, WrittenSnapshot, codes};
 
 use crate::target::Target;
 
@@ -65,6 +66,15 @@ impl Connection {
         Ok(String::from_utf8_lossy(&self.client.status()?).into_owned())
     }
 
+    /// Has it make a snapshot: which replica, and what it has then.
+    ///
+    /// # Errors
+    /// There is none, or no answer within `limit`.
+    pub(crate) fn snapshot(&mut self, limit: Duration) -> Result<(NodeId, WrittenSnapshot), ClientError> {
+        self.client.set_timeout(positive(limit));
+        Ok((self.client.node(), self.client.snapshot()?))
+    }
+
     /// Puts a proposal behind those that [`flush`](Connection::flush) will send; returns the number of the request, one
     /// more than that of the last.
     ///
@@ -119,6 +129,6 @@ fn answer(response: &Response<'_>) -> Answer {
         Response::Error { code: codes::REPLY_TOO_LONG | codes::REPLY_NOT_KEPT, text } => Answer::Other(text.into()),
         Response::Error { code: codes::NO_CLIENTS, text } => Answer::NoClients(text.into()),
         Response::Error { code, text } => Answer::Refused(format!("{text} (code {code})")),
-        Response::Status(_) | Response::Reply(_) | Response::Snapshot { .. } => Answer::Other("an answer that fits no proposal".into()),
+        Response::Status(_) | Response::Reply(_) | Response::Snapshot(_) => Answer::Other("an answer that fits no proposal".into()),
     }
 }

@@ -12,13 +12,14 @@ use kontiki_core::{
 use kontiki_frame::{Header, WireStamp};
 use kontiki_io::{Io, tell};
 use kontiki_mem::{BlockMut, Hold, Resolver};
-use kontiki_net::{NetEvent, SnapshotRefusal};
+use kontiki_net::NetEvent;
 use kontiki_wal::{HardState, ReadError, WalEvent};
 
 use super::gather::Gather;
 use super::host::Host;
 use super::neighbours::Neighbours;
 use super::snapshots::Snapshots;
+use super::snapshots::asked::Asker;
 use super::snapshots::fetching::Fetching;
 use super::snapshots::installing::Installing;
 use super::snapshots::sending::Sending;
@@ -289,9 +290,11 @@ impl Group {
             }
             NetEvent::Client(event) => self.client(host, event, io),
             NetEvent::SnapshotWanted { pull, want } => self.snapshot_wanted(host, pull, want, now),
-            // Programs are not served yet.
-            NetEvent::SnapshotAsked { pull } => host.net.refuse_snapshot(pull, SnapshotRefusal::None),
-            NetEvent::SnapshotServeDown { pull, .. } => self.snapshot_unwanted(host, pull),
+            NetEvent::SnapshotAsked { pull, now: make } => self.snapshot_asked(host, pull, make, now),
+            NetEvent::SnapshotServeDown { pull, .. } => {
+                self.asker_is_gone(|by| by == Asker::Program(pull));
+                self.snapshot_unwanted(host, pull);
+            }
             NetEvent::SnapshotOffered { peer, session, offer } => self.snapshot_offered(host, peer, session, offer, now),
             NetEvent::SnapshotChunk { peer, id, offset, chunk } => self.snapshot_chunk(host, peer, id, offset, &chunk, now),
             NetEvent::SnapshotFetchDown { peer, reason } => self.snapshot_fetch_down(host, peer, reason),

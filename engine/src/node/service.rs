@@ -6,6 +6,7 @@ use kontiki_net::{ClientEvent, Response, codes};
 
 use super::group::Group;
 use super::host::Host;
+use super::snapshots::asked::Asker;
 use crate::error::ProposeError;
 use crate::limits;
 use crate::shared::Shared;
@@ -37,11 +38,13 @@ impl Group {
                 host.net.respond(client, request, Response::Error { code: codes::NO_QUERIES, text });
             }
             ClientEvent::Snapshot { client, request } => {
-                let text = "this node writes no snapshots on request yet";
-                host.net.respond(client, request, Response::Error { code: codes::NO_SNAPSHOT, text });
+                self.ask_snapshot(host, Asker::Client(client, request));
             }
             ClientEvent::Connected { client, remote } => tell!(debug, ?client, %remote, "client connected"),
-            ClientEvent::Disconnected { client } => tell!(debug, ?client, "client gone"),
+            ClientEvent::Disconnected { client } => {
+                tell!(debug, ?client, "client gone");
+                self.asker_is_gone(|by| matches!(by, Asker::Client(asker, _) if asker == client));
+            }
         }
     }
 

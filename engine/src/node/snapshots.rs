@@ -3,6 +3,7 @@
 //! The apply stage takes it and reads it, in bites between the frames; the store writes it, giving way to the log. In
 //! between lie two pieces of memory, and only while one is made.
 
+pub(super) mod asked;
 pub(super) mod fetching;
 pub(super) mod installing;
 pub(super) mod sending;
@@ -14,6 +15,7 @@ use kontiki_io::{Io, tell};
 use kontiki_mem::{Pool, PoolBuf};
 use kontiki_snapshot::{Info, Making, Part, Refused, StoreEvent};
 
+use self::asked::Askers;
 use super::group::Group;
 use super::host::Host;
 use super::restoring::{Restoring, TAGS};
@@ -62,12 +64,13 @@ pub(super) struct Snapshots {
     /// The newest number under which somebody asks for one, and the one that is answered by what is being made.
     asked: u64,
     answers: u64,
+    askers: Askers,
 }
 
 impl Snapshots {
     /// `mark`: the log's position where the newest was taken.
     pub(super) fn new(mark: u64) -> Snapshots {
-        Snapshots { step: Step::Idle, unsupported: false, mark, retry_at: None, asked: 0, answers: 0 }
+        Snapshots { step: Step::Idle, unsupported: false, mark, retry_at: None, asked: 0, answers: 0, askers: Askers::default() }
     }
 
     /// Whether the apply stage has something to say before long.
@@ -148,6 +151,10 @@ impl Group {
         }
         self.snapshots.retry_at = self.snapshots.retry_at.filter(|&due| due > now);
         let asked = self.snapshots.asked > self.snapshots.answers;
+        if asked && self.snapshots.unsupported {
+            self.snapshots.answers = self.snapshots.asked;
+            self.answer_snapshot(host, &Err(SnapshotError::NotSupported), now);
+        }
         if (asked || self.snapshots.retry_at.is_none()) && self.wants_snapshot(host) {
             self.begin_snapshot(host);
         }
@@ -168,6 +175,9 @@ impl Group {
 
     fn stage_says(&mut self, host: &mut Host, answer: Answer, now: Time) -> Result<(), Failure> {
         match (answer, &mut self.snapshots.step) {
+            (Answer::Taken(at, _), Step::Asked) if at.index == LogIndex(0) => {
+                self.no_snapshot(host, SnapshotError::Failed("nothing has been applied yet".into()), now);
+            }
             (Answer::Taken(at, bytes), Step::Asked) => {
                 self.snapshots.step = Step::Taken(at);
                 self.sending.takes_one(at.index);
@@ -222,7 +232,7 @@ impl Group {
             }
             self.shared.events.tell(Event::SnapshotFailed);
         }
-        self.shared.answer_snapshot(self.snapshots.answers, Err(error));
+        self.answer_snapshot(host, &Err(error), now);
     }
 
     /// The store begins, once it can.
@@ -242,7 +252,9 @@ impl Group {
             Err(Refused::NotNewer(newest)) => {
                 self.queue.put_first(Task::Forget);
                 self.snapshots.step = Step::Idle;
-                self.shared.answer_snapshot(self.snapshots.answers, Ok(newest.id()));
+                let info = host.store.snapshots().find(|info| info.base() == newest).copied();
+                let outcome = info.ok_or_else(|| SnapshotError::Failed("a newer one is there no more".into()));
+                self.answer_snapshot(host, &outcome, now);
             }
             Err(refused) => self.no_snapshot(host, SnapshotError::Failed(refused.to_string()), now),
         }
@@ -274,7 +286,7 @@ impl Group {
     fn store_says(&mut self, host: &mut Host, event: StoreEvent, now: Time, io: &mut dyn Io) -> Result<(), Failure> {
         match event {
             StoreEvent::Written(info) => {
-                self.snapshot_written(&info, now);
+                self.snapshot_written(host, &info, now);
                 // Where the log lacks room another follows, but not at once.
                 self.snapshots.retry_at = host.lacking.map(|_| now.plus_ns(SNAPSHOT_RETRY_NS));
             }
@@ -299,12 +311,12 @@ impl Group {
         Ok(())
     }
 
-    fn snapshot_written(&mut self, info: &Info, now: Time) {
+    fn snapshot_written(&mut self, host: &mut Host, info: &Info, now: Time) {
         tell!(info, snapshot = %info, "snapshot written");
         self.snapshots.step = Step::Idle;
         self.sending.made_one(now);
         self.counters.snapshots_written += 1;
         self.shared.events.tell(Event::SnapshotWritten { index: info.base().index });
-        self.shared.answer_snapshot(self.snapshots.answers, Ok(info.base().id()));
+        self.answer_snapshot(host, &Ok(*info), now);
     }
 }

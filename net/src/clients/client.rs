@@ -2,24 +2,30 @@
 //!
 //! [`Client::propose`], [`Client::query`] and [`Client::status`] ask and wait; [`Client::send`] (or
 //! [`Client::queue`] and [`Client::flush`]) and [`Client::receive`] keep many requests under way.
+//!
+//! [`SnapshotClient`] takes a copy of a node's snapshot.
 
 // The engine reaches sockets through `Io` alone. This module is no part of it: it is for the programs at the other end.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)]
 
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+mod snapshots;
+mod stream;
+
+use std::io;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use kontiki_core::{ClusterId, Incarnation, NodeId};
 
+pub use self::snapshots::SnapshotClient;
+use self::stream::Stream;
 use crate::address::Address;
-use crate::clients::client_wire::{ClientWireError, Request, Response, decode_response, encode_request, message_bytes, request_bytes};
-use crate::handshake::hello::{HandshakeRefusal, Hello, HelloError, HelloKind};
-use crate::limits::HELLO_BYTES;
-
-/// Room for answers to begin with; a longer one gets as much as it needs, in bytes.
-const RECEIVE_BYTES: usize = 64 << 10;
+use crate::clients::client_wire::{
+    ClientWireError, Request, Response, WrittenSnapshot, decode_response, encode_request, message_bytes, request_bytes,
+};
+use crate::handshake::hello::{HandshakeRefusal, Hello, HelloError};
+use crate::snapshots::record::{SnapshotRefusal, SnapshotWireError};
 
 /// How a client connects.
 #[derive(Clone, Debug)]
@@ -89,6 +95,12 @@ pub enum ClientError {
     /// The node is at a bound; nothing was done.
     #[error("busy: try again later")]
     Busy,
+    /// The node has no such snapshot, or none.
+    #[error("no snapshot: {0}")]
+    NoSnapshot(SnapshotRefusal),
+    /// A damaged or impossible word on a snapshot's connection, which is of no more use.
+    #[error("bad answer: {0}")]
+    SnapshotWire(SnapshotWireError),
     /// The node's own words.
     #[error("the node says: {text} (code {code})")]
     Remote {
@@ -119,15 +131,12 @@ pub struct Applied {
 /// A connection to one node.
 #[derive(Debug)]
 pub struct Client {
-    stream: TcpStream,
-    addr: SocketAddr,
+    stream: Stream,
     options: ClientOptions,
     node: NodeId,
     incarnation: Incarnation,
     next_request: u64,
     out: Vec<u8>,
-    /// Received and not taken.
-    inbox: BytesMut,
 }
 
 impl Client {
@@ -136,49 +145,10 @@ impl Client {
     /// # Errors
     /// If nobody listens, the other side is no node of this protocol, or it refuses.
     pub fn connect(addr: SocketAddr, options: ClientOptions) -> Result<Client, ClientError> {
-        let deadline = Instant::now() + options.timeout;
-        let failed = |source| io_error(addr, options.timeout, source);
-        let stream = TcpStream::connect_timeout(&addr, options.timeout).map_err(failed)?;
-        stream.set_nodelay(true).map_err(failed)?;
-        let mut client = Client {
-            stream,
-            addr,
-            node: NodeId(0),
-            incarnation: Incarnation(0),
-            next_request: 1,
-            out: Vec::new(),
-            inbox: BytesMut::with_capacity(RECEIVE_BYTES),
-            options,
-        };
-        client.handshake(deadline)?;
-        Ok(client)
-    }
-
-    fn handshake(&mut self, deadline: Instant) -> Result<(), ClientError> {
-        let hello = Hello::of_client(self.options.cluster.unwrap_or_default(), self.options.node.unwrap_or_default());
-        let mut bytes = [0; HELLO_BYTES];
-        hello.encode(&mut bytes);
-        self.write(&bytes, deadline)?;
-        while self.inbox.len() < HELLO_BYTES {
-            self.fill(HELLO_BYTES, deadline)?;
-        }
-        let welcome = match self.inbox.first_chunk::<HELLO_BYTES>().map(Hello::decode) {
-            Some(Ok(welcome)) => welcome,
-            Some(Err(HelloError::Version { ours, theirs })) => {
-                return Err(ClientError::Refused(HandshakeRefusal::Version { ours, theirs }));
-            }
-            Some(Err(error)) => return Err(ClientError::Greeting(error)),
-            None => return Err(ClientError::Unexpected),
-        };
-        self.inbox.advance(HELLO_BYTES);
-        if welcome.kind != HelloKind::Welcome {
-            return Err(ClientError::Unexpected);
-        }
-        if let Some(refusal) = HandshakeRefusal::from_wire(welcome.code, welcome.detail) {
-            return Err(ClientError::Refused(refusal));
-        }
-        (self.node, self.incarnation) = (welcome.from, welcome.incarnation);
-        Ok(())
+        let hello = Hello::of_client(options.cluster.unwrap_or_default(), options.node.unwrap_or_default());
+        let (stream, welcome) = Stream::connect(addr, &hello, options.timeout)?;
+        let (node, incarnation) = (welcome.from, welcome.incarnation);
+        Ok(Client { stream, node, incarnation, next_request: 1, out: Vec::new(), options })
     }
 
     /// The node that answered.
@@ -193,12 +163,13 @@ impl Client {
 
     /// Where it is.
     pub fn addr(&self) -> SocketAddr {
-        self.addr
+        self.stream.addr()
     }
 
     /// Changes how long each answer is waited for.
     pub fn set_timeout(&mut self, timeout: Duration) {
         self.options.timeout = timeout;
+        self.stream.set_timeout(timeout);
     }
 
     /// Proposes and waits until it is applied. The protocol carries a `session` (its id, and a number that grows by one
@@ -236,15 +207,28 @@ impl Client {
         })
     }
 
-    /// Has a snapshot written now; the last entry whose effects it holds. Nodes take this from their own machine alone,
-    /// unless they are told otherwise. It takes as long as it takes: see [`Client::set_timeout`].
+    /// Has a snapshot written now, of what the node has applied by the time it hears of it; tells of it once it is durable.
+    /// Nodes take this from their own machine alone, unless they are told otherwise. It takes as long as it takes: see
+    /// [`Client::set_timeout`]. Whoever does not wait for it gets it all the same.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    ///
+    /// use kontiki_net::client::{Client, ClientOptions};
+    ///
+    /// let mut client = Client::connect(([127, 0, 0, 1], 7000).into(), ClientOptions::default())?;
+    /// client.set_timeout(Duration::from_secs(600));
+    /// let snapshot = client.snapshot()?;
+    /// println!("as of entry {}: {} bytes", snapshot.index, snapshot.bytes);
+    /// # Ok::<(), kontiki_net::client::ClientError>(())
+    /// ```
     ///
     /// # Errors
     /// If there is no answer, or the node has other words for us: [`codes::NOT_ADMIN`](crate::codes::NOT_ADMIN),
     /// [`codes::NO_SNAPSHOT`](crate::codes::NO_SNAPSHOT).
-    pub fn snapshot(&mut self) -> Result<u64, ClientError> {
+    pub fn snapshot(&mut self) -> Result<WrittenSnapshot, ClientError> {
         self.ask(&Request::Snapshot, |response, _| match response {
-            Response::Snapshot { index } => Some(*index),
+            Response::Snapshot(snapshot) => Some(*snapshot),
             _ => None,
         })
     }
@@ -254,7 +238,7 @@ impl Client {
         let deadline = Instant::now() + self.options.timeout;
         loop {
             let length = self.wait_message(deadline)?;
-            let message = self.inbox.split_to(length).freeze();
+            let message = self.stream.inbox.split_to(length).freeze();
             let decoded = decode_response(&message, self.options.max_reply_bytes).map_err(ClientError::Wire)?;
             let Some((answered, response, _)) = decoded else { return Err(ClientError::Unexpected) };
             let result = judge(&response, |response| take(response, &message));
@@ -297,7 +281,7 @@ impl Client {
     /// If it cannot be sent. Part of it may have been.
     pub fn flush(&mut self) -> Result<(), ClientError> {
         let mut out = std::mem::take(&mut self.out);
-        let result = if out.is_empty() { Ok(()) } else { self.write(&out, Instant::now() + self.options.timeout) };
+        let result = if out.is_empty() { Ok(()) } else { self.stream.write(&out, Instant::now() + self.options.timeout) };
         out.clear();
         self.out = out;
         result
@@ -313,64 +297,22 @@ impl Client {
 
     fn receive_until<T>(&mut self, deadline: Instant, look: impl FnOnce(u64, &Response<'_>) -> T) -> Result<T, ClientError> {
         let length = self.wait_message(deadline)?;
-        let decoded = decode_response(&self.inbox, self.options.max_reply_bytes).map_err(ClientError::Wire)?;
+        let decoded = decode_response(&self.stream.inbox, self.options.max_reply_bytes).map_err(ClientError::Wire)?;
         let Some((number, response, _)) = decoded else { return Err(ClientError::Unexpected) };
         let seen = look(number, &response);
-        self.inbox.advance(length);
+        self.stream.inbox.advance(length);
         Ok(seen)
     }
 
     /// Waits until a whole answer stands at the start of the inbox: its length.
     fn wait_message(&mut self, deadline: Instant) -> Result<usize, ClientError> {
         loop {
-            let length = message_bytes(&self.inbox, self.options.max_reply_bytes).map_err(ClientError::Wire)?;
+            let length = message_bytes(&self.stream.inbox, self.options.max_reply_bytes).map_err(ClientError::Wire)?;
             match length {
-                Some(length) if self.inbox.len() >= length => return Ok(length),
-                length => self.fill(length.unwrap_or(0), deadline)?,
+                Some(length) if self.stream.inbox.len() >= length => return Ok(length),
+                length => self.stream.fill(length.unwrap_or(0), deadline)?,
             }
         }
-    }
-
-    /// Reads some more; makes room for a message of `want` bytes first.
-    fn fill(&mut self, want: usize, deadline: Instant) -> Result<(), ClientError> {
-        let left = self.left(deadline)?;
-        self.stream.set_read_timeout(Some(left)).map_err(|error| self.failed(error))?;
-        let held = self.inbox.len();
-        self.inbox.resize(held.max(want).max(held + RECEIVE_BYTES / 4), 0);
-        let received = self.stream.read(&mut self.inbox[held..]);
-        self.inbox.truncate(held + received.as_ref().map_or(0, |bytes| *bytes));
-        match received {
-            Ok(0) => Err(self.failed(io::ErrorKind::UnexpectedEof.into())),
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
-            Err(error) => Err(self.failed(error)),
-        }
-    }
-
-    fn write(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), ClientError> {
-        let left = self.left(deadline)?;
-        self.stream.set_write_timeout(Some(left)).map_err(|error| self.failed(error))?;
-        self.stream.write_all(bytes).map_err(|error| {
-            // Half a request may be out: nothing can follow it.
-            let _ = self.stream.shutdown(std::net::Shutdown::Both);
-            self.failed(error)
-        })
-    }
-
-    fn left(&self, deadline: Instant) -> Result<Duration, ClientError> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() { Err(ClientError::Timeout(self.options.timeout)) } else { Ok(left) }
-    }
-
-    fn failed(&self, source: io::Error) -> ClientError {
-        io_error(self.addr, self.options.timeout, source)
-    }
-}
-
-fn io_error(addr: SocketAddr, timeout: Duration, source: io::Error) -> ClientError {
-    match source.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::Timeout(timeout),
-        _ => ClientError::Io { addr, source },
     }
 }
 
@@ -384,6 +326,6 @@ fn judge<T>(response: &Response<'_>, take: impl Fn(&Response<'_>) -> Option<T>) 
         Response::NotLeader { leader, address } => ClientError::NotLeader { leader, address },
         Response::Busy => ClientError::Busy,
         Response::Error { code, text } => ClientError::Remote { code, text: text.into() },
-        Response::Applied { .. } | Response::Status(_) | Response::Reply(_) | Response::Snapshot { .. } => ClientError::Unexpected,
+        Response::Applied { .. } | Response::Status(_) | Response::Reply(_) | Response::Snapshot(_) => ClientError::Unexpected,
     })
 }

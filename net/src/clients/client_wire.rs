@@ -18,6 +18,8 @@ const MAGIC: u32 = u32::from_le_bytes(*b"KTKq");
 const VERSION: u8 = 1;
 const CRC_AT: usize = 12;
 const WITH_SESSION: u16 = 1;
+/// Bytes that tell of a snapshot, besides its index.
+const SNAPSHOT_BYTES: usize = 32;
 
 /// What a client asks. Payloads are borrowed: they are neither copied nor interpreted here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,11 +69,8 @@ pub enum Response<'a> {
     Status(&'a [u8]),
     /// The state machine's answer to a query.
     Reply(&'a [u8]),
-    /// A snapshot was written.
-    Snapshot {
-        /// The last entry whose effects it holds.
-        index: u64,
-    },
+    /// A snapshot is durable.
+    Snapshot(WrittenSnapshot),
     /// The request cannot be served.
     Error {
         /// A number for programs.
@@ -79,6 +78,33 @@ pub enum Response<'a> {
         /// A sentence for people.
         text: &'a str,
     },
+}
+
+/// A snapshot that a node holds durably.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WrittenSnapshot {
+    /// The last entry whose effects it holds.
+    pub index: u64,
+    /// The term of that entry.
+    pub term: u64,
+    /// Length of its file, in bytes.
+    pub bytes: u64,
+    /// Digest of the whole file: two with the same are the same, byte by byte.
+    pub digest: u128,
+}
+
+impl WrittenSnapshot {
+    fn encode(&self) -> [u8; SNAPSHOT_BYTES] {
+        let mut out = [0; SNAPSHOT_BYTES];
+        Writer::new(&mut out).u64(self.term).u64(self.bytes).u128(self.digest);
+        out
+    }
+
+    fn decode(index: u64, payload: &[u8]) -> Option<WrittenSnapshot> {
+        let mut r = Reader(payload);
+        let snapshot = WrittenSnapshot { index, term: r.u64()?, bytes: r.u64()?, digest: r.u128()? };
+        r.0.is_empty().then_some(snapshot)
+    }
 }
 
 /// Why bytes are not a request or response.
@@ -194,7 +220,10 @@ pub fn encode_response(number: u64, response: &Response<'_>, out: &mut [u8]) -> 
         Response::Status(bytes) => (6, 0, bytes),
         Response::Reply(bytes) => (7, 0, bytes),
         Response::Error { code, text } => (8, code, text.as_bytes()),
-        Response::Snapshot { index } => (9, index, &[][..]),
+        Response::Snapshot(snapshot) => {
+            let payload = snapshot.encode();
+            return encode(Head { kind: 9, flags: 0, request: number, value: snapshot.index }, &[], &payload, out);
+        }
     };
     encode(Head { kind, flags: 0, request: number, value }, &[], payload, out)
 }
@@ -223,7 +252,7 @@ pub fn decode_response(bytes: &[u8], max_payload_bytes: usize) -> Result<Option<
         6 => Response::Status(payload),
         7 => Response::Reply(payload),
         8 => Response::Error { code: head.value, text: text? },
-        9 => bare(Response::Snapshot { index: head.value })?,
+        9 => Response::Snapshot(WrittenSnapshot::decode(head.value, payload).ok_or(ClientWireError::Field)?),
         kind => return Err(ClientWireError::Kind { kind }),
     };
     Ok(Some((head.request, response, total)))
@@ -321,7 +350,7 @@ mod tests {
             Response::Status(reply),
             Response::Reply(reply),
             Response::Error { code: 5, text: "no" },
-            Response::Snapshot { index: 77 },
+            Response::Snapshot(WrittenSnapshot { index: 77, term: 5, bytes: 3 << 16, digest: u128::MAX / 7 }),
         ]
     }
 

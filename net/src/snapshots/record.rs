@@ -47,6 +47,9 @@ pub enum SnapshotRefusal {
     /// There is none, and its machine makes none.
     #[error("the node has no snapshot to give: its machine is durable by itself, or none was made yet")]
     None,
+    /// One was asked for, and could not be made.
+    #[error("the node could not make a snapshot: its messages say why")]
+    NotMade,
     /// A reason that this version does not know.
     #[error("refused for reason {code}, unknown to this version")]
     Other {
@@ -62,6 +65,7 @@ impl SnapshotRefusal {
             Self::Busy => 2,
             Self::Unreadable => 3,
             Self::None => 4,
+            Self::NotMade => 5,
             Self::Other { code } => code,
         }
     }
@@ -72,6 +76,7 @@ impl SnapshotRefusal {
             2 => Self::Busy,
             3 => Self::Unreadable,
             4 => Self::None,
+            5 => Self::NotMade,
             code => Self::Other { code },
         }
     }
@@ -81,7 +86,10 @@ impl SnapshotRefusal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SnapshotSays {
     /// Which snapshot is there? A program asks that, which was offered none.
-    Which,
+    Which {
+        /// One is to be made first, of what the node has applied by now.
+        now: bool,
+    },
     /// That one.
     This {
         /// Which it is.
@@ -151,7 +159,7 @@ pub enum SnapshotWireError {
 impl SnapshotSays {
     pub(crate) fn kind(&self) -> u8 {
         match self {
-            SnapshotSays::Which => 1,
+            SnapshotSays::Which { .. } => 1,
             SnapshotSays::This { .. } => 2,
             SnapshotSays::Want(_) => 3,
             SnapshotSays::Chunk { .. } => 4,
@@ -165,7 +173,7 @@ impl SnapshotRecord {
     pub fn encode(&self, out: &mut [u8; SNAPSHOT_RECORD_BYTES]) {
         let none = SnapshotId::default();
         let (code, length, id, offset, held, count) = match self.says {
-            SnapshotSays::Which => (0, 0, none, 0, 0, 0),
+            SnapshotSays::Which { now } => (0, 0, none, 0, 0, now.into()),
             SnapshotSays::This { id, bytes } => (0, 0, id, bytes, 0, 0),
             SnapshotSays::Want(want) => (0, 0, want.id, want.offset, want.held, want.chunks),
             SnapshotSays::Chunk { id, offset } => (0, SNAPSHOT_CHUNK_BYTES as u32, id, offset, 0, 0),
@@ -204,7 +212,7 @@ impl SnapshotRecord {
         let (offset, held) = (r.u64().ok_or(field)?, r.u64().ok_or(field)?);
         let (count, zero) = (r.u32().ok_or(field)?, r.u32().ok_or(field)?);
         let says = match kind {
-            1 => SnapshotSays::Which,
+            1 => SnapshotSays::Which { now: count == 1 },
             2 => SnapshotSays::This { id, bytes: offset },
             3 => SnapshotSays::Want(SnapshotWant { id, offset, chunks: count, held }),
             4 => SnapshotSays::Chunk { id, offset },
@@ -219,7 +227,7 @@ impl SnapshotRecord {
             && zero == 0
             && uses(kind == 5, code.into())
             && uses(kind == 3, held)
-            && uses(kind == 3, count.into())
+            && uses(kind == 3 || kind == 1 && count == 1, count.into())
             && uses(matches!(kind, 2..=4), offset)
             && (matches!(kind, 2..=4) || id == SnapshotId::default());
         if sound { Ok(record) } else { Err(field) }
@@ -231,7 +239,7 @@ impl SnapshotSays {
     fn is_sound(&self) -> bool {
         let exists = |id: &SnapshotId| id.source.0 > 0 && id.index.0 > 0 && id.term.0 > 0;
         match self {
-            SnapshotSays::Which => true,
+            SnapshotSays::Which { .. } => true,
             SnapshotSays::This { id, bytes } => exists(id) && is_length(*bytes),
             SnapshotSays::Want(want) => {
                 let chunks = u64::from(want.chunks);
@@ -267,9 +275,10 @@ mod tests {
 
     const ID: SnapshotId = SnapshotId { source: NodeId(3), index: LogIndex(77), term: Term(5), digest: u128::MAX / 3 };
 
-    fn samples() -> [SnapshotSays; 6] {
+    fn samples() -> [SnapshotSays; 7] {
         [
-            SnapshotSays::Which,
+            SnapshotSays::Which { now: false },
+            SnapshotSays::Which { now: true },
             SnapshotSays::This { id: ID, bytes: 9 * CHUNK },
             SnapshotSays::Want(SnapshotWant { id: ID, offset: 3 * CHUNK, chunks: MAX_WANT_CHUNKS, held: 2 * CHUNK }),
             SnapshotSays::Want(SnapshotWant { id: ID, offset: 0, chunks: 1, held: 0 }),

@@ -80,6 +80,9 @@ pub(crate) struct Serve {
     small_len: usize,
     next_in: u64,
     next_out: u64,
+    /// A program asked which snapshot there is, and was not told yet: one may have to be made first, and nothing moves here
+    /// until then.
+    asked: bool,
     /// What was asked for, in the order in which it is to be sent.
     owed: Deque<Due, MAX_WANTS>,
     queue: Deque<Outgoing, SERVE_CHUNKS>,
@@ -90,6 +93,12 @@ pub(crate) struct Serve {
     sending_since: Option<Time>,
     /// When something last came or went.
     moved: Time,
+}
+
+/// What a puller says.
+enum Asked {
+    Want(SnapshotWant),
+    Which { now: bool },
 }
 
 impl Net {
@@ -128,6 +137,7 @@ impl Net {
     /// Tells a program which snapshot there is ([`NetEvent::SnapshotAsked`]).
     pub fn tell_snapshot(&mut self, pull: Pull, id: SnapshotId, bytes: u64) {
         if let Some(serve) = self.serve_mut(pull) {
+            serve.asked = false;
             serve.word = Some(SnapshotSays::This { id, bytes });
         }
     }
@@ -136,6 +146,7 @@ impl Net {
     /// for besides is forgotten.
     pub fn refuse_snapshot(&mut self, pull: Pull, refusal: SnapshotRefusal) {
         if let Some(serve) = self.serve_mut(pull) {
+            serve.asked = false;
             serve.owed.clear();
             serve.word = Some(SnapshotSays::Refused(refusal));
             serve.last_word = true;
@@ -185,6 +196,7 @@ impl Net {
             small_len: 0,
             next_in: 1,
             next_out: 1,
+            asked: false,
             owed: Deque::new(),
             queue: Deque::new(),
             word: None,
@@ -266,7 +278,8 @@ impl Net {
 
     pub(crate) fn serve_deadline(&self, k: usize) -> Option<Time> {
         let serve = self.serves.get(k)?.as_ref()?;
-        Some(serve.sending_since.unwrap_or(serve.moved).plus_ns(self.options.snapshot_timeout_ns))
+        let waits_since = serve.sending_since.or(serve.waits().then_some(serve.moved))?;
+        Some(waits_since.plus_ns(self.options.snapshot_timeout_ns))
     }
 
     pub(crate) fn tick_serve(&mut self, k: usize, now: Time, io: &mut dyn Io) {
@@ -275,7 +288,7 @@ impl Net {
         if serve.sending_since.is_some_and(|since| now.since(since) >= timeout_ns) {
             return self.serve_down(k, DownReason::Stalled, io);
         }
-        if serve.sending_since.is_none() && now.since(serve.moved) >= timeout_ns {
+        if serve.waits() && now.since(serve.moved) >= timeout_ns {
             return self.serve_down(k, DownReason::Unused, io);
         }
         self.digest_wants(k, now, io);
@@ -311,19 +324,22 @@ impl Net {
             match record.says {
                 _ if (record.session, record.sequence) != expected => Err(SnapshotWireError::Field),
                 SnapshotSays::Want(want) if want.id.source != self.options.node => Err(SnapshotWireError::Field),
-                SnapshotSays::Want(want) => Ok(Some(want)),
-                SnapshotSays::Which if puller == Puller::Program => Ok(None),
+                SnapshotSays::Want(want) => Ok(Asked::Want(want)),
+                SnapshotSays::Which { now } if puller == Puller::Program && !serve.asked => Ok(Asked::Which { now }),
                 _ => Err(SnapshotWireError::Order { kind }),
             }
         });
         let event = match judged {
             Err(error) => return self.refuse_puller(k, error, now, io),
-            Ok(Some(want)) => {
+            Ok(Asked::Want(want)) => {
                 // There is room for it.
                 let _ = serve.owed.push_back(Due::of(&want));
                 NetEvent::SnapshotWanted { pull, want }
             }
-            Ok(None) => NetEvent::SnapshotAsked { pull },
+            Ok(Asked::Which { now }) => {
+                serve.asked = true;
+                NetEvent::SnapshotAsked { pull, now }
+            }
         };
         serve.small_len = 0;
         serve.next_in += 1;
@@ -335,6 +351,11 @@ impl Serve {
     /// Whether it is this connection, and takes chunks and words.
     fn takes(&self, pull: Pull) -> bool {
         self.number == pull.number && !self.last_word
+    }
+
+    /// Whether it is the puller's turn to say something.
+    fn waits(&self) -> bool {
+        self.sending_since.is_none() && !self.asked && !self.has_to_say()
     }
 
     fn has_to_say(&self) -> bool {

@@ -102,7 +102,7 @@ fn answer(response: &kontiki_net::Response<'_>) -> String {
             format!("not the leader: {leader} is{}", address.map(|address| format!(", at {address}")).unwrap_or_default())
         }
         Response::Busy => "busy".into(),
-        Response::Snapshot { index } => format!("snapshot of {index}"),
+        Response::Snapshot(snapshot) => format!("snapshot of {}@{}", snapshot.index, snapshot.term),
         Response::Status(_) => "status".into(),
         Response::Reply(reply) => format!("reply {}", words::name_of(reply)),
         Response::Error { code, text } => format!("error {code}: {text}"),

@@ -6,13 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use kontiki_core::{EntryId, LogIndex};
 
 use super::words;
-use crate::state_machine::{ApplyError, Entries, Replies, StateMachine};
+use crate::state_machine::{ApplyError, Entries, Replies, SnapshotError, SnapshotSource, StateMachine};
 
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     pub(super) applied: EntryId,
     /// What it calls durable: `None`, whatever it has applied.
     pub(super) durable: Option<LogIndex>,
+    /// Its snapshots: `None`, it makes none; else whether they can be read.
+    pub(super) snapshots: Option<bool>,
     /// What each call takes, in ns.
     pub(super) takes: u64,
     /// What it did, for the script.
@@ -29,6 +31,14 @@ pub(super) struct Machine {
 impl Machine {
     pub(super) fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Unreadable;
+
+impl SnapshotSource for Unreadable {
+    fn read(&mut self, _: &mut [u8]) -> Result<usize, SnapshotError> {
+        Err(SnapshotError::Failed("it was told to".into()))
     }
 }
 
@@ -63,6 +73,14 @@ impl StateMachine for Machine {
 
     fn applied(&self) -> EntryId {
         self.memory().applied
+    }
+
+    fn snapshot(&mut self) -> Result<Box<dyn SnapshotSource>, SnapshotError> {
+        let mut memory = self.memory();
+        let sound = memory.snapshots.ok_or(SnapshotError::NotSupported)?;
+        let index = memory.applied.index;
+        memory.trace.push(format!("snapshot as of {index}"));
+        Ok(if sound { Box::new(std::io::Cursor::new(index.0.to_le_bytes())) } else { Box::new(Unreadable) })
     }
 
     fn durable(&self) -> LogIndex {

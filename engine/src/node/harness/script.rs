@@ -11,7 +11,7 @@
 //! | `each a*30` | the same, each entry in a turn of its own: so many frames |
 //! | `linger a@5 b@9` | n1 waits awake, while these are proposed so many microseconds later |
 //! | `lingers a@5` | from now on n1 waits awake after each turn, as a node with a thread of its own does; the first time these come |
-//! | `hold log` / `unhold log` | operations of this kind wait, from now on / no more: `log`, `hard` (state), `read`, `prep` (segments), `>n2` (sends to n2), `n2>` (receives from it), `apply` |
+//! | `hold log` / `unhold log` | operations of this kind wait, from now on / no more: `log`, `hard` (state), `read`, `prep` (segments), `snap` (snapshots), `>n2` (sends to n2), `n2>` (receives from it), `apply` |
 //! | `ok log` / `ok log 2` | all that wait are done, in one turn / the second oldest is; `ok hard log` both kinds in that order; `ok apply 1` one frame |
 //! | `fail log device` | the oldest that waits fails, else the next one does; also `full`, `shortage` |
 //! | `disk full` / `disk shortage` / `disk free` | nothing more can be allocated, for lack of space / of something else / it can again |
@@ -23,8 +23,9 @@
 //! | `votes n2` | n2 grants every vote |
 //! | `has n2 5` | a peer that follows holds the log up to 5 |
 //! | `down n2` / `up n2` | n2 is gone, its sessions with it / starts |
-//! | `client c connect` / `propose a` / `session a` / `query a` / `status` / `close` | a program at n1's port |
+//! | `client c connect` / `propose a` / `session a` / `query a` / `status` / `snapshot` / `close` | a program at n1's port |
 //! | `durable 5` | the state machine calls so much durable, and no more |
+//! | `snapshots good` / `bad` / `none` | the state machine makes snapshots / such as cannot be read / none, as at first |
 //! | `takes 6` | each call of the state machine takes so many ms |
 //! | `kill` / `kill late` / `start` | n1's process dies; its last writes are lost, or not / starts again, held up by nothing; `volatile` before it: with an empty machine |
 //! | `rot 5` | the frame that holds index 5 is damaged on n1's disk |
@@ -35,7 +36,7 @@
 //! | `events` | prints what the product was told since it was asked last |
 //! | `quiet` + any command | the same, and nothing is printed |
 //! | `state` / `held log` / `turns` | prints n1's state / how many of the kind wait / turns since it was asked last |
-//! | `heartbeats on` / `prep on` | prints heartbeats sent / the preparation of segments too |
+//! | `heartbeats on` / `prep on` | prints heartbeats sent / the preparation of segments and what is done to snapshots too |
 
 use kontiki_core::{EntryId, LogIndex, Role};
 use kontiki_net::Request;
@@ -230,6 +231,7 @@ fn command(bench: &mut Bench, line: &str) -> Result<String, String> {
         "up" => bench.up(node(word(1)?)?),
         "client" => return client(bench, word(1)?, word(2)?, words.get(3)),
         "durable" => bench.machine.memory().durable = Some(LogIndex(number(word(1)?)?)),
+        "snapshots" => bench.machine.memory().snapshots = Some(word(1)?).filter(|what| *what != "none").map(|what| what == "good"),
         "takes" => bench.machine.memory().takes = number(word(1)?)? * MS,
         "volatile" => bench.machine.memory().applied = EntryId::default(),
         "kill" => bench.kill(words.len() > 1),
@@ -304,12 +306,13 @@ fn client(bench: &mut Bench, name: &str, what: &str, payload: Option<&&str>) -> 
         "session" => Request::Propose { session: Some((1, 1)), payload },
         "query" => Request::Query { payload },
         "status" => Request::Status,
+        "snapshot" => Request::Snapshot,
         "close" => {
             client.close(&world);
             bench.clients.retain(|client| client.name != name);
             return Ok(String::new());
         }
-        other => return Err(format!("{other}: connect, propose, session, query, status or close")),
+        other => return Err(format!("{other}: connect, propose, session, query, status, snapshot or close")),
     };
     client.ask(&world, &request);
     Ok(String::new())

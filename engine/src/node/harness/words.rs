@@ -57,10 +57,11 @@ pub(super) fn class(word: &str) -> Result<Class, String> {
         "hard" => Class::Hard,
         "read" => Class::Read,
         "prep" => Class::Prep,
+        "snap" => Class::Snap,
         word => match (word.strip_prefix('>'), word.strip_suffix('>')) {
             (Some(to), None) => Class::Send(node(to)?),
             (None, Some(from)) => Class::Recv(node(from)?),
-            _ => return Err(format!("{word}: log, hard, read, prep, >n2 (sends to it) or n2> (receives from it)")),
+            _ => return Err(format!("{word}: log, hard, read, prep, snap, >n2 (sends to it) or n2> (receives from it)")),
         },
     })
 }

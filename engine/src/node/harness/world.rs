@@ -29,6 +29,8 @@ pub(super) enum Class {
     Hard,
     /// A read of the log.
     Read,
+    /// Whatever is done to a snapshot's file, but for the flush of its name: that is of the directory.
+    Snap,
     /// Whatever else is done to files: mostly the preparation of segments.
     Prep,
     /// A send to this host.
@@ -55,6 +57,11 @@ enum Open {
     /// With whether it was shut down.
     Socket(Socket, bool),
     Closed,
+}
+
+/// What an operation does.
+fn verb(op: &Op) -> String {
+    format!("{op:?}").split([' ', '{']).next().unwrap_or_default().to_lowercase()
 }
 
 #[derive(Debug)]
@@ -126,8 +133,18 @@ impl World {
         }
     }
 
+    /// The file that it is done to, by its name.
+    fn name<'a>(&'a self, op: &'a Op) -> Option<&'a Name> {
+        match op {
+            Op::Open { name, .. } | Op::Unlink { name, .. } | Op::Rename { from: name, .. } => Some(name),
+            Op::Write { file, .. } | Op::Allocate { file, .. } | Op::Sync { file, .. } => Some(self.file(*file).1),
+            _ => None,
+        }
+    }
+
     fn class(&self, op: &Op) -> Class {
         match op {
+            op if self.name(op).is_some_and(|name| name.as_str().starts_with("snapshot")) => Class::Snap,
             Op::Write { file, data, .. } => match self.file(*file).1.as_str().starts_with("hard-state") {
                 true => Class::Hard,
                 false if data.bytes().iter().all(|&byte| byte == 0) => Class::Prep,
@@ -176,7 +193,8 @@ impl World {
                 let bytes = self.disk.at(self.file(*file).0, *offset, *len);
                 format!("read log {}", brief(&frames_in(bytes)))
             }
-            (Class::Prep, op) if self.told.1 => format!("{op:?}").split([' ', '{']).next().unwrap_or_default().to_lowercase(),
+            (Class::Prep, op) if self.told.1 => verb(op),
+            (Class::Snap, op) if self.told.1 => format!("{} snapshot", verb(op)),
             _ => return,
         };
         if self.told.0 {

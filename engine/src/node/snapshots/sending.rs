@@ -202,7 +202,7 @@ impl Group {
     }
 
     /// Keeps a snapshot for whoever pulls it.
-    fn hold(&mut self, host: &mut Host, puller: Puller, info: &Info, holds: u64, now: Time) {
+    pub(super) fn hold(&mut self, host: &mut Host, puller: Puller, info: &Info, holds: u64, now: Time) {
         self.let_go(host, |held| held.puller == puller && held.digest != info.digest);
         match self.sending.held.iter_mut().find(|held| held.puller == puller) {
             Some(held) if holds > held.holds => (held.holds, held.advanced) = (holds, now),
