@@ -76,6 +76,9 @@ pub(crate) enum Error {
     /// None of the addresses answered.
     #[error("no replica answered: {0}")]
     Unreachable(String),
+    /// Replicas that were to make a snapshot made none: which, and why.
+    #[error("no snapshot: {0}")]
+    NoSnapshot(String),
     /// The request was not taken, and nothing of it was done.
     #[error("{addr} does not take it: {reason}")]
     Refused {

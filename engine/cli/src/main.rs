@@ -1,7 +1,8 @@
-//! The `kontiki` program: see it work (`demo`), run it (`serve`, `put`, `get`, `status`), measure it
-//! (`bench`), and look into its log and its snapshots (`wal`, `snapshot`).
+//! The `kontiki` program: see it work (`demo`), run it (`serve`, `put`, `get`, `status`), keep a copy of it (`snapshot`,
+//! `backup`), measure it (`bench`), and look into its log and its snapshots (`wal`, `snapshot verify`).
 #![forbid(unsafe_code)]
 
+mod backup;
 mod bench;
 mod cluster;
 mod connection;
@@ -23,6 +24,7 @@ mod signals;
 mod snapshot_tools;
 mod status;
 mod table;
+mod take_snapshot;
 mod target;
 mod timeline;
 mod usage;
@@ -55,6 +57,7 @@ enum Command {
     Bench(bench::Bench),
     Wal(wal_tools::Wal),
     Snapshot(snapshot_tools::Snapshot),
+    Backup(backup::Backup),
     Completions(manual::Completions),
     Man(manual::Man),
     #[command(hide = true)]
@@ -91,6 +94,7 @@ fn run(command: Command) -> Result<(), Error> {
         Command::Bench(command) => bench::run(&command),
         Command::Wal(command) => wal_tools::run(&command),
         Command::Snapshot(command) => snapshot_tools::run(&command),
+        Command::Backup(command) => backup::run(&command),
         Command::Completions(command) => manual::completions(&command),
         Command::Man(command) => manual::man(&command),
         Command::BenchNode(command) => bench::run_node(&command),

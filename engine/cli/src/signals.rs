@@ -24,7 +24,10 @@ fn name(signal: i32) -> &'static str {
 
 /// Lets errors that would come as a signal come as the error of the call that met them: a file that may not grow
 /// any more (RLIMIT_FSIZE) is then EFBIG. (A closed pipe is EPIPE from the start, by Rust's own runtime.)
-fn errors_are_errors() -> Result<(), Error> {
+///
+/// # Errors
+/// The handler cannot be installed.
+pub(crate) fn errors_are_errors() -> Result<(), Error> {
     let ignored = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(SIGXFSZ, ignored).map(drop).map_err(Error::system("cannot install a signal handler"))
 }

@@ -1,4 +1,4 @@
-//! `kontiki snapshot`: looks into a snapshot's file, and changes nothing.
+//! `kontiki snapshot`: has snapshots made, or looks into a snapshot's file, and changes nothing there.
 
 use std::fs::File;
 use std::io::Read;
@@ -14,12 +14,23 @@ use rustix::fs::OFlags;
 use crate::error::Error;
 use crate::output::say;
 use crate::table::count;
+use crate::take_snapshot::{self, Take};
 
-/// Snapshots: the state as of one entry, in one file
+/// Snapshots: the state as of one entry, in one file. Have running replicas make one now, or check a file
+///
+/// Each replica makes its own, in its data directory, of all that it has applied by now; its log forgets what two of them
+/// hold. One that it is making already does not count: another follows it. For a copy elsewhere see `kontiki backup`.
+///
+/// Replicas take this from programs on their own machine alone, unless their configuration says admin = "any".
+///
+/// Exit codes: 0 each has one, durable; 1 one or more have not; 2 bad arguments or configuration.
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Snapshot {
     #[command(subcommand)]
-    command: SnapshotCommand,
+    command: Option<SnapshotCommand>,
+    #[command(flatten)]
+    take: Take,
 }
 
 #[derive(Subcommand, Debug)]
@@ -40,7 +51,13 @@ enum SnapshotCommand {
 /// # Errors
 /// What is no snapshot, not all of one, or damaged.
 pub(crate) fn run(command: &Snapshot) -> Result<(), Error> {
-    let SnapshotCommand::Verify { file } = &command.command;
+    match &command.command {
+        None => take_snapshot::run(&command.take),
+        Some(SnapshotCommand::Verify { file }) => verify_file(file),
+    }
+}
+
+fn verify_file(file: &Path) -> Result<(), Error> {
     let info = check(file)?;
     describe(&info.head);
     let parts = info.sections;

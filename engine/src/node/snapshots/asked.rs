@@ -53,8 +53,7 @@ impl Group {
             match (by, outcome) {
                 (Asker::Client(client, request), Ok(info)) => {
                     let base = info.base();
-                    let written =
-                        WrittenSnapshot { index: base.index.0, term: base.term.0, bytes: info.bytes, digest: info.digest.0 };
+                    let written = WrittenSnapshot { index: base.index.0, term: base.term.0, bytes: info.bytes, digest: info.digest.0 };
                     host.net.respond(client, request, Response::Snapshot(written));
                 }
                 (Asker::Client(client, request), Err(error)) => {
