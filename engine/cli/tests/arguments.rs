@@ -8,7 +8,7 @@ use common::{bad, config, free_addrs, good, run};
 #[test]
 fn help_names_every_command_and_hides_what_is_internal() {
     let help = good(&run(&["--help"]));
-    for command in ["demo", "serve", "put", "get", "status", "bench", "wal"] {
+    for command in ["demo", "serve", "put", "get", "status", "bench", "wal", "snapshot", "backup"] {
         assert!(help.contains(&format!("  {command} ")), "{command}");
         assert!(good(&run(&[command, "--help"])).contains("Usage: kontiki"), "{command}");
     }
@@ -32,6 +32,13 @@ fn unknown_commands_and_values_are_usage_errors() {
         &["get", "key"],
         &["get", "key", "--to", "nowhere"],
         &["wal", "mend", "/"],
+        &["snapshot"],
+        &["snapshot", "--to", "nowhere"],
+        &["snapshot", "--to", "node1:1", "--all", "node.toml"],
+        &["snapshot", "--to", "node1:1", "verify", "file"],
+        &["backup", "file"],
+        &["backup", "--to", "node1:1"],
+        &["backup", "--to", "node1:1,node2:1", "file"],
     ] {
         assert_eq!(run(arguments).status.code(), Some(2), "{arguments:?}");
     }
@@ -59,6 +66,7 @@ fn a_bad_configuration_is_one_clear_line() {
         ("cluster = \"0000", "cluster = \"", "cluster"),
         ("max_frame_bytes = 65536", "max_frame_bytes = 65537", "max_frame_bytes"),
         ("ring_bytes", "ring_bites", "ring_bites"),
+        ("ring_bytes", "admin = \"all\"\nring_bytes", "`loopback` or `any`"),
         ("[[members]]", "[[members]", "members"),
     ] {
         assert!(good.contains(from));
