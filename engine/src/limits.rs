@@ -68,8 +68,8 @@ pub const SEND_HOLD_NS: u64 = 60_000_000_000;
 /// Where the log has no room left, it is kept for a receiver only if the rest comes within this time at the pace so far, in
 /// ns.
 pub const SEND_REST_NS: u64 = 60_000_000_000;
-/// How long the log is kept behind a snapshot that was offered and is not pulled yet, in ns.
-pub const OFFER_HOLD_NS: u64 = 10_000_000_000;
+/// How long the log is kept behind a snapshot that was offered and is not pulled yet, in ns. Offers are repeated more often.
+pub const OFFER_HOLD_NS: u64 = 2_000_000_000;
 /// A fetch that gets on with nothing for so long gives way to another offer, in ns.
 pub const FETCH_PATIENCE_NS: u64 = 10_000_000_000;
 /// One that gets on with nothing for so long is given up: what has come stays, for the same offer made again. In ns.

@@ -78,6 +78,11 @@ impl Snapshots {
         !matches!(self.step, Step::Idle | Step::Ending)
     }
 
+    /// Whether one is being made.
+    pub(super) fn is_making(&self) -> bool {
+        matches!(self.step, Step::Asked | Step::Taken(_) | Step::Writing(_) | Step::Ending)
+    }
+
     pub(super) fn is_restoring(&self) -> bool {
         matches!(self.step, Step::Restoring(_))
     }
@@ -180,7 +185,7 @@ impl Group {
             }
             (Answer::Taken(at, bytes), Step::Asked) => {
                 self.snapshots.step = Step::Taken(at);
-                self.sending.takes_one(at.index);
+                self.sending.takes_one(at.index, now);
                 host.store.expect(self.is_in_memory().then_some(bytes));
             }
             (Answer::NotTaken(error), Step::Asked) => self.no_snapshot(host, error, now),

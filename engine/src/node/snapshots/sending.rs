@@ -95,15 +95,20 @@ impl Sending {
     }
 
     /// One is taken as of this entry; if a follower needs it, the log stays behind it.
-    pub(super) fn takes_one(&mut self, at: LogIndex) {
+    pub(super) fn takes_one(&mut self, at: LogIndex, now: Time) {
         if self.lacks {
-            self.promised = Some((at, Time(u64::MAX)));
+            self.promised = Some((at, now.plus_ns(OFFER_HOLD_NS)));
         }
     }
 
     /// It is there, or not: who needs one asks again.
     pub(super) fn made_one(&mut self, now: Time) {
         self.lacks = false;
+        self.still_promised(now);
+    }
+
+    /// What is promised is so from now on again.
+    fn still_promised(&mut self, now: Time) {
         if let Some((_, until)) = &mut self.promised {
             *until = now.plus_ns(OFFER_HOLD_NS);
         }
@@ -214,6 +219,9 @@ impl Group {
                 }
                 host.store.hold(info.digest);
                 let (base, digest, bytes) = (info.base(), info.digest, info.bytes);
+                if self.sending.promised.is_some_and(|(index, _)| index == base.index) {
+                    self.sending.promised = None;
+                }
                 let held = Held { puller, base, digest, bytes, from: holds, began: now, holds, advanced: now, too_slow: false };
                 self.sending.held.push(held);
             }
@@ -234,6 +242,9 @@ impl Group {
     /// Reads and sends on, as far as connections and disk allow; and lets go of what is kept for nobody any more.
     pub(super) fn send_on(&mut self, host: &mut Host, now: Time, io: &mut dyn Io) {
         self.sending.retry_at = self.sending.retry_at.filter(|&due| due > now);
+        if self.sending.lacks && self.snapshots.is_making() {
+            self.sending.still_promised(now);
+        }
         let in_need = host.lacking.is_some();
         self.sending.promised = self.sending.promised.filter(|&(_, until)| until > now && !in_need);
         for at in 0..self.sending.pulls.len() {
