@@ -460,7 +460,8 @@ impl Raft {
         })
     }
 
-    /// Tells the core that the log was compacted: it now begins behind `base`.
+    /// Tells the core that the log was compacted: it now begins behind `base`. A leader's log that keeps its last entry can be
+    /// compared with any other; without one, a follower's whose log is longer is compared only with the next entry.
     ///
     /// # Panics
     /// If more is gone than is committed and durable here.

@@ -59,6 +59,24 @@ impl std::ops::AddAssign for Tally {
     }
 }
 
+impl Tally {
+    /// What came since.
+    pub(crate) fn since(&self, before: &Tally) -> Tally {
+        Tally {
+            written: self.written - before.written,
+            released: self.released - before.released,
+            offered: self.offered - before.offered,
+            installed: self.installed - before.installed,
+            candidates: self.candidates - before.candidates,
+            conflicts: self.conflicts - before.conflicts,
+            cut_short: self.cut_short - before.cut_short,
+            baseless: self.baseless - before.baseless,
+            lost_running: self.lost_running - before.lost_running,
+            rebased: self.rebased - before.rebased,
+        }
+    }
+}
+
 /// The snapshots that are under way.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Carrier {
@@ -84,14 +102,14 @@ impl Carrier {
         }
     }
 
-    fn write(&mut self, cluster: &mut Cluster, id: NodeId) {
+    pub(crate) fn write(&mut self, cluster: &mut Cluster, id: NodeId) {
         let node = cluster.node_mut(id);
         let newest = node.snapshots.last().map_or(0, Vec::len);
         node.take_snapshot();
         self.tally.written += u64::from(node.snapshots.last().map_or(0, Vec::len) > newest);
     }
 
-    fn release(&mut self, cluster: &mut Cluster, id: NodeId, durably: bool) {
+    pub(crate) fn release(&mut self, cluster: &mut Cluster, id: NodeId, durably: bool) {
         let before = cluster.node(id).compacted;
         cluster.release(id, durably);
         self.tally.released += u64::from(cluster.node(id).compacted > before);
@@ -108,7 +126,7 @@ impl Carrier {
     }
 
     /// What the cores asked for since is under way: the newest snapshot that the log goes on from, or one made now.
-    fn take_offers(&mut self, cluster: &mut Cluster) {
+    pub(crate) fn take_offers(&mut self, cluster: &mut Cluster) {
         for id in cluster.ids() {
             let node = cluster.node_mut(id);
             for (to, first) in std::mem::take(&mut node.offers) {
@@ -132,7 +150,7 @@ impl Carrier {
     }
 
     /// One transfer goes on by a step, or ends.
-    fn advance(&mut self, cluster: &mut Cluster, at: usize) {
+    pub(crate) fn advance(&mut self, cluster: &mut Cluster, at: usize) {
         let Transfer { to, snapshot, stage } = self.transfers.swap_remove(at);
         if !self.is_wanted(cluster, to, &snapshot, stage) {
             return;
@@ -189,6 +207,11 @@ impl Carrier {
         let node = cluster.node(id);
         let newest = node.snapshots.last().filter(|newest| newest.len() as u64 >= node.begins.prev().0);
         self.tally.cut_short += u64::from(newest.is_some_and(|newest| node.disk.get(newest.len() - 1) != newest.last()));
+    }
+
+    /// How many snapshots are under way.
+    pub(crate) fn under_way(&self) -> usize {
+        self.transfers.len()
     }
 
     /// Everything that is under way arrives, and every state machine has its state.

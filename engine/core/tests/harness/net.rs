@@ -30,7 +30,7 @@ pub(crate) struct Filter {
     pub(crate) kind: String,
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Network {
     pub(crate) queue: VecDeque<Packet>,
     pub(crate) holds: Vec<Filter>,

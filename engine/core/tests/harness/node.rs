@@ -53,7 +53,7 @@ struct Waiting {
 /// A snapshot: all that the state machine was given. Index 1 stands first.
 pub(crate) type Snapshot = Vec<Entry>;
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Node {
     pub(crate) config: Config,
     /// `None` while stopped.
