@@ -457,7 +457,7 @@ impl Net {
         match conn.purpose {
             Purpose::Greeting | Purpose::Refusing => {}
             Purpose::HalfControl(p) if !self.peers.get(p).is_some_and(|peer| peer.dialled(slot)) => {
-                self.not_reached(p, Unreached::Closed);
+                self.not_reached(p, false, Unreached::Closed);
                 self.greeted_lost(p, slot);
             }
             Purpose::DialControl(p) | Purpose::DialBulk(p) | Purpose::HalfControl(p) => {
@@ -498,7 +498,7 @@ impl Net {
         } else {
             self.report(peer, slot, Refusal::Handshake(refusal), now);
             if let Some(p) = peer {
-                self.not_reached(p, Unreached::Refused(refusal));
+                self.not_reached(p, false, Unreached::Refused(refusal));
             }
         }
         let (channel, to, session) =

@@ -271,7 +271,7 @@ impl Net {
         }
         if session.parameters.is_none() {
             // It was never up: nobody was told of it.
-            return self.not_reached(p, Unreached::Closed);
+            return self.not_reached(p, session.ours, Unreached::Closed);
         }
         if let Some(seen) = self.peers.get_mut(p).and_then(|peer| peer.seen.as_mut()) {
             seen.until = now.plus_ns(self.options.idle_timeout_ns / 4);

@@ -76,7 +76,7 @@ impl Net {
         }
         peer.dial_at = now.plus_ns(timeout_ns);
         if peer.reach.is_fresh() {
-            self.not_reached(p, Unreached::Name);
+            self.not_reached(p, true, Unreached::Name);
         }
         self.peers.look_up(p, addr);
         self.counters.lookups += 1;
@@ -106,7 +106,7 @@ impl Net {
                 peer.found.extend(peer.last_found);
                 peer.dial_at = now;
                 let nowhere = peer.found.is_empty();
-                self.not_reached(p, Unreached::NoAddress(error));
+                self.not_reached(p, true, Unreached::NoAddress(error));
                 if nowhere {
                     self.dial_later(p, now);
                 }
@@ -140,7 +140,7 @@ impl Net {
             return;
         }
         self.counters.dials_failed += 1;
-        self.not_reached(p, why);
+        self.not_reached(p, true, why);
         if let Some((id, addr)) = self.peers.get(p).filter(|peer| peer.up().is_some()).map(|peer| (peer.id, peer.addr.map(display)))
             && self.log.admits(Topic { peer: Some(id), what: "a new address does not lead to its peer" }, None, now)
         {

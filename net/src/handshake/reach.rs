@@ -48,6 +48,8 @@ pub(crate) struct Reach {
     away_since: Time,
     /// Why the last attempt failed.
     why: Option<Unreached>,
+    /// That was an attempt of the node with the lower id: what becomes of the other's, later, says less.
+    by_lower: bool,
     /// It is worth a word.
     told: bool,
     /// There was a line in the log, and there is to be one when it is back.
@@ -88,10 +90,12 @@ impl Net {
         known.then(|| peer.reach.away_since.plus_ns(self.patience_ns(p)))
     }
 
-    /// An attempt to reach a peer failed.
-    pub(crate) fn not_reached(&mut self, p: usize, why: Unreached) {
-        if let Some(peer) = self.peers.get_mut(p) {
-            peer.reach.why = Some(why);
+    /// An attempt to reach a peer failed: of ours, or of its own to reach us.
+    pub(crate) fn not_reached(&mut self, p: usize, ours: bool, why: Unreached) {
+        let Some(peer) = self.peers.get_mut(p) else { return };
+        let by_lower = ours == peer.we_decide;
+        if by_lower || !peer.reach.by_lower {
+            (peer.reach.why, peer.reach.by_lower) = (Some(why), by_lower);
         }
     }
 
