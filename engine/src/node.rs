@@ -33,7 +33,7 @@ use kontiki_wal::Wal;
 
 use crate::apply::ApplyQueue;
 use crate::config::Config;
-use crate::error::{Failure, LeaderHint};
+use crate::error::Failure;
 use crate::limits::{self, MAX_FRAME_ENTRIES};
 use crate::shared::Shared;
 use group::Group;
@@ -67,8 +67,7 @@ pub(crate) fn shared(config: &Config, bell: Arc<dyn Wake>) -> Hold<Shared> {
     let entries = MAX_FRAME_ENTRIES.min(config.max_in_flight);
     let tickets = Tickets::new(config.max_in_flight, config.reply_bytes);
     let batch = OpenBatch::new(tickets, frame::BODY_OFFSET, config.max_frame_bytes - frame::BODY_OFFSET, entries, limits::SIDE_TABLES);
-    let members = config.members.iter().map(LeaderHint::from).collect();
-    Shared::new(batch, NodeId(config.id), members, config.max_entry_bytes, bell)
+    Shared::new(batch, NodeId(config.id), config.max_entry_bytes, bell)
 }
 
 /// A host and its group.

@@ -14,7 +14,7 @@ use kontiki_wal::{Reach, Wal};
 
 use crate::apply::ApplyQueue;
 use crate::config::{Admin, Config, Medium};
-use crate::error::StartError;
+use crate::error::{LeaderHint, StartError};
 use crate::events::Event;
 use crate::limits::{self, NEWS_SHARE};
 use crate::node::{Parts, Replica, restoring};
@@ -287,6 +287,7 @@ impl Opening {
             Err(error) => return Err((Closing { wal, store }, Some(StartError::Listen { addr: listen, reason: error.to_string() }))),
         };
         net.start(io, now);
+        self.shared.set_members(config.members.iter().map(LeaderHint::from).collect());
         let Some(ring) = self.ring.take() else { panic!("the log opens once") };
         let (shared, queue) = (self.shared.clone(), Arc::clone(&self.queue));
         Ok(Box::new(Replica::new(Parts {

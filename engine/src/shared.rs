@@ -1,7 +1,7 @@
 //! What callers' threads and the reactor share: the open batch, the tickets, the bell, and what is published.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use kontiki_core::{EntryId, NodeId, Role};
@@ -38,7 +38,8 @@ pub(crate) struct Shared {
     eager: AtomicBool,
     /// Leader's id as last known, zero if unknown.
     leader: AtomicU64,
-    members: Vec<LeaderHint>,
+    /// Where each member is, as far as this node knows.
+    members: RwLock<Vec<LeaderHint>>,
     max_entry_bytes: usize,
     pub(crate) busy: AtomicU64,
     /// What happened, for the product.
@@ -66,7 +67,7 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(batch: OpenBatch, id: NodeId, members: Vec<LeaderHint>, max_entry_bytes: usize, bell: Arc<dyn Wake>) -> Hold<Shared> {
+    pub(crate) fn new(batch: OpenBatch, id: NodeId, max_entry_bytes: usize, bell: Arc<dyn Wake>) -> Hold<Shared> {
         let records = batch.records();
         let shared = Shared {
             records: records.clone(),
@@ -75,7 +76,7 @@ impl Shared {
             bell,
             eager: AtomicBool::new(false),
             leader: AtomicU64::new(0),
-            members,
+            members: RwLock::default(),
             max_entry_bytes,
             busy: AtomicU64::new(0),
             events: Board::new(),
@@ -259,6 +260,11 @@ impl Shared {
         }
     }
 
+    /// Who the members are now, and where: what callers are told of a leader.
+    pub(crate) fn set_members(&self, members: Vec<LeaderHint>) {
+        *self.members.write().unwrap_or_else(PoisonError::into_inner) = members;
+    }
+
     pub(crate) fn set_leader(&self, leader: Option<NodeId>) {
         // Under the lock that waiters sleep with, so that none misses it.
         let life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
@@ -319,7 +325,7 @@ impl Shared {
     }
 
     fn hint(&self, id: NodeId) -> Option<LeaderHint> {
-        self.members.iter().find(|m| m.id == id).copied()
+        self.members.read().unwrap_or_else(PoisonError::into_inner).iter().find(|m| m.id == id).copied()
     }
 
     /// Asks the reactor to stop.

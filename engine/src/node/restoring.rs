@@ -141,7 +141,7 @@ impl Group {
                 self.snapshots.step = Step::Idle;
                 self.next_apply = start.next();
             }
-            None if host.config.members.len() == 1 => return Err(Failure::Restore { first: first.0 }),
+            None if host.net.peers().next().is_none() => return Err(Failure::Restore { first: first.0 }),
             None => {
                 tell!(
                     error,

@@ -123,8 +123,9 @@ impl Group {
         counters.busy = self.shared.busy.load(Ordering::Relaxed);
         counters.replies_too_long = self.queue.replies_too_long();
         let progress = |id: NodeId| self.raft.progress().find(|p| p.peer == id);
-        let peers = host.config.members.iter().map(|m| NodeId(m.id)).filter(|id| id.0 != host.config.id);
-        let peers = peers
+        let peers = host
+            .net
+            .peers()
             .map(|id| {
                 let p = progress(id);
                 PeerStatus {
