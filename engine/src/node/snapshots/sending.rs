@@ -13,7 +13,7 @@ use kontiki_net::{Pull, Puller, SendError, SnapshotId, SnapshotOffer, SnapshotRe
 use kontiki_snapshot::{Digest, Info, ReadError};
 
 use crate::events::Event;
-use crate::limits::{OFFER_HOLD_NS, SEND_BUFFERS, SEND_BYTES, SEND_HOLD_NS, SEND_REST_NS, SNAPSHOT_RETRY_NS};
+use crate::limits::{FETCH_PATIENCE_NS, OFFER_HOLD_NS, SEND_BUFFERS, SEND_BYTES, SEND_HOLD_NS, SEND_REST_NS, SNAPSHOT_RETRY_NS};
 use crate::node::group::Group;
 use crate::node::host::Host;
 
@@ -72,11 +72,23 @@ impl Held {
     }
 }
 
+/// A follower that has its snapshot, and is to catch up with the log before that forgets what it needs.
+#[derive(Clone, Copy, Debug)]
+struct Catching {
+    peer: NodeId,
+    /// Where the log ended when it had the snapshot, or had come so far; and how many entries it lacked then.
+    upto: LogIndex,
+    gap: u64,
+    matched: LogIndex,
+    advanced: Time,
+}
+
 /// What a group sends of its snapshots.
 #[derive(Debug, Default)]
 pub(in crate::node) struct Sending {
     pulls: Vec<Pulling>,
     held: Vec<Held>,
+    catching: Vec<Catching>,
     pool: Option<Pool>,
     /// Reads that have been begun: each connection's have a tag of their own.
     tags: u64,
@@ -118,11 +130,12 @@ impl Sending {
     pub(in crate::node) fn spares(&self) -> LogIndex {
         let kept = self.held.iter().filter(|held| !held.too_slow && matches!(held.puller, Puller::Peer(_)));
         let kept = kept.map(|held| held.base.index).chain(self.promised.map(|(index, _)| index));
+        let kept = kept.chain(self.catching.iter().map(|catching| catching.matched));
         kept.min().unwrap_or(LogIndex(u64::MAX))
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.pulls.is_empty() && self.held.is_empty() && self.promised.is_none()
+        self.pulls.is_empty() && self.held.is_empty() && self.promised.is_none() && self.catching.is_empty()
     }
 
     pub(super) fn deadline(&self) -> Option<Time> {
@@ -268,9 +281,33 @@ impl Group {
                 self.counters.snapshots_sent += 1;
                 self.shared.events.tell(Event::SnapshotSent { peer, index });
                 self.let_go(host, |held| held.puller == Puller::Peer(peer));
+                self.sending.catching.retain(|catching| catching.peer != peer);
+                let upto = self.raft.last_index();
+                self.sending.catching.push(Catching { peer, upto, gap: upto.0.saturating_sub(index.0), matched: index, advanced: now });
             }
             self.let_go(host, |held| held.is_due(now));
         }
+        let in_need = host.lacking.is_some();
+        self.sending.catching.retain_mut(|catching| {
+            let follower = self.raft.progress().find(|follower| follower.peer == catching.peer && !follower.behind);
+            let matched = follower.map_or(LogIndex(0), |follower| follower.matched);
+            if matched > catching.matched {
+                (catching.matched, catching.advanced) = (matched, now);
+            }
+            let stuck = follower.is_none() || now.since(catching.advanced) >= FETCH_PATIENCE_NS;
+            if in_need || stuck {
+                return false;
+            }
+            if matched >= catching.upto {
+                // On, as long as that brings it nearer to the end; one that is slower than the load would hold the log for ever.
+                let upto = self.raft.last_index();
+                let gap = upto.0.saturating_sub(matched.0);
+                let nearer = gap > 0 && gap <= catching.gap / 4 * 3;
+                (catching.upto, catching.gap) = (upto, gap);
+                return nearer;
+            }
+            true
+        });
         self.watch_pace_of_pulls(host, now);
     }
 
