@@ -76,6 +76,8 @@ pub const FETCH_PATIENCE_NS: u64 = 10_000_000_000;
 pub const FETCH_LIMIT_NS: u64 = 60_000_000_000;
 /// Programs that wait for a snapshot that they asked for, at most; more are told that the node is busy.
 pub const MAX_SNAPSHOT_ASKERS: usize = 16;
+/// Longest reason why there is none that they are told, in characters: it is the state machine's, and may be of any length.
+pub const MAX_REASON_CHARS: usize = 500;
 /// Log since the last snapshot, as a share of the retention, that brings about the next, unless it is configured.
 pub const SNAPSHOT_SHARE: u64 = 4;
 /// Operations outstanding at once, at least: writes, reads, segment preparation, two connections a peer each way,

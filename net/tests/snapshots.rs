@@ -740,6 +740,35 @@ fn a_program_on_this_machine_pulls_a_snapshot_one_at_a_time() {
     assert_eq!(third.unwrap().code, 0, "its place is free again");
 }
 
+/// A snapshot that is made first takes as long as it takes; whoever asks again meanwhile is no program of ours. Once it was
+/// told, it is the program's turn, and it does not take its place for ever.
+#[test]
+fn a_program_waits_for_a_snapshot_and_is_waited_for_then() {
+    let mut cluster = Cluster::with(2, |options| options.snapshot_timeout_ns = 50_000_000);
+    cluster.settle();
+    let program = kontiki_net::Hello { from: NodeId(0), to: NodeId(0), ..hello(Channel::Snapshot, 0, 0, 5, 0) };
+    let (raw, _) = greet(&mut cluster, 7001, &program);
+    raw.write(&said(1, SnapshotSays::Which { now: true }));
+    cluster.turns(200);
+    let asked = |event: &NetEvent| if let NetEvent::SnapshotAsked { pull, now: true } = event { Some(*pull) } else { None };
+    let pull = cluster.hosts[0].events.iter().find_map(asked).unwrap();
+    assert!(!raw.closed() && serve_downs(&cluster.hosts[0]).is_empty());
+    cluster.hosts[0].net.tell_snapshot(pull, ID, 2 * CHUNK);
+    cluster.turns(3);
+    assert_eq!(raw.read(), said(1, SnapshotSays::This { id: ID, bytes: 2 * CHUNK }));
+    cluster.turns(30);
+    assert!(!raw.closed(), "it has all of the time from then on");
+    cluster.turns(40);
+    assert_eq!(serve_downs(&cluster.hosts[0]), [DownReason::Unused]);
+
+    let (raw, _) = greet(&mut cluster, 7001, &program);
+    raw.write(&[said(1, SnapshotSays::Which { now: true }), said(2, SnapshotSays::Which { now: false })].concat());
+    cluster.turns(5);
+    assert!(raw.closed());
+    let refused = DownReason::Refused(Refusal::Snapshot(SnapshotWireError::Order { kind: 1 }));
+    assert_eq!(serve_downs(&cluster.hosts[0]).last(), Some(&refused));
+}
+
 #[test]
 fn a_program_on_another_machine_is_turned_away_unless_that_is_allowed() {
     let program = kontiki_net::Hello { from: NodeId(0), to: NodeId(0), ..hello(Channel::Snapshot, 0, 0, 5, 0) };

@@ -14,6 +14,7 @@ use kontiki_core::{Base, ClusterId, LogIndex, NodeId, Subterm, Term};
 use kontiki_net::SnapshotId;
 use kontiki_snapshot::offline::verify;
 use kontiki_snapshot::{Head, Info, Part, encode};
+use rustix::process::{Pid, Signal, kill_process};
 
 const CHUNK: u64 = 64 << 10;
 
@@ -121,6 +122,13 @@ fn a_copy_is_whole_and_takes_the_place_of_nothing_unless_it_is_told_to() {
     assert_ne!(verified(&file), digest);
 
     assert!(bad(&backup(&servers.to(), servers.dir.path(), &["--force"]), 2).contains("directory"));
+    assert!(bad(&backup(&servers.to(), Path::new("/dev/null"), &["--force"]), 2).contains("device"));
+    assert!(bad(&backup(&servers.to(), Path::new(".."), &[]), 2).contains("no file"));
+    let link = servers.dir.path().join("link.ksn");
+    std::os::unix::fs::symlink(&file, part(&link)).unwrap();
+    let before = fs::read(&file).unwrap();
+    assert!(bad(&backup(&servers.to(), &link, &[]), 1).contains("link.ksn.part"));
+    assert!(fs::read(&file).unwrap() == before, "nothing is written through a link");
     let nowhere = servers.dir.path().join("missing").join("copy.ksn");
     assert!(bad(&backup(&servers.to(), &nowhere, &[]), 1).contains("missing"));
     assert!(bad(&backup("127.0.0.1:1", &part(&file), &[]), 1).contains("127.0.0.1:1"));
@@ -184,6 +192,23 @@ fn what_was_broken_off_is_gone_on_with_and_nothing_else_is() {
         assert_eq!(verified(&file) == digest, newest == "--newest");
         assert!(!part(&file).exists());
     }
+}
+
+/// One process writes a part, and what ends in the middle of it leaves that alone.
+#[test]
+fn an_interrupted_copy_leaves_its_part_alone() {
+    let servers = filled();
+    let file = servers.dir.path().join("copy.ksn");
+    let between = Between::new(servers.addrs[0], &[Fate::Stalled(3 * CHUNK), Fate::Whole]);
+    let to = between.addr.to_string();
+    let first = common::kontiki(&["backup", "--to", &to, file.to_str().unwrap()]).spawn().unwrap();
+    common::until("some of it has come", || fs::metadata(part(&file)).is_ok_and(|part| part.len() == 2 * CHUNK));
+    assert!(bad(&backup(&servers.to(), &file, &[]), 1).contains("another backup is writing"));
+    kill_process(Pid::from_child(&first), Signal::INT).unwrap();
+    assert!(!common::wait(first).success());
+    assert!(!file.exists() && fs::metadata(part(&file)).unwrap().len() == 2 * CHUNK);
+    common::until("its place is free again", || backup(&servers.to(), &file, &["--newest"]).status.success());
+    verified(&file);
 }
 
 /// Another snapshot than was said, or not all of one: whatever each chunk looks like, it gets no name.

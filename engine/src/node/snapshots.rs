@@ -142,6 +142,17 @@ impl Group {
         (due && self.is_in_memory() || self.sending.lacks()) && self.queue.applied() > newest
     }
 
+    /// Why none will be made for whoever asks, however long that waits.
+    fn cannot_make_one(&self) -> Option<SnapshotError> {
+        match self.snapshots.step {
+            Step::Idle if self.snapshots.unsupported => Some(SnapshotError::NotSupported),
+            Step::Idle if self.raft.needs_base() => Some(SnapshotError::Failed(
+                "this replica has lost what its log goes on from, and needs a snapshot of another itself".into(),
+            )),
+            _ => None,
+        }
+    }
+
     /// What has been said of snapshots since the last turn, and what follows.
     ///
     /// # Errors
@@ -156,9 +167,9 @@ impl Group {
         }
         self.snapshots.retry_at = self.snapshots.retry_at.filter(|&due| due > now);
         let asked = self.snapshots.asked > self.snapshots.answers;
-        if asked && self.snapshots.unsupported {
+        if let Some(error) = if asked { self.cannot_make_one() } else { None } {
             self.snapshots.answers = self.snapshots.asked;
-            self.answer_snapshot(host, &Err(SnapshotError::NotSupported), now);
+            self.answer_snapshot(host, &Err(error), now);
         }
         if (asked || self.snapshots.retry_at.is_none()) && self.wants_snapshot(host) {
             self.begin_snapshot(host);

@@ -28,10 +28,15 @@ pub(super) struct Part {
 /// # Errors
 /// Something is there already, and is not to be replaced, or cannot be.
 pub(super) fn may_write(file: &Path, force: bool) -> Result<(), Error> {
+    if file.file_name().is_none() {
+        return Err(Error::Usage(format!("{:?} names no file", file.display().to_string())));
+    }
     match fs::symlink_metadata(file) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(Error::file("cannot write", file)(error)),
         Ok(there) if there.is_dir() => Err(Error::Usage(format!("{} is a directory: name a file", file.display()))),
+        // Its name would be taken from it.
+        Ok(there) if !there.is_file() => Err(Error::Usage(format!("{} is a link, a pipe or a device: name a file", file.display()))),
         Ok(_) if !force => Err(is_there(file)),
         Ok(_) => Ok(()),
     }

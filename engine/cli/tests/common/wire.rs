@@ -17,6 +17,8 @@ pub(crate) enum Fate {
     Whole,
     /// Cut behind so many bytes.
     Cut(u64),
+    /// Held up behind so many bytes, and not cut.
+    Stalled(u64),
     /// The byte at this place is another one.
     Spoilt(u64),
 }
@@ -44,7 +46,8 @@ impl Between {
                     drop(std::io::copy(&mut from, &mut back));
                     drop(back.shutdown(Shutdown::Write));
                 });
-                pass(node, program, fate, &bytes);
+                let bytes = Arc::clone(&bytes);
+                thread::spawn(move || pass(node, program, fate, &bytes));
             }
         });
         between
@@ -60,12 +63,17 @@ fn pass(mut node: TcpStream, mut program: TcpStream, fate: Fate, bytes: &AtomicU
     while let Ok(count @ 1..) = node.read(&mut piece) {
         let mut count = count as u64;
         match fate {
-            Fate::Cut(at) => count = count.min(at - passed),
+            Fate::Cut(at) | Fate::Stalled(at) => count = count.min(at - passed),
             Fate::Spoilt(at) if (passed..passed + count).contains(&at) => piece[(at - passed) as usize] ^= 4,
             Fate::Whole | Fate::Spoilt(_) => {}
         }
         passed += count;
         bytes.fetch_add(count, Ordering::SeqCst);
+        if matches!(fate, Fate::Stalled(at) if at == passed) && program.write_all(&piece[..count as usize]).is_ok() {
+            // Until the program is gone: whatever else comes is not passed on.
+            drop(std::io::copy(&mut node, &mut std::io::sink()));
+            break;
+        }
         if program.write_all(&piece[..count as usize]).is_err() || matches!(fate, Fate::Cut(at) if at == passed) {
             break;
         }

@@ -4,7 +4,7 @@ use kontiki_core::{NodeId, Time};
 use kontiki_net::{ClientId, Pull, Response, SnapshotId, SnapshotRefusal, WrittenSnapshot, codes};
 use kontiki_snapshot::Info;
 
-use crate::limits::MAX_SNAPSHOT_ASKERS;
+use crate::limits::{MAX_REASON_CHARS, MAX_SNAPSHOT_ASKERS};
 use crate::node::group::Group;
 use crate::node::host::Host;
 use crate::state_machine::SnapshotError;
@@ -57,7 +57,7 @@ impl Group {
                     host.net.respond(client, request, Response::Snapshot(written));
                 }
                 (Asker::Client(client, request), Err(error)) => {
-                    let text = error.to_string();
+                    let text = in_a_line(&error.to_string());
                     host.net.respond(client, request, Response::Error { code: codes::NO_SNAPSHOT, text: &text });
                 }
                 (Asker::Program(pull), Ok(info)) => self.tell_snapshot(host, pull, info, now),
@@ -82,5 +82,22 @@ impl Group {
         let base = info.base();
         let id = SnapshotId { source: NodeId(host.config.id), index: base.index, term: base.term, digest: info.digest.0 };
         host.net.tell_snapshot(pull, id, info.bytes);
+    }
+}
+
+/// What a state machine had to say, as far as it fits a line: it may be of any length, and hold anything.
+fn in_a_line(text: &str) -> String {
+    text.chars().take(MAX_REASON_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_a_machine_says_is_a_line() {
+        assert_eq!(in_a_line("no room\nfor \u{1b}[2Jit"), "no room for  [2Jit");
+        let long = in_a_line(&"\u{20ac}".repeat(100_000));
+        assert!(long.chars().all(|c| c == '\u{20ac}') && long.len() < crate::limits::STATUS_BYTES);
     }
 }
