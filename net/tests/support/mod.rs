@@ -4,6 +4,7 @@
 
 pub mod greeting;
 mod hosts;
+pub mod snapshots;
 mod world;
 
 use std::collections::HashMap;
