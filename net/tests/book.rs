@@ -396,3 +396,29 @@ fn books_that_change_at_random_end_in_the_sessions_that_they_say() {
         assert_eq!(frames.taken(), 0, "seed {seed}");
     }
 }
+
+/// It was dialled, and does not know where to. Each attempt says so, with growing pauses.
+#[test]
+fn a_snapshot_of_a_node_whose_address_is_not_known_is_asked_for_in_vain() {
+    let mut cluster = roomy(2);
+    set_at(&mut cluster.hosts[1], 1, None).unwrap();
+    cluster.settle();
+    let id = SnapshotId { source: NodeId(1), index: LogIndex(9), term: Term(1), digest: 4 };
+    for _ in 0..10_000 {
+        let at = now(&cluster);
+        let host = &mut cluster.hosts[1];
+        if host.net.want_room(NodeId(1)) > 0 {
+            host.net.want_snapshot(at, NodeId(1), SnapshotWant { id, offset: 0, chunks: 1, held: 0 }).unwrap();
+        }
+        cluster.turn();
+    }
+    let host = &cluster.hosts[1];
+    let downs: Vec<_> = host
+        .events
+        .iter()
+        .filter_map(|event| if let NetEvent::SnapshotFetchDown { reason, .. } = event { Some(*reason) } else { None })
+        .collect();
+    assert!((5..40).contains(&downs.len()), "{} in ten seconds", downs.len());
+    assert!(downs.iter().all(|why| *why == DownReason::NoAddress), "{downs:?}");
+    assert_eq!((host.net.counters().sessions_up, host.net.counters().sessions_down), (1, 0), "the session is none the worse");
+}
