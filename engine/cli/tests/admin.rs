@@ -204,7 +204,8 @@ fn an_interrupted_copy_leaves_its_part_alone() {
     let first = common::kontiki(&["backup", "--to", &to, file.to_str().unwrap()]).spawn().unwrap();
     common::until("some of it has come", || fs::metadata(part(&file)).is_ok_and(|part| part.len() == 2 * CHUNK));
     assert!(bad(&backup(&servers.to(), &file, &[]), 1).contains("another backup is writing"));
-    kill_process(Pid::from_child(&first), Signal::INT).unwrap();
+    // (SIGINT is ignored where a shell has put the tests into the background.)
+    kill_process(Pid::from_child(&first), Signal::TERM).unwrap();
     assert!(!common::wait(first).success());
     assert!(!file.exists() && fs::metadata(part(&file)).unwrap().len() == 2 * CHUNK);
     common::until("its place is free again", || backup(&servers.to(), &file, &["--newest"]).status.success());
