@@ -14,7 +14,8 @@ use kontiki_io::{Backend, Io};
 use kontiki_mem::Ring;
 use kontiki_net::limits::{CONTROL_MAX_BYTES, HELLO_BYTES};
 use kontiki_net::{
-    Channel, Control, ControlPayload, HandshakeRefusal, Hello, HelloKind, Parameters, Request, Response, encode_request, encode_response,
+    Channel, Control, ControlPayload, HandshakeRefusal, Hello, HelloKind, Parameters, Request, Response, SnapshotId, SnapshotOffer,
+    SnapshotRecord, SnapshotRefusal, SnapshotSays, SnapshotWant, encode_request, encode_response,
 };
 use kontiki_snapshot::limits::{CHUNK_BYTES, DATA_BYTES};
 use kontiki_snapshot::{Head, Part, encode};
@@ -34,6 +35,8 @@ fn main() -> Outcome {
         ("client", clients()?),
         ("wal", logs()?),
         ("snapshot", snapshots()),
+        ("pull", pulls()),
+        ("fetch", fetches()),
         ("config", configs()),
     ] {
         let dir = seeds.join(target);
@@ -86,8 +89,14 @@ fn body_of(session: Option<(u64, u64)>, payloads: &[&[u8]]) -> usize {
 
 fn frames() -> Seeds {
     let stamped = |mut frame: Vec<u8>, meta: FrameMeta| {
-        let stamp =
-            WireStamp { session: SessionId(9), sequence: 1, leader_term: meta.term, commit: meta.first.prev(), range: meta.range(), round: 4 };
+        let stamp = WireStamp {
+            session: SessionId(9),
+            sequence: 1,
+            leader_term: meta.term,
+            commit: meta.first.prev(),
+            range: meta.range(),
+            round: 4,
+        };
         let mut head = [0; STAMP_BYTES];
         stamp.write(&mut head, &frame);
         frame[..STAMP_BYTES].copy_from_slice(&head);
@@ -127,6 +136,8 @@ fn controls() -> Outcome<Seeds> {
     let parameters = Parameters { takes_frame_bytes: 1 << 20, heartbeat_ms: 40, election_min_ms: 150, ..Parameters::default() };
     let payloads =
         messages.into_iter().map(ControlPayload::Message).chain([ControlPayload::Keepalive, ControlPayload::Parameters(parameters)]);
+    let offer = SnapshotOffer { id: snapshot_id(), subterm: kontiki_core::Subterm(0), lineage: 0, bytes: 4 * CHUNK_BYTES as u64 };
+    let payloads = payloads.chain([ControlPayload::Offer(offer)]);
     let mut seeds = Seeds::new();
     for (n, payload) in payloads.enumerate() {
         let mut out = [0; CONTROL_MAX_BYTES];
@@ -308,6 +319,43 @@ fn picture(dir: &Path, flags: u8) -> Outcome<Vec<u8>> {
     let verdict = offline::examine(&image.list(), &[], &mut read, &mut |_| ())?;
     assert!(verdict.intact(), "a seed is a good log: {verdict:?}");
     Ok(bytes)
+}
+
+fn snapshot_id() -> SnapshotId {
+    SnapshotId { source: NodeId(2), index: LogIndex(9), term: Term(2), digest: 0x1234_5678 }
+}
+
+fn pulls() -> Seeds {
+    let (id, chunk) = (snapshot_id(), CHUNK_BYTES as u64);
+    let said = [
+        ("which", SnapshotSays::Which { now: true }),
+        ("this", SnapshotSays::This { id, bytes: 4 * chunk }),
+        ("want", SnapshotSays::Want(SnapshotWant { id, offset: chunk, chunks: 2, held: chunk })),
+        ("chunk", SnapshotSays::Chunk { id, offset: 2 * chunk }),
+        ("gone", SnapshotSays::Refused(SnapshotRefusal::Gone)),
+        ("for_another_reason", SnapshotSays::Refused(SnapshotRefusal::Other { code: 77 })),
+    ];
+    let written = said.into_iter().enumerate().map(|(n, (name, says))| {
+        let mut out = [0; kontiki_net::limits::SNAPSHOT_RECORD_BYTES];
+        SnapshotRecord { session: SessionId(9), sequence: 1 + n as u64, says }.encode(&mut out);
+        (name.to_string(), out.to_vec())
+    });
+    written.collect()
+}
+
+/// Scripts of `engine/snapshot/tests/support/hostile.rs`: an instruction and its argument each.
+fn fetches() -> Seeds {
+    let right = [0, 0, 7, 8];
+    let mut seeds = vec![("in_order".into(), right.repeat(8))];
+    for (name, other) in
+        [("spoilt", [2, 77]), ("elsewhere", [3, 4]), ("anothers", [6, 0]), ("cut", [8, 4]), ("abandoned", [8, 1]), ("short", [8, 3])]
+    {
+        let mut script = right.repeat(3);
+        script.extend(other);
+        script.extend(right.repeat(3));
+        seeds.push((name.into(), script));
+    }
+    seeds
 }
 
 fn snapshots() -> Seeds {

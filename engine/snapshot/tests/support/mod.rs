@@ -6,6 +6,8 @@ pub mod disk;
 #[path = "../../../../wal/tests/support/world.rs"]
 pub mod world;
 
+pub mod hostile;
+
 use kontiki_core::{Base, ClusterId, Incarnation, LogIndex, NodeId, Subterm, Term};
 use kontiki_io::IoBuf;
 use kontiki_mem::Pool;
