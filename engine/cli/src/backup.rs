@@ -228,6 +228,9 @@ fn stop(node: &SnapshotClient, error: ClientError) -> Stop {
 }
 
 fn broken_off(part: &Part, source: Source, reason: &str) -> Error {
+    if part.offset() == 0 {
+        return Error::Finding(format!("the copy was broken off before anything had come of it: {reason}"));
+    }
     Error::Finding(format!(
         "the copy was broken off after {} of {} bytes: {reason}; {} holds them, and --newest goes on with it as long as that snapshot is the newest",
         count(part.offset()),

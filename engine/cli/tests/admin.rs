@@ -212,6 +212,24 @@ fn an_interrupted_copy_leaves_its_part_alone() {
     verified(&file);
 }
 
+/// A file that cannot be written any further: that is said, nothing gets the name, and the part is good to go on with.
+#[test]
+fn a_copy_that_finds_no_room_is_gone_on_with_once_there_is_some() {
+    let servers = filled();
+    let file = servers.dir.path().join("copy.ksn");
+    // In blocks of 512 or 1024 bytes, as the shell has it: less than the copy, and more than a chunk.
+    let limited = "ulimit -f 256; exec \"$0\" backup --to \"$1\" \"$2\"";
+    let arguments = ["-c", limited, env!("CARGO_BIN_EXE_kontiki"), &servers.to(), file.to_str().unwrap()];
+    let line = bad(&std::process::Command::new("sh").args(arguments).output().unwrap(), 1);
+    assert!(line.contains("cannot write") && line.contains("copy.ksn.part"), "{line}");
+    assert!(!file.exists() && fs::metadata(part(&file)).unwrap().len() >= CHUNK);
+    let between = Between::new(servers.addrs[0], &[Fate::Whole]);
+    good(&backup(&between.addr.to_string(), &file, &["--newest"]));
+    verified(&file);
+    let bytes = fs::metadata(&file).unwrap().len();
+    assert!(between.bytes() < bytes, "{} bytes came, of {bytes}", between.bytes());
+}
+
 /// Another snapshot than was said, or not all of one: whatever each chunk looks like, it gets no name.
 #[test]
 fn what_is_not_what_it_was_said_to_be_gets_no_name() {
