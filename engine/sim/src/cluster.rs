@@ -279,7 +279,7 @@ impl Cluster {
     /// Whether a node takes part, and can vote.
     pub fn is_able(&self, n: usize) -> bool {
         let host = self.nodes[n].host;
-        self.is_serving(n) && !self.is_stopping(n) && !self.sim.is_recovering(host) && !self.sim.is_struck(host)
+        self.is_serving(n) && !self.is_stopping(n) && !self.sim.is_recovering(host) && !self.sim.is_struck(host) && !self.sim.is_bare(host)
     }
 
     /// Processes of a node so far.

@@ -72,6 +72,19 @@ pub struct DiskConditions {
     pub erase_group_bytes: u64,
     /// Its files are mixed up now and then while no process runs.
     pub tampered: bool,
+    /// What may become of the snapshots on it: bits rot at the odds of `rot`, and files are gone where it is `tampered`.
+    pub snapshots: Harm,
+}
+
+/// What may be struck of the snapshots on one disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Harm {
+    /// Nothing.
+    None,
+    /// Whatever leaves one from which the log goes on.
+    Sparing,
+    /// Anything.
+    Any,
 }
 
 impl DiskConditions {
@@ -167,6 +180,7 @@ impl Conditions {
                 stale: Odds::NEVER,
                 erase_group_bytes: 0,
                 tampered: false,
+                snapshots: Harm::None,
             },
             network: NetworkConditions {
                 latency: Delay::between(20 * MICROSECOND, 300 * MICROSECOND),

@@ -7,6 +7,7 @@
 pub(crate) mod decay;
 pub(crate) mod inode;
 mod late_writes;
+pub(crate) mod snapshots;
 pub(crate) mod storage;
 mod tamper;
 

@@ -150,6 +150,22 @@ pub enum Violation {
         /// What had been done.
         what: &'static str,
     },
+    /// A node took a snapshot for another's, byte by byte checked, that no node had made so.
+    Forged {
+        /// The node.
+        node: u64,
+        /// The entry that the snapshot is as of.
+        index: u64,
+    },
+    /// What the log on a node's disk presupposes, nothing there holds, though the disk is good.
+    Gap {
+        /// The node.
+        node: u64,
+        /// The last entry before the log.
+        before: u64,
+        /// The newest that a snapshot, or the state machine by itself, is as of.
+        held: u64,
+    },
     /// The only voter led, and stepped down: nobody else could do better.
     SteppedDownAlone {
         /// The node.
@@ -173,6 +189,12 @@ impl fmt::Display for Violation {
                 "state machine safety: node {node} applies (term {}, value {}) at index {index}, where (term {}, value {}) was applied before",
                 second.0, second.1, first.0, first.1
             ),
+            Violation::Forged { node, index } => {
+                write!(f, "state machine safety: node {node} fetched a snapshot as of index {index} that no node made so")
+            }
+            Violation::Gap { node, before, held } => {
+                write!(f, "durability: the log of node {node} goes on from index {before}, and what is behind it holds only {held}")
+            }
             Violation::WentBack { node, from, to } => write!(f, "monotony: node {node} applies index {to} after index {from}"),
             Violation::Skipped { node, index } => {
                 write!(f, "state machine safety: the entry at index {index} was passed over (node {node})")

@@ -29,7 +29,7 @@ mod world;
 pub use cluster::marks::marks;
 pub use cluster::workload::{REGISTERS, Workload, command, is_read, key_of, payload, value_of};
 pub use cluster::{Cluster, Setup};
-pub use conditions::{Conditions, Delay, DiskConditions, MICROSECOND, MILLISECOND, NetworkConditions, ProcessorConditions, SECOND};
+pub use conditions::{Conditions, Delay, DiskConditions, Harm, MICROSECOND, MILLISECOND, NetworkConditions, ProcessorConditions, SECOND};
 pub use disk::{Disk, Unflushed};
 pub use faults::{Fault, Faults};
 pub use judge::linearize::{Action, INITIAL, Objection, Operation, check};

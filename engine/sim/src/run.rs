@@ -30,6 +30,7 @@ pub fn run(seed: u64, extent: Extent) -> Report {
     let members = setup.members;
     let kind = Kind::drawn(seed, members, extent.faults);
     kind.make_room(seed, &mut setup.config, &mut log_bytes);
+    kind.forget(seed, &mut setup.config, &mut log_bytes);
     kind.slow_down(seed, &mut conditions.disk, &mut setup.config);
     let sim = Sim::new(seed, conditions);
     let bad = bad_disks(seed, members, extent.bad_disks);

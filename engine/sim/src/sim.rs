@@ -239,6 +239,26 @@ impl Sim {
         self.0.borrow().hosts[host.0].decay.is_struck()
     }
 
+    /// Whether no snapshot is left on a host's disk from which its log goes on, by what was done to them.
+    pub(crate) fn is_bare(&self, host: Host) -> bool {
+        self.0.borrow().hosts[host.0].snapshots.bare
+    }
+
+    /// The entry of a snapshot that a host took for whole, though no node made it so; says so once.
+    pub(crate) fn take_forged(&self, host: Host) -> Option<u64> {
+        self.0.borrow_mut().hosts[host.0].snapshots.forged.take()
+    }
+
+    /// Where what a log presupposes may have changed: the last entry before it, and the newest that a snapshot is as of; says so once.
+    pub(crate) fn take_presupposed(&self, host: Host) -> Option<(u64, u64)> {
+        let mut world = self.0.borrow_mut();
+        let state = &mut world.hosts[host.0];
+        if !std::mem::take(&mut state.snapshots.stirred) {
+            return None;
+        }
+        Some((state.disk.presupposes()?, state.disk.newest_snapshot()))
+    }
+
     /// Whether the last process of a host was refused a lock, since writes of one that was killed were under way.
     pub(crate) fn was_lock_refused(&self, host: Host) -> bool {
         self.0.borrow().hosts[host.0].lock_refused

@@ -6,7 +6,7 @@ pub(crate) mod sim_io;
 pub(crate) mod trace;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use kontiki_core::Time;
 use kontiki_io::{Completion, Handle, IoError, IoErrorKind, IoStats, Op, Output, Token};
@@ -14,6 +14,7 @@ use kontiki_io::{Completion, Handle, IoError, IoErrorKind, IoStats, Op, Output, 
 use crate::conditions::Conditions;
 use crate::disk::Disk;
 use crate::disk::decay::Decay;
+use crate::disk::snapshots::Snapshots;
 use crate::limits;
 use crate::network::Network;
 use crate::random::{Odds, Random};
@@ -61,6 +62,8 @@ pub(crate) struct World {
     pub(crate) marks: Counts,
     /// A host of whose disk copies are kept, as a power cut would find it when an operation has started or ended.
     pub(crate) crash_points: Option<(usize, Vec<(OpClass, Disk)>)>,
+    /// Every snapshot that a node made of its own state: its index, and a hash of the file.
+    pub(crate) made: BTreeSet<(u64, u64)>,
 }
 
 impl World {
@@ -78,6 +81,7 @@ impl World {
             counts: Counts::default(),
             marks: Counts::default(),
             crash_points: None,
+            made: BTreeSet::new(),
             conditions,
         }
     }
@@ -117,6 +121,7 @@ impl World {
             needless: 0,
             unnoticed: None,
             overlooked: None,
+            snapshots: Snapshots::default(),
             process: Process::default(),
         });
         self.network.add_host();

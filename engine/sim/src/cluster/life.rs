@@ -158,6 +158,16 @@ impl Cluster {
         if let Some(what) = self.sim.take_overlooked(node.host) {
             self.judge.found([Violation::Overlooked { node: node_id, what }]);
         }
+        if let Some(index) = self.sim.take_forged(node.host) {
+            self.judge.found([Violation::Forged { node: node_id, index }]);
+        }
+        let in_use = matches!(turned, Ok(State::Running)) && !node.may_stop;
+        if in_use && let Some((before, snapshot)) = self.sim.take_presupposed(node.host) {
+            let held = snapshot.max(node.ledger.durable());
+            if held < before {
+                self.judge.found([Violation::Gap { node: node_id, before, held }]);
+            }
+        }
         match turned {
             Ok(State::Ended) => match stopping {
                 Some(stopping) => self.ended(n, stopping),

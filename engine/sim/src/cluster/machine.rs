@@ -73,6 +73,11 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
+    /// The last entry that a restart keeps.
+    pub(crate) fn durable(&self) -> u64 {
+        if self.durable { self.kept().applied.index.0 } else { 0 }
+    }
+
     pub(crate) fn new(durable: bool) -> Ledger {
         Ledger { kept: Arc::default(), durable }
     }

@@ -36,7 +36,7 @@ pub(crate) const LOSSES: &str = "node came back with losses";
 pub(crate) const BEHIND: &str = "follower behind the log";
 
 /// What the engine says to its operator: the beginning of a message, and the mark it stands for.
-const SAID: [(&str, &str); 17] = [
+const SAID: [(&str, &str); 25] = [
     ("entries superseded by a newer leader's", "divergence healed"),
     ("log recovered with losses", LOSSES),
     ("acknowledged log is damaged", DAMAGE),
@@ -51,6 +51,14 @@ const SAID: [(&str, &str); 17] = [
     ("snapshot written", "snapshot written"),
     ("no snapshot: tried again", "snapshot given up, and tried again"),
     ("a snapshot is fetched whole", "snapshot fetched"),
+    ("a snapshot is fetched", "snapshot fetch begun"),
+    ("a snapshot was not fetched", "snapshot fetch failed"),
+    ("the source of a snapshot does not send", "snapshot refused by its source"),
+    ("the follower has the snapshot", "snapshot sent"),
+    ("a snapshot is damaged", "damaged snapshot found"),
+    ("neither a snapshot nor the state machine", "node started in need of a base"),
+    ("every snapshot here is damaged", "node came to need a base"),
+    ("too little space for a new snapshot", "older snapshot given up for space"),
     ("a snapshot is installed", "snapshot installed"),
     ("the log begins anew behind a snapshot", "log begun anew"),
     ("a chunk of a snapshot is not as", "chunk of a snapshot fetched again"),

@@ -79,8 +79,13 @@ impl World {
             }
             None => self.carry_out(host, &mut pending),
         };
-        if let Err(IoErrorKind::Full) = result {
-            self.counts.add("refused by a full disk");
+        if let Err(kind) = result {
+            if kind == IoErrorKind::Full {
+                self.counts.add("refused by a full disk");
+            }
+            if kind != IoErrorKind::NotFound {
+                self.note_failed(host, &pending.op, pending.class);
+            }
         }
         self.finish(host, pending, result);
     }
@@ -175,6 +180,7 @@ impl World {
         let Some(recovering) = says_recovering(bytes) else { return false };
         let state = &mut self.hosts[host];
         state.closed = u64_at(bytes, 88) != 0;
+        state.snapshots.stirred = true;
         let boot = u64_at(bytes, 24);
         let started = std::mem::replace(&mut state.saved_boot, boot) != boot;
         let before = std::mem::replace(&mut state.recovering, recovering);
@@ -211,7 +217,12 @@ impl World {
         let into = &mut buf.bytes_mut()[..len];
         let HostState { disk, disk_random: random, disk_conditions, decay, process, .. } = &mut self.hosts[host];
         process.began_at.get_or_insert(decay.incarnation());
-        let rotten = if random.happens(disk_conditions.rot) { decay.rot(disk, random, id, offset, len) } else { None };
+        let rots = random.happens(disk_conditions.rot);
+        let rotten = if rots { decay.rot(disk, random, id, offset, len) } else { None };
+        if rots {
+            self.rot_in_snapshot(host, id, offset, len);
+        }
+        let HostState { disk, disk_random: random, disk_conditions, decay, .. } = &mut self.hosts[host];
         let read = disk.read(id, offset, into)?;
         let stale = random.happens(disk_conditions.stale) && read > 0;
         let stale = if stale { decay.stale(disk, random, id, offset, &mut into[..read]) } else { None };
@@ -256,6 +267,9 @@ impl World {
 
     /// A bit rots of what lies on a disk.
     pub(crate) fn rot_at_rest(&mut self, host: usize) {
+        if self.hosts[host].disk_random.below(3) == 0 && self.rot_a_snapshot(host) {
+            return;
+        }
         let updating = self.updates_hard_state(host);
         let HostState { disk, disk_random: random, decay, .. } = &mut self.hosts[host];
         if decay.rot_at_rest(disk, random, updating) {
@@ -336,9 +350,13 @@ impl World {
                 if from.as_str().ends_with(".seg") {
                     self.marks.add(marks::RECYCLED);
                 }
+                self.note_renamed(host, from, to);
                 Ok(Output::Done)
             }
-            Op::Unlink { name, .. } => state.disk.unlink(&path, name).map(|()| Output::Done),
+            Op::Unlink { name, .. } => {
+                state.snapshots.stirred = true;
+                state.disk.unlink(&path, name).map(|()| Output::Done)
+            }
             _ => state.disk.sync_directory(&path, covers).map(|()| Output::Done),
         }
     }

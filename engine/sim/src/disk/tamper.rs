@@ -53,6 +53,15 @@ impl World {
         if state.running || !state.late_writes.is_empty() {
             return;
         }
+        let struck = match state.disk_random.below(6) {
+            0 => self.lose_a_snapshot(host),
+            1 => self.rot_a_snapshot(host),
+            _ => false,
+        };
+        if struck {
+            return;
+        }
+        let state = &mut self.hosts[host];
         let random = &mut state.disk_random;
         let mut mixups = Mixup::ALL;
         random.shuffle(&mut mixups);

@@ -6,7 +6,7 @@ use kontiki_core::Time;
 use super::report::Extent;
 use super::setup::Kind;
 use crate::cluster::Cluster;
-use crate::conditions::{MILLISECOND, SECOND};
+use crate::conditions::{Harm, MILLISECOND, SECOND};
 use crate::disk::Disk;
 use crate::faults::{Fault, Faults};
 use crate::random::{Odds, Random};
@@ -43,6 +43,9 @@ pub(super) const STOP_NS: u64 = 10 * SECOND;
 /// How long whoever is away most of the time stays at most, and how long it is away, in nanoseconds.
 const AWAY_UP_NS: u64 = 3 * SECOND;
 const AWAY_NS: std::ops::Range<u64> = 5 * SECOND..40 * SECOND;
+/// The same in a forgetful world: long enough for the log to be gone, and as long again for a snapshot to come, or not quite.
+const FORGETFUL_UP_NS: u64 = 6 * SECOND;
+const FORGETFUL_AWAY_NS: std::ops::Range<u64> = 2 * SECOND..16 * SECOND;
 /// After one of so many starts the power fails again; and how often it is looked whether the start is done, in
 /// nanoseconds.
 const FLICKERS: u64 = 6;
@@ -134,12 +137,25 @@ impl Chaos<'_> {
                     disk.stale = stale;
                 }
                 disk.tampered = extent.faults.has(Fault::File);
+                disk.snapshots = self.harm();
                 if extent.faults.has(Fault::EraseGroup) && self.cluster.medium() == Medium::Lossy {
                     disk.erase_group_bytes = 4096 << groups;
                 }
                 self.cluster.set_may_stop(n, true);
             }
             self.cluster.sim().set_disk_conditions(self.cluster.host(n), disk);
+        }
+    }
+
+    /// What may become of snapshots on bad disks. A node without any needs a leader, which others have to elect; and a sole one is at an end.
+    fn harm(&self) -> Harm {
+        let bad = self.bad.iter().filter(|&&bad| bad).count();
+        if bad <= (self.bad.len() - 1) / 2 {
+            Harm::Any
+        } else if self.is_survivable() {
+            Harm::None
+        } else {
+            Harm::Sparing
         }
     }
 
@@ -182,7 +198,8 @@ impl Chaos<'_> {
             self.plan_after(FLICKER_NS, Plan::Flicker(n, self.cluster.starts(n)));
         }
         if self.kind.away == Some(n) {
-            self.plan(AWAY_UP_NS, Plan::Leave(n));
+            self.plans.retain(|(_, plan)| !matches!(plan, Plan::Leave(m) if *m == n));
+            self.plan(if self.kind.forgetful { FORGETFUL_UP_NS } else { AWAY_UP_NS }, Plan::Leave(n));
         }
     }
 
@@ -206,12 +223,21 @@ impl Chaos<'_> {
             return;
         }
         self.cluster.sim().count("away");
-        if self.random.coin() {
-            self.cluster.crash(n);
-        } else {
-            self.cluster.power_cut(n);
+        let away = if self.kind.forgetful { FORGETFUL_AWAY_NS } else { AWAY_NS };
+        let away_ns = away.start + self.random.below(away.end - away.start);
+        match self.random.below(if self.kind.forgetful { 3 } else { 2 }) {
+            0 => self.cluster.crash(n),
+            1 => self.cluster.power_cut(n),
+            _ => {
+                // It hears and says nothing, and what it has under way waits.
+                let others = (0..self.cluster.len()).filter(|&m| m != n).map(|m| self.cluster.host(m)).collect::<Vec<_>>();
+                self.cluster.sim().partition(&[self.cluster.host(n)], &others);
+                self.plan_after(away_ns, Plan::Heal);
+                let up_ns = self.random.below(FORGETFUL_UP_NS);
+                self.plan_after(away_ns + up_ns, Plan::Leave(n));
+                return;
+            }
         }
-        let away_ns = AWAY_NS.start + self.random.below(AWAY_NS.end - AWAY_NS.start);
         self.plans.retain(|(_, plan)| !matches!(plan, Plan::Start(m) if *m == n));
         self.plan_after(away_ns, Plan::Start(n));
     }

@@ -40,7 +40,12 @@ pub(super) struct Kind {
     pub(super) new_limits: bool,
     /// This node is away most of the time.
     pub(super) away: Option<usize>,
+    /// Much is written and little of it kept: who was away is behind the log, and needs a snapshot.
+    pub(super) forgetful: bool,
 }
+
+/// Segments that a forgetful log runs through, at least: some of them while whoever is away is.
+const FORGETFUL_SEGMENTS: u64 = 60;
 
 /// Flushes of a slow world, at most, and what a stall takes then, in milliseconds.
 const SLOW_FLUSH_MS: std::ops::RangeInclusive<u64> = 50..=400;
@@ -59,7 +64,10 @@ impl Kind {
         let slow = one_in(if members == 1 { 2 } else { 4 });
         let (own_limits, new_limits, away) = (one_in(4), one_in(5), one_in(5));
         let who = random.below(members as u64) as usize;
+        let forgetful = random.coin();
+        let away = away || forgetful;
         Kind {
+            forgetful,
             slow: slow && faults.has(Fault::SlowFlush),
             own_limits: own_limits && faults.has(Fault::OwnLimits),
             new_limits: new_limits && faults.has(Fault::NewLimits),
@@ -97,6 +105,19 @@ impl Kind {
             config.retention_bytes = *log_bytes / 2;
             *config = draw_snapshots(seed, config.clone());
         }
+    }
+
+    /// In a forgetful world segments are small and many, snapshots as frequent, and nothing is retained behind them.
+    pub(super) fn forget(&self, seed: u64, config: &mut Config, log_bytes: &mut u64) {
+        if !self.forgetful {
+            return;
+        }
+        let mut random = Random::stream(seed, 18);
+        config.segment_bytes = 4096 + 4 * config.max_frame_bytes as u64;
+        let least = FORGETFUL_SEGMENTS * config.segment_bytes;
+        *log_bytes = (*log_bytes).clamp(least, LOG_SEGMENTS.end() * config.segment_bytes);
+        config.retention_bytes = random.below(2) * random.below(3) * config.segment_bytes;
+        config.snapshot_log_bytes = random.between(1, 6) * config.segment_bytes / 2;
     }
 
     /// The limits and times of one node from its `start`th start on, in place of those of the whole cluster.
@@ -201,18 +222,21 @@ mod tests {
 
     #[test]
     fn every_kind_of_a_world_is_drawn_and_every_configuration_is_one() {
-        let (mut slow, mut own, mut new, mut away) = (0, 0, 0, 0);
+        let (mut slow, mut own, mut new, mut away, mut forgetful) = (0, 0, 0, 0, 0);
         let mut frames = std::collections::BTreeSet::new();
         for seed in 0..200 {
             let mut random = Random::stream(seed, 10);
             let (mut setup, mut log_bytes) = draw_setup(seed, &mut random);
             let kind = Kind::drawn(seed, setup.members, Faults::ALL);
             kind.make_room(seed, &mut setup.config, &mut log_bytes);
+            kind.forget(seed, &mut setup.config, &mut log_bytes);
             kind.slow_down(seed, &mut Conditions::calm().disk, &mut setup.config);
             slow += u32::from(kind.slow);
             own += u32::from(kind.own_limits);
             new += u32::from(kind.new_limits);
             away += u32::from(kind.away.is_some());
+            forgetful += u32::from(kind.forgetful);
+            assert!((10..=200).contains(&(log_bytes / setup.config.segment_bytes)), "seed {seed}: {log_bytes} bytes of log");
             assert!(kind.away.is_none_or(|n| n < setup.members));
             for start in 0..6 {
                 let Some(config) = kind.config_of(seed, &setup.config, 0, start) else { continue };
@@ -222,7 +246,8 @@ mod tests {
                 assert_eq!(config.check(), Ok(()), "seed {seed}, start {start}");
             }
         }
-        assert!([slow, own, new, away].iter().all(|&n| n > 15), "{slow} slow, {own} own, {new} new limits, {away} away");
+        let counts = [slow, own, new, away, forgetful];
+        assert!(counts.iter().all(|&n| (15..150).contains(&n)), "slow, own limits, new limits, away, forgetful: {counts:?}");
         assert_eq!(frames.len(), 3);
     }
 }

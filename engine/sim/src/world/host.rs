@@ -11,6 +11,7 @@ use kontiki_wal::limits::READ_ATTEMPTS;
 
 use crate::conditions::DiskConditions;
 use crate::disk::decay::Decay;
+use crate::disk::snapshots::Snapshots;
 use crate::disk::{Disk, FileId};
 use crate::random::Random;
 use crate::world::op_class::OpClass;
@@ -182,6 +183,7 @@ pub(crate) struct HostState {
     pub(crate) unnoticed: Option<(u64, &'static str)>,
     /// The same, once it did not.
     pub(crate) overlooked: Option<&'static str>,
+    pub(crate) snapshots: Snapshots,
     pub(crate) process: Process,
 }
 
