@@ -176,6 +176,8 @@ impl Found {
         self.happened.add("lives of the watched node");
         self.happened.add_many("frames written", record.logs.len() as u64 - 1);
         self.happened.add_many("frames that superseded entries", record.superseding);
+        self.happened.add_many("snapshots written", record.written);
+        self.happened.add_many("snapshots fetched", record.fetched);
         self.happened.add_many("hard states written, a copy each", record.ballots.len() as u64 - 1);
         let terms: HashSet<u64> = record.ballots.iter().map(|ballot: &Ballot| ballot.term).collect();
         self.happened.add_many("terms", terms.len() as u64);

@@ -18,8 +18,17 @@ fn what_a_node_promised_it_holds_wherever_the_power_fails() {
     }
     // What does not happen is not tested.
     assert!(tried > 1_500 && distinct > 800 && again > 50 && recovering > 0, "{tried}, {distinct}, {again}, {recovering}");
-    for what in ["allocate", "rename", "sync", "sync-dir", "write", "frames that superseded entries", "lives with log writes that overlap"]
-    {
+    for what in [
+        "allocate",
+        "rename",
+        "sync",
+        "sync-dir",
+        "write",
+        "snapshots written",
+        "snapshots fetched",
+        "frames that superseded entries",
+        "lives with log writes that overlap",
+    ] {
         assert!(happened.get(what) > 0, "{what}");
     }
 }

@@ -1,13 +1,17 @@
 //! One whole node that is watched: reactor, log, transport and core over a recorded [`SimIo`], with a state machine that notes what it is given.
 
 use std::cell::RefCell;
+use std::io::Cursor;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use kontiki::{ApplyError, Config, Entries, EntryId, LogIndex, Proposer, Reactor, Replies, Role, State, StateMachine, Ticket};
+use kontiki::{
+    ApplyError, Config, Entries, EntryId, LogIndex, Proposer, Reactor, Replies, Restore, Role, SnapshotError, SnapshotSource, State,
+    StateMachine, Ticket,
+};
 
-use super::record::{Entry, Log, Record, Scribe};
+use super::record::{Entry, History, Log, Record, Scribe};
 use crate::recording::Recording;
 use crate::sim::Sim;
 use crate::world::host::Host;
@@ -22,6 +26,12 @@ pub(super) struct Applied {
     within: EntryId,
     pub(super) entries: Vec<Entry>,
     durable: bool,
+    /// It makes snapshots: of all that it was given.
+    snapshots: bool,
+    /// What every node of the workload was given.
+    history: History,
+    /// What has come of a snapshot that is being restored, and what it is as of.
+    coming: (EntryId, Vec<u8>),
 }
 
 #[derive(Debug)]
@@ -30,8 +40,10 @@ struct Machine(Arc<Mutex<Applied>>);
 impl Applied {
     /// The last entry applied, of those up to `index`.
     fn last(&self, index: u64) -> EntryId {
-        let within = self.entries.iter().rev().map(Entry::id).chain([self.start]).find(|id| id.index.0 <= index);
-        within.unwrap_or_default()
+        let within = self.entries.iter().rev().map(Entry::id).find(|id| id.index.0 <= index);
+        // A restored one starts with what the snapshot is as of: entries of the engine's own may stand there.
+        let start = Some(self.start).filter(|start| start.index.0 <= index);
+        within.into_iter().chain(start).max_by_key(|id| id.index).unwrap_or_default()
     }
 }
 
@@ -43,7 +55,9 @@ impl StateMachine for Machine {
     fn apply(&mut self, entries: Entries<'_>, _: &mut Replies<'_>) -> Result<(), ApplyError> {
         let mut applied = lock(&self.0);
         for entry in entries {
-            applied.entries.push(Entry::new(entry.index, entry.term, entry.payload));
+            let entry = Entry::new(entry.index, entry.term, entry.payload);
+            applied.entries.push(entry);
+            applied.history.note(entry);
         }
         Ok(())
     }
@@ -55,6 +69,28 @@ impl StateMachine for Machine {
     fn durable(&self) -> LogIndex {
         let applied = lock(&self.0);
         if applied.durable { applied.last(u64::MAX).index } else { LogIndex(0) }
+    }
+
+    fn snapshot(&mut self) -> Result<Box<dyn SnapshotSource>, SnapshotError> {
+        let applied = lock(&self.0);
+        if !applied.snapshots {
+            return Err(SnapshotError::NotSupported);
+        }
+        Ok(Box::new(Cursor::new(applied.entries.iter().flat_map(|entry| entry.to_bytes()).collect::<Vec<u8>>())))
+    }
+
+    fn restore(&mut self, part: Restore<'_>) -> Result<(), ApplyError> {
+        let mut applied = lock(&self.0);
+        match part {
+            Restore::Begin { index, term, bytes: _ } => applied.coming = (EntryId { index, term }, Vec::new()),
+            Restore::Chunk(bytes) => applied.coming.1.extend_from_slice(bytes),
+            Restore::End => {
+                let (at, bytes) = std::mem::take(&mut applied.coming);
+                applied.entries = bytes.as_chunks().0.iter().map(Entry::from_bytes).collect();
+                applied.start = at;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -76,9 +112,10 @@ pub(super) struct Node {
 impl Node {
     /// Starts a node on `host`, with a state machine that has kept what it kept.
     pub(super) fn start(sim: &Sim, host: Host, config: &Config, kept: Kept, record: Record) -> Result<Node, String> {
+        let (history, snapshots) = (record.history.clone(), config.snapshot_log_bytes > 0);
         let record = Rc::new(RefCell::new(record));
         let io = Recording::new(sim.boot(host), Scribe(Rc::clone(&record)));
-        let applied = Applied { start: kept.unwrap_or_default(), durable: kept.is_some(), ..Applied::default() };
+        let applied = Applied { start: kept.unwrap_or_default(), durable: kept.is_some(), snapshots, history, ..Applied::default() };
         let applied = Arc::new(Mutex::new(applied));
         let reactor = Reactor::new(config.clone(), io, Machine(Arc::clone(&applied))).map_err(|error| error.to_string())?;
         let proposer = reactor.proposer();
@@ -131,9 +168,10 @@ impl Node {
         self.reactor.stop();
     }
 
-    /// The last index applied.
+    /// The index of the last entry that the machine was given, by itself or in a snapshot.
     pub(super) fn applied(&self) -> u64 {
-        lock(&self.applied).last(u64::MAX).index.0
+        let applied = lock(&self.applied);
+        applied.entries.last().map_or(applied.start.index.0, |entry| entry.index)
     }
 
     /// What of that which the state machine started with the log was known to hold.

@@ -1,12 +1,15 @@
 //! What one node was seen to write and to say: from that follows what it must hold after a power cut.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kontiki_core::{EntryId, LogIndex, Message, Time};
 use kontiki_frame::{DiskStamp, Kind, entries, parse_header};
-use kontiki_io::{Completion, Op, Piece, Token};
+use kontiki_io::{Completion, Name, Op, Piece, Token};
 use kontiki_net::{Control, ControlPayload};
+use kontiki_snapshot::names;
 
 use crate::cluster::workload::value_of;
 use crate::recording::Observer;
@@ -26,8 +29,36 @@ impl Entry {
         Entry { index: index.0, term: term.0, value: intact.then_some(value) }
     }
 
+    pub(super) fn to_bytes(self) -> [u8; ENTRY_BYTES] {
+        let mut bytes = [0; ENTRY_BYTES];
+        let words = [self.index, self.term, self.value.unwrap_or(u64::MAX)];
+        bytes.as_chunks_mut().0.iter_mut().zip(words).for_each(|(to, word)| *to = word.to_le_bytes());
+        bytes
+    }
+
+    pub(super) fn from_bytes(bytes: &[u8; ENTRY_BYTES]) -> Entry {
+        let word = |n: usize| bytes.as_chunks().0.get(n).map_or(0, |word| u64::from_le_bytes(*word));
+        Entry { index: word(0), term: word(1), value: Some(word(2)).filter(|&value| value != u64::MAX) }
+    }
+
     pub(super) fn id(&self) -> EntryId {
         EntryId { index: LogIndex(self.index), term: kontiki_core::Term(self.term) }
+    }
+}
+
+const ENTRY_BYTES: usize = 24;
+
+/// What the state machines of a workload were given, whoever it was.
+#[derive(Clone, Debug, Default)]
+pub(super) struct History(Arc<Mutex<BTreeMap<u64, Entry>>>);
+
+impl History {
+    pub(super) fn note(&self, entry: Entry) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(entry.index, entry);
+    }
+
+    fn upto(&self, index: u64) -> Vec<Entry> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).range(..=index).map(|(_, entry)| *entry).collect()
     }
 }
 
@@ -94,6 +125,10 @@ pub(super) struct Record {
     pub(super) most_writes: usize,
     /// So many of the frames are known to be on the disk.
     pub(super) durable: usize,
+    pub(super) history: History,
+    /// Snapshots of its own that got their name, and of other nodes'.
+    pub(super) written: u64,
+    pub(super) fetched: u64,
 }
 
 impl Record {
@@ -132,6 +167,20 @@ impl Record {
         }
     }
 
+    /// A snapshot gets its name. One of another node's may be found from now on, and then the log begins behind it: as if a frame
+    /// with all that it holds took the place of everything.
+    fn named(&mut self, from: &Name, to: &Name) {
+        let Some(LogIndex(to)) = names::index(to) else { return };
+        if from.as_str() == names::NEW {
+            self.written += 1;
+        } else {
+            self.fetched += 1;
+            let frame = Frame { from: 1, to, entries: self.history.upto(to) };
+            self.logs.push(Log::default().with(&frame));
+            self.frames.push(frame);
+        }
+    }
+
     fn says(&mut self, message: Message) {
         let (term, votes) = match message {
             // They change nothing here.
@@ -164,6 +213,7 @@ impl Observer for Scribe {
         let mut record = self.0.borrow_mut();
         match op {
             Op::Write { data, .. } => record.wrote(token, data.bytes()),
+            Op::Rename { from, to, .. } => record.named(from, to),
             Op::Send { gather, .. } => {
                 for piece in &gather.pieces {
                     let Piece::Head(from, to) = piece else { continue };

@@ -4,7 +4,7 @@ use kontiki::{Config, Medium, Member, State};
 use kontiki_core::{EntryId, Time};
 
 use super::node::{Kept, Node};
-use super::record::{Log, Promise, Record};
+use super::record::{History, Log, Promise, Record};
 use super::recovery::recover;
 use crate::cluster::workload::{command, payload};
 use crate::conditions::{Conditions, MICROSECOND, MILLISECOND, SECOND};
@@ -94,6 +94,8 @@ pub struct Script {
     pub medium: Medium,
     /// Whether the state machines survive a restart: then the log is released behind them.
     pub durable_state: bool,
+    /// Whether they make snapshots, and the log forgets for them: then one that was away is sent one.
+    pub snapshots: bool,
     /// Rounds of the workload.
     pub rounds: u64,
     /// Decides payloads and delays.
@@ -110,8 +112,8 @@ impl Script {
         let mut all = Vec::new();
         for members in [1, 3] {
             for medium in [Medium::Safe, Medium::Lossy] {
-                for durable_state in [false, true] {
-                    all.push(Script { members, medium, durable_state, rounds, seed });
+                for (durable_state, snapshots) in [(false, false), (true, false), (false, true)] {
+                    all.push(Script { members, medium, durable_state, snapshots, rounds, seed });
                 }
             }
         }
@@ -122,7 +124,12 @@ impl Script {
     pub fn name(&self) -> String {
         let members = if self.members == 1 { "one" } else { "three" };
         let medium = if self.medium == Medium::Safe { "safe" } else { "lossy" };
-        format!("{members}-{medium}-{}", if self.durable_state { "durable" } else { "memory" })
+        let state = match (self.durable_state, self.snapshots) {
+            (true, _) => "durable",
+            (_, true) => "snapshots",
+            _ => "memory",
+        };
+        format!("{members}-{medium}-{state}")
     }
 
     /// The configuration of node `n`, counted from zero, of `members`.
@@ -148,6 +155,7 @@ impl Script {
             max_clients: 0,
             segment_bytes: SEGMENT_BYTES,
             retention_bytes: if self.durable_state { SEGMENT_BYTES } else { 0 },
+            snapshot_log_bytes: if self.snapshots { SEGMENT_BYTES / 2 } else { 0 },
             writes_in_flight: 3,
             medium: self.medium,
             seed: self.seed | 1 << 63,
@@ -165,12 +173,15 @@ impl Script {
         sim.keep_crash_points(WATCHED);
         let nodes = hosts.iter().map(|_| None).collect();
         let random = Random::stream(self.seed, 20);
-        let mut stage = Stage { script: self, sim, hosts, nodes, random, values: 0, watch: Watch::default(), lives: Vec::new() };
+        let (watch, lives, history) = Default::default();
+        let mut stage = Stage { script: self, sim, hosts, nodes, random, values: 0, watch, lives, history };
         for n in 0..self.members {
             stage.start(n, Log::default(), Kept::from(self.durable_state.then(EntryId::default)))?;
         }
         if self.members == 1 {
             stage.alone()?
+        } else if self.snapshots {
+            stage.away()?
         } else {
             stage.together()?
         }
@@ -182,6 +193,9 @@ impl Script {
 const WATCHED: Host = Host(0);
 /// How long anything may take, in simulated time: a bound against waiting for ever.
 const PATIENCE_NS: u64 = 20 * SECOND;
+
+/// So many times eight entries are written while the watched node is away: several segments.
+const AWAY_BURSTS: u64 = 10;
 
 /// How many elections it may take until the watched node wins one.
 const MOST_ELECTIONS: u32 = 50;
@@ -196,12 +210,14 @@ struct Stage<'a> {
     values: u64,
     watch: Watch,
     lives: Vec<Life>,
+    history: History,
 }
 
 impl Stage<'_> {
     fn start(&mut self, n: usize, log: Log, kept: Kept) -> Result<(), String> {
         let config = self.script.config(&self.sim, n, self.script.members);
-        let record = Record::new(config.id, log, Default::default());
+        let mut record = Record::new(config.id, log, Default::default());
+        record.history = self.history.clone();
         self.nodes[n] = Some(Node::start(&self.sim, self.hosts[n], &config, kept, record)?);
         Ok(())
     }
@@ -328,6 +344,32 @@ impl Stage<'_> {
             self.sim.heal();
             self.settle()?;
             if round % 2 == 1 && round + 1 < self.script.rounds {
+                self.restart(round % 4 == 3)?;
+                self.settle()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The watched node is away while the others write more than they keep, and is sent a snapshot: over a log that merely ends too
+    /// early, and over one that holds what was superseded.
+    fn away(&mut self) -> Result<(), String> {
+        for round in 0..self.script.rounds {
+            let first = if round % 2 == 0 { self.watched_leads()? } else { self.leader(None)? };
+            self.write(first, 5, false, 600)?;
+            self.cut_off(WATCHED.0);
+            if first == WATCHED.0 {
+                (0..4).for_each(|_| self.propose(WATCHED.0, 2_000));
+                self.run_for(5 * MILLISECOND)?;
+            }
+            let leader = self.leader(Some(WATCHED.0))?;
+            for _ in 0..AWAY_BURSTS {
+                self.write(leader, 8, true, LONGEST_ENTRY)?;
+            }
+            self.sim.heal();
+            self.settle()?;
+            self.write(leader, 3, false, 600)?;
+            if round + 1 < self.script.rounds {
                 self.restart(round % 4 == 3)?;
                 self.settle()?;
             }
