@@ -79,7 +79,8 @@ impl Raft {
     /// term and vote are on their way to the disk: it is this one then that is silent.
     fn condemned_at(&self) -> Time {
         if self.role == Role::Leader {
-            [self.quorum_lost_at(), self.disk_hung_at()].into_iter().flatten().min().unwrap_or(Time(u64::MAX))
+            let never = Time(u64::MAX);
+            self.quorum_lost_at().unwrap_or(never).min(self.disk_hung_at().unwrap_or(never))
         } else if self.hard.is_saving() {
             Time(u64::MAX)
         } else {
@@ -114,12 +115,12 @@ impl Raft {
     /// where nothing can be committed without this disk, whoever leads: to step down would only tell callers that
     /// the outcome is unknown.
     fn disk_hung_at(&self) -> Option<Time> {
-        if self.membership.needs(self.config.id) {
-            return None;
-        }
         // A leader whose log has no room even for its no-op cannot lead either; another one may have room.
         let speechless = self.leading.term_start.0 == 0;
         let since = if speechless { self.leading.since } else { self.log.writing_since()?.max(self.leading.since) };
+        if self.membership.needs(self.config.id) {
+            return None;
+        }
         Some(since.plus_ns(HUNG_DISK_TIMEOUTS.saturating_mul(self.election_max_ns())))
     }
 

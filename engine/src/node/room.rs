@@ -38,8 +38,11 @@ impl Group {
     pub(super) fn make_room(&mut self, host: &mut Host, now: Time, io: &mut dyn Io) {
         self.await_followers(host, now);
         let (wanted, evictable) = (host.ring.capacity() / 2, self.evictable());
-        while host.ring.free() < wanted && self.cache.evict(evictable) {}
-        if host.ring.free() < host.ring.capacity() / 4 {
+        let mut free = host.ring.free();
+        while free < wanted && self.cache.evict(evictable) {
+            free = host.ring.free();
+        }
+        if free < host.ring.capacity() / 4 {
             // The ring is reclaimed in order: a peer that reads nothing holds up all of it with a single old frame.
             let too_long = host.config.election_max_ms * 1_000_000;
             let share = (host.ring.capacity() / 4) as u64;
