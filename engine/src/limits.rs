@@ -33,6 +33,8 @@ pub const SIDE_TABLES: usize = MAX_PENDING_BATCHES + kontiki_mem::limits::OPEN_B
 pub const MAX_REFUSED: usize = net::MAX_REFUSED;
 /// Room for a status in a response to a client, in bytes.
 pub const STATUS_BYTES: usize = 8 << 10;
+/// Lines a minute of what the log's next segment lacks, and that it does not any more; what exceeds them is counted.
+pub const ROOM_LINES: u32 = 8;
 /// Changes of role that are told a minute; what exceeds them is counted. Peers can bring about as many as they like.
 pub const ROLE_LINES: u32 = 32;
 /// Control messages that wait for a write to become durable: a few per peer.

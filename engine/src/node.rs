@@ -138,7 +138,7 @@ impl Replica {
             group.on_log(host, event, now, io)?;
         }
         group.tend_snapshots(host, now, io)?;
-        if let Some((before, lacking)) = host.watch_space() {
+        if let Some((before, lacking)) = host.watch_space(now) {
             group.tell_of_space(before, lacking);
         }
         group.watch(host);

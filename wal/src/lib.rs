@@ -99,4 +99,4 @@ pub use reach::Reach;
 pub use read::{FrameAt, Frames, ReadError};
 pub use report::{Chain, RecoveryReport};
 pub use token::OWNER;
-pub use wal::{Space, Wal, WalEvent};
+pub use wal::{Growth, Space, Wal, WalEvent};

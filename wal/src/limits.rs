@@ -49,6 +49,9 @@ pub const LOOKUP_BUFFERS: usize = 2;
 pub const LOOKUP_BYTES: usize = 64 << 10;
 /// Size of recovery's reads, in bytes.
 pub const RECOVERY_READ_BYTES: usize = 1 << 20;
+/// How soon the operator is told again what a segment lacks, in nanoseconds, where that has come and gone meanwhile.
+pub const LACKING_TOLD_NS: u64 = 60_000_000_000;
+
 /// How often recovery tries to read a block before it takes it for lost: a device may fail once what it can do the next
 /// time.
 pub const READ_ATTEMPTS: usize = 3;

@@ -4,7 +4,7 @@ mod chain;
 mod room;
 mod spares;
 
-pub use room::Space;
+pub use room::{Growth, Space};
 
 use std::collections::VecDeque;
 
@@ -103,6 +103,10 @@ pub struct Wal {
     fresh: bool,
     /// The disk was full, or something else was lacking, while a segment was prepared.
     lacking: Backoff,
+    /// What of it the operator was told last, and when.
+    lacking_told: Option<(IoError, Time)>,
+    /// Whether it may take more of the disk.
+    growth: Growth,
     /// Something was lacking for any other operation.
     short: Backoff,
     pub(crate) poison: Option<WalError>,
@@ -131,6 +135,8 @@ impl Wal {
             end,
             fresh,
             lacking: Backoff::new(MAX_RETRY_NS),
+            lacking_told: None,
+            growth: Growth::Free,
             short: Backoff::new(MAX_SHORTAGE_RETRY_NS),
             poison: None,
             closing: None,

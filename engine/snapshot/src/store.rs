@@ -6,7 +6,7 @@ mod turn;
 use std::collections::VecDeque;
 
 use kontiki_core::{Base, LogIndex, Time};
-use kontiki_io::{Handle, Io, IoBuf, IoError, Name};
+use kontiki_io::{Handle, Io, IoBuf, IoError, IoErrorKind, Name};
 
 use crate::backoff::Backoff;
 use crate::flaw::Flaw;
@@ -228,6 +228,20 @@ impl Store {
     /// How much space is set aside for the next snapshot, in bytes.
     pub fn reserved_bytes(&self) -> u64 {
         self.space.bytes()
+    }
+
+    /// Whether the next snapshot has its space, or none is to be made here: until then nothing else is to take more of the disk.
+    pub fn has_space(&self) -> bool {
+        match &self.maker {
+            // What is being made has taken it over.
+            Some(_) => self.backoff.error().is_none_or(|error| error.kind != IoErrorKind::Full),
+            None => self.broken.is_some() || self.space.target(self.last_bytes()).is_none_or(|target| self.space.bytes() >= target),
+        }
+    }
+
+    /// Length of the snapshot that the next one is measured by.
+    pub(crate) fn last_bytes(&self) -> u64 {
+        self.newest_full().or(self.snapshots().next()).map_or(0, |info| info.bytes)
     }
 
     /// Sets how fast a snapshot is written or fetched at most; zero: no cap.

@@ -122,7 +122,7 @@ impl Group {
         // Nor may what a follower needs behind the snapshot that it is taking.
         let durable = self.forgettable(host).min(self.queue.applied()).min(self.raft.durable()).min(self.raft.commit_here());
         let durable = durable.min(self.sending.spares());
-        let base = if host.lacking.is_some() && host.store.newest_full().is_some() {
+        let base = if (host.lacking.is_some() || host.lacks_space()) && host.store.newest_full().is_some() {
             // What is retained for followers that are away goes: they are given a snapshot.
             host.wal.make_room(durable)
         } else if durable > self.released {

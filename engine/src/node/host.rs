@@ -1,15 +1,15 @@
 //! What a process has once, however many groups it takes part in: log files, transport, memory for frames, deadlines.
 
 use kontiki_core::{Incarnation, Time};
-use kontiki_io::{Completion, Io, tell};
+use kontiki_io::{Completion, Io, IoErrorKind, tell};
 use kontiki_mem::Ring;
 use kontiki_net::{Net, NetError, NetEvent};
 use kontiki_snapshot::Store;
-use kontiki_wal::Wal;
+use kontiki_wal::{Growth, Wal};
 
 use crate::config::Config;
 use crate::lack::Lack;
-use crate::limits;
+use crate::limits::{self, ROOM_LINES};
 
 pub(super) struct Host {
     pub(super) config: Config,
@@ -69,12 +69,16 @@ impl Host {
 
     /// Tells the operator when there is no next segment for the log, and why; and when that is over. What was lacking
     /// and what is, where that is news.
-    pub(super) fn watch_space(&mut self) -> Option<(Option<Lack>, Option<Lack>)> {
+    pub(super) fn watch_space(&mut self, now: Time) -> Option<(Option<Lack>, Option<Lack>)> {
         let lacking = Lack::of(&self.wal);
         let before = std::mem::replace(&mut self.lacking, lacking);
         let same = |lacking: Lack| before.is_some_and(|before| before.is_like(lacking));
         if lacking == before || lacking.is_some_and(same) {
             return None;
+        }
+        // Where it comes and goes with each segment, not each time.
+        if !self.net.admits_lines(ROOM_LINES, None, "room for the log", now) {
+            return Some((before, lacking));
         }
         match (lacking, before) {
             (Some(Lack::Resources(error)), _) => {
@@ -105,7 +109,17 @@ impl Host {
         self.wal.pump(io);
         if std::mem::take(&mut self.store_stirred) || self.store.deadline().is_some_and(|due| due <= now) {
             self.store.pump(io, self.wal.writes_in_flight() > 0);
+            // A log that took the next snapshot's space could never forget.
+            let growth = if self.lacks_space() { Growth::Full } else { Growth::Held };
+            if self.wal.set_growth(if self.store.has_space() { Growth::Free } else { growth }) {
+                self.wal.pump(io);
+            }
         }
+    }
+
+    /// Whether the next snapshot lacks space on the disk.
+    pub(super) fn lacks_space(&self) -> bool {
+        self.store.lacking().is_some_and(|error| error.kind == IoErrorKind::Full)
     }
 
     /// The log holds the lock: it is closed last.

@@ -26,7 +26,25 @@ pub enum Space {
     Short(IoError),
 }
 
+/// Whether the log may take more of the disk: what lets it forget comes first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Growth {
+    /// It may.
+    #[default]
+    Free,
+    /// Not now: the next snapshot's space is being set aside. No new file is made; what was released is used again.
+    Held,
+    /// The disk has no space for the next snapshot: what is released goes, beyond what the log keeps for its own elections.
+    Full,
+}
+
 impl Wal {
+    /// Says whether the log may take more of the disk, from the next [`Wal::pump`] on: true if it may again.
+    pub fn set_growth(&mut self, growth: Growth) -> bool {
+        let before = std::mem::replace(&mut self.growth, growth);
+        growth == Growth::Free && before != Growth::Free
+    }
+
     /// Whether there is room ahead.
     pub fn space(&self) -> Space {
         if self.segments.prepared.len() > KEPT_SEGMENTS {
@@ -37,6 +55,7 @@ impl Wal {
             match self.lacking.error() {
                 Some(error) if error.kind == IoErrorKind::Shortage => Space::Short(error),
                 Some(_) => Space::Full,
+                None if self.growth == Growth::Full => Space::Full,
                 None => Space::Preparing,
             }
         }
@@ -128,6 +147,10 @@ impl Wal {
 
     /// Whether there is no room, and what was released will not make enough.
     fn wants_room(&self) -> bool {
+        if self.growth == Growth::Full {
+            // Bit by bit: what goes may be enough.
+            return self.segments.retired.is_empty();
+        }
         let coming = self.segments.prepared.len() + self.segments.retired.len() + usize::from(self.segments.made.is_some());
         coming < self.options.prepared() && (self.lacking.error().is_some() || self.segments.len() >= MAX_SEGMENTS)
     }

@@ -10,9 +10,9 @@
 use kontiki_frame::BLOCK_BYTES;
 use kontiki_io::{Io, IoError, tell};
 
-use super::Wal;
+use super::{Growth, Wal};
 use crate::hard_state::SegmentSpan;
-use crate::limits::MAX_SEGMENTS;
+use crate::limits::{KEPT_SEGMENTS, LACKING_TOLD_NS, MAX_SEGMENTS};
 use crate::prepare::Outcome;
 use crate::token::Purpose;
 
@@ -92,7 +92,8 @@ impl Wal {
         let op = if let Some(front) = self.segments.retired.front().filter(|segment| segment.readers == 0) {
             // Files between others are needed by nobody once the log has gone on; only where it begins has to be known.
             let free = self.log.oldest_segment().is_none_or(|oldest| front.number > oldest) || front.number < noted.oldest;
-            let recycle = room && front.whole;
+            let gives = self.growth == Growth::Full && self.segments.prepared.len() > KEPT_SEGMENTS;
+            let recycle = room && front.whole && !gives;
             if recycle && (noted.newest, noted.source) != (number, front.number) {
                 return self.note(self.span(number, front.generation + 1, front.number), io);
             }
@@ -106,7 +107,7 @@ impl Wal {
             } else {
                 self.preparer.remove(segment)
             }
-        } else if self.wants_new() && noted.newest < number {
+        } else if self.growth == Growth::Free && self.wants_new() && noted.newest < number {
             self.segments.next_number += 1;
             self.preparer.create(number)
         } else {
@@ -142,10 +143,12 @@ impl Wal {
     }
 
     fn prepare_later(&mut self, error: IoError, io: &dyn Io) {
-        // Said once, and again only if it is something else: it may last for days.
+        // Said once, and again only if it is something else: it may last for days. Or come and go with each segment.
+        let (now, since) = (io.now(), self.lacking_told.filter(|&(told, _)| told == error).map(|(_, since)| since));
         let news = self.lacking.error() != Some(error);
-        let pause = self.lacking.lacked(error, io.now());
-        if news {
+        let pause = self.lacking.lacked(error, now);
+        if news && since.is_none_or(|since| now.since(since) >= LACKING_TOLD_NS) {
+            self.lacking_told = Some((error, now));
             tell!(
                 warn, %error,
                 "no space to prepare a log segment, or too little of something else: appends stop when the current one is full"

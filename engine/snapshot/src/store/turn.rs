@@ -55,7 +55,7 @@ impl Store {
         if self.broken.is_some() || self.maker.is_some() {
             return;
         }
-        let last = self.newest_full().or(self.snapshots().next()).map_or(0, |info| info.bytes);
+        let last = self.last_bytes();
         match self.space.op(dir, last) {
             Some(op) => self.submit(Active::Reserving, op, io),
             // What was waited for is not wanted any more.

@@ -67,6 +67,8 @@ impl Group {
             return;
         }
         self.installing = None;
+        // What a snapshot holds is committed.
+        self.commit = self.commit.max(index);
         self.counters.snapshots_installed += 1;
         self.shared.events.tell(Event::SnapshotInstalled { index });
         tell!(info, snapshot = %info, machine = lacks, "a snapshot is installed");
