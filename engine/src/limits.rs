@@ -3,6 +3,7 @@
 //! What grows with load is bounded here or by a [`Config`](crate::Config) value that is checked
 //! against these. At a bound a caller gets `Busy`, a peer gets back-pressure; nothing grows.
 
+use kontiki_core::limits as core;
 use kontiki_frame as frame;
 use kontiki_io::limits as io;
 use kontiki_mem::BLOCK_BYTES;
@@ -40,7 +41,7 @@ pub const ROLE_LINES: u32 = 32;
 /// Control messages that wait for a write to become durable: a few per peer.
 pub const MAX_DEFERRED_SENDS: usize = 256;
 /// Members of a cluster.
-pub const MAX_VOTERS: usize = 9;
+pub const MAX_VOTERS: usize = core::MAX_VOTERS;
 /// Fewest buffers for reading old frames back. In a larger cluster: one for each member and one more.
 pub const READ_BUFFERS: usize = 4;
 /// Size of a read buffer, in bytes, unless a frame may be longer.
