@@ -146,6 +146,9 @@ impl Net {
             let mut peer = Peer::new(id, addr, &self.options);
             peer.seek(self.options.idle_timeout_ns, now);
             let added = self.peers.add(peer);
+            if self.granted == Some(id) {
+                self.granted_slot = added;
+            }
             return added.map(drop).ok_or(BookError::Full { places: self.peers.places() });
         };
         let Some(peer) = self.peers.get_mut(p).filter(|peer| peer.addr != addr) else { return Ok(()) };
@@ -167,6 +170,7 @@ impl Net {
         self.session_down(p, DownReason::Removed, now, io);
         self.half_over(p, io);
         let Some(peer) = self.peers.remove(p) else { return };
+        self.granted_slot = self.granted_slot.filter(|&granted| granted != p);
         for half in peer.greeted {
             self.conns.doom(half.control, io);
         }

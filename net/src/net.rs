@@ -67,6 +67,8 @@ pub struct Net {
     pub(crate) listener: Listener,
     /// The peer whose frames are taken, once it is in the book.
     pub(crate) granted: Option<NodeId>,
+    /// Its slot, if it is: asked for in each turn.
+    pub(crate) granted_slot: Option<usize>,
     /// Connections over which snapshots of this node are pulled: by each peer, and last by a program.
     pub(crate) serves: Vec<Option<Box<Serve>>>,
     /// How many of them there are.
@@ -125,6 +127,7 @@ impl Net {
             pools,
             listener: Listener::default(),
             granted: None,
+            granted_slot: None,
             stopping: false,
             options,
         })

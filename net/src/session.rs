@@ -126,7 +126,9 @@ impl Net {
         if peer == self.granted {
             return;
         }
-        if let Some(old) = std::mem::replace(&mut self.granted, peer).and_then(|old| self.peer_index(old)) {
+        self.granted = peer;
+        let slot = peer.and_then(|peer| self.peer_index(peer));
+        if let Some(old) = std::mem::replace(&mut self.granted_slot, slot) {
             let session = self.peers.get(old).and_then(|peer| peer.session.as_ref());
             if session.is_some_and(|session| session.bulk_in.in_ring()) {
                 self.session_down(old, DownReason::Revoked, now, io);
@@ -137,10 +139,6 @@ impl Net {
     /// Whose frames are taken.
     pub fn granted(&self) -> Option<NodeId> {
         self.granted
-    }
-
-    fn is_granted(&self, p: usize) -> bool {
-        self.granted.is_some() && self.peers.get(p).map(|peer| peer.id) == self.granted
     }
 
     fn open_peer(&self, peer: NodeId, session: SessionId) -> Result<usize, SendError> {
@@ -343,7 +341,7 @@ impl Net {
     /// Hands over the whole frames that are there, as far as the event queue has room. Whatever a peer
     /// without the grant had under way stays where it is.
     pub(crate) fn digest_bulk(&mut self, p: usize, now: Time, io: &mut dyn Io) {
-        if !self.is_granted(p) {
+        if self.granted_slot != Some(p) {
             return;
         }
         while self.events.room() > 0 {
@@ -444,10 +442,9 @@ impl Net {
     }
 
     fn recv_bulk(&mut self, p: usize, now: Time, io: &mut dyn Io, ring: &mut Ring) {
-        let granted = self.is_granted(p);
         let Some(session) = self.peers.get_mut(p).and_then(|peer| peer.session.as_mut()) else { return };
         session.ring_retry = None;
-        if !granted || session.parameters.is_none() || !self.conns.may_receive(session.bulk) {
+        if self.granted_slot != Some(p) || session.parameters.is_none() || !self.conns.may_receive(session.bulk) {
             return;
         }
         let slot = session.bulk;
