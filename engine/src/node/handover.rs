@@ -24,6 +24,9 @@ impl Group {
         if self.installing.is_some() || self.raft.needs_base() {
             return;
         }
+        // What a snapshot brings is not told again. Nor is what the core took for applied at the start, where the snapshot
+        // that held it could not be read and an older one took its place.
+        self.commit = self.commit.max(self.raft.commit_here().min(self.raft.durable()));
         let (mut any, mut waits) = (false, false);
         while self.next_apply <= self.commit {
             if !self.queue.has_room(share) {
