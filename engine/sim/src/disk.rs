@@ -132,9 +132,10 @@ impl Disk {
         (self.cuts, self.changes)
     }
 
-    /// Bytes that files take up, by their lengths as seen.
+    /// Bytes that files take up, by their lengths as seen. One that has no name any more takes up none.
     pub fn used_bytes(&self) -> u64 {
-        self.files.values().map(Inode::length).sum()
+        let named = self.directories.values().flat_map(|directory| directory.seen.values());
+        named.filter_map(|file| self.files.get(file)).map(Inode::length).sum()
     }
 
     /// Length of a file in bytes, as seen; zero if it is not there.

@@ -4,7 +4,7 @@
 #[path = "common/directed.rs"]
 mod directed;
 
-use directed::{TIMEOUT, leader, leads, recycled, run, three_of, write};
+use directed::{TIMEOUT, heal, leader, leads, recycled, run, three_of, write};
 use kontiki::Medium;
 use kontiki_sim::{Cluster, MILLISECOND, Random, SECOND};
 
@@ -101,6 +101,37 @@ fn idle_clusters_lose_their_power() {
 fn term(cluster: &Cluster) -> u64 {
     let of = |line: &String| line.split("of term ").nth(1)?.split(',').next()?.parse::<u64>().ok();
     cluster.standings().iter().filter_map(of).max().unwrap_or(0)
+}
+
+/// All disks are full of log, long before as much is written as is to be retained, and the power fails everywhere: they elect,
+/// forget and go on, again and again.
+#[test]
+fn full_disks_of_all_three_forget_and_go_on() {
+    for seed in 1..5 {
+        let (mut cluster, _) = three_of(seed, |setup| {
+            setup.durable_state = false;
+            setup.config.medium = if seed % 2 == 0 { Medium::Lossy } else { Medium::Safe };
+        });
+        for n in 0..3 {
+            let host = cluster.host(n);
+            let mut conditions = cluster.sim().disk_conditions(host);
+            conditions.capacity_bytes = 6 << 20;
+            cluster.sim().set_disk_conditions(host, conditions);
+            cluster.set_full(n, true);
+        }
+        for round in 0..3 {
+            let before = cluster.judge().acknowledged();
+            cluster.set_clients(true);
+            let enough = |cluster: &mut Cluster| cluster.judge().acknowledged() >= before + 2_000;
+            assert!(cluster.run_until_holds(300 * SECOND, enough), "seed {seed}, round {round}: {:#?}", cluster.standings());
+            (0..3).for_each(|n| cluster.power_cut(n));
+            cluster.set_clients(false);
+            (0..3).for_each(|n| cluster.start(n));
+        }
+        heal(&mut cluster);
+        let counts = cluster.sim().counts();
+        assert!(counts.get("refused by a full disk") > 0, "seed {seed}: {counts:?}");
+    }
 }
 
 /// All disks are full, and nothing may be forgotten: a cluster that waits for an operator does not wear its disks out with elections.

@@ -59,6 +59,8 @@ pub(super) struct Snapshots {
     unsupported: bool,
     /// The log's position when the newest was taken.
     mark: u64,
+    /// Space for the first one has been asked for.
+    expects: bool,
     /// Nothing is begun before.
     retry_at: Option<Time>,
     /// The newest number under which somebody asks for one, and the one that is answered by what is being made.
@@ -70,7 +72,16 @@ pub(super) struct Snapshots {
 impl Snapshots {
     /// `mark`: the log's position where the newest was taken.
     pub(super) fn new(mark: u64) -> Snapshots {
-        Snapshots { step: Step::Idle, unsupported: false, mark, retry_at: None, asked: 0, answers: 0, askers: Askers::default() }
+        Snapshots {
+            step: Step::Idle,
+            unsupported: false,
+            mark,
+            expects: false,
+            retry_at: None,
+            asked: 0,
+            answers: 0,
+            askers: Askers::default(),
+        }
     }
 
     /// Whether the apply stage has something to say before long.
@@ -115,15 +126,17 @@ impl Group {
     }
 
     /// Up to where the log may forget: what the state machine has made durable, or what the older of two snapshots holds.
-    /// With no room for a second one, what the only one holds: a log that is full before would never forget, and nothing
-    /// would be applied that a second one could hold.
+    /// With no room left, what the newest holds, if there is no other, or it holds all that is applied: a log that is full would
+    /// never forget, and nothing would be applied that a further one could hold.
     pub(super) fn forgettable(&self, host: &Host) -> LogIndex {
         if !self.is_in_memory() {
             return self.queue.durable();
         }
         let full = matches!(host.lacking, Some(Lack::Space | Lack::Segments));
-        let only = host.store.newest_full().filter(|_| full).map(Info::base);
-        host.store.release_upto().or(only).map_or(LogIndex(0), |base| base.index)
+        let (older, applied) = (host.store.release_upto(), self.queue.applied());
+        let newest = host.store.newest_full().filter(|_| full).map(Info::base);
+        let newest = newest.filter(|newest| older.is_none() || newest.index >= applied);
+        newest.or(older).map_or(LogIndex(0), |base| base.index)
     }
 
     fn wants_snapshot(&self, host: &Host) -> bool {
@@ -159,6 +172,7 @@ impl Group {
     /// The state cannot be restored.
     pub(super) fn tend_snapshots(&mut self, host: &mut Host, now: Time, io: &mut dyn Io) -> Result<(), Failure> {
         self.snapshots.asked = self.shared.snapshots_asked();
+        self.expect_the_first(host);
         while let Some(answer) = self.queue.hear() {
             self.stage_says(host, answer, now)?;
         }
@@ -180,6 +194,19 @@ impl Group {
         self.write_snapshot(host);
         host.store_stirred |= !matches!(self.snapshots.step, Step::Idle);
         self.restore_on(host, now, io)
+    }
+
+    /// A machine that has made nothing durable of what it has applied will need a snapshot: room is set aside before the log
+    /// takes it. How much is known once there is one.
+    fn expect_the_first(&mut self, host: &mut Host) {
+        let grown = host.wal.durable_position().saturating_sub(self.snapshots.mark) >= host.config.segment_bytes;
+        if !self.snapshots.expects && grown && self.is_in_memory() && !self.snapshots.unsupported {
+            self.snapshots.expects = true;
+            if host.store.newest_full().is_none() {
+                host.store.expect(Some(self.queue.snapshot_bytes()));
+                host.store_stirred = true;
+            }
+        }
     }
 
     fn begin_snapshot(&mut self, host: &Host) {

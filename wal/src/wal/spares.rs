@@ -92,9 +92,11 @@ impl Wal {
         let op = if let Some(front) = self.segments.retired.front().filter(|segment| segment.readers == 0) {
             // Files between others are needed by nobody once the log has gone on; only where it begins has to be known.
             let free = self.log.oldest_segment().is_none_or(|oldest| front.number > oldest) || front.number < noted.oldest;
-            let gives = self.growth == Growth::Full && self.segments.prepared.len() > KEPT_SEGMENTS;
+            // What is named already becomes a spare: under that name there will be no other.
+            let named = (noted.newest, noted.source) == (number, front.number);
+            let gives = self.growth == Growth::Full && self.segments.prepared.len() > KEPT_SEGMENTS && !named;
             let recycle = room && front.whole && !gives;
-            if recycle && (noted.newest, noted.source) != (number, front.number) {
+            if recycle && !named {
                 return self.note(self.span(number, front.generation + 1, front.number), io);
             }
             if !free {

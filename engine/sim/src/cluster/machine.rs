@@ -132,6 +132,10 @@ impl StateMachine for Machine {
         Ok(Box::new(Cursor::new(stream(&kept.registers))))
     }
 
+    fn snapshot_bytes(&self) -> u64 {
+        MOST_FILLER_BYTES + 8 * (REGISTERS as u64 + 1)
+    }
+
     fn restore(&mut self, part: Restore<'_>) -> Result<(), ApplyError> {
         let mut kept = self.0.kept();
         match part {
