@@ -383,7 +383,7 @@ impl Wal {
             return rest;
         }
         // While an attempt is under way its completion is what to wait for.
-        let idle = !self.preparer.busy() && self.wants_new();
+        let idle = self.growth == Growth::Free && !self.preparer.busy() && self.wants_new();
         let retry = self.lacking.due().filter(|_| idle || self.preparer.waits());
         let rest = rest.map(|rest| self.short.due().map_or(rest, |due| rest.max(due)));
         [again, retry, rest].into_iter().flatten().min()

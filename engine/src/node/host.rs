@@ -110,8 +110,16 @@ impl Host {
         if std::mem::take(&mut self.store_stirred) || self.store.deadline().is_some_and(|due| due <= now) {
             self.store.pump(io, self.wal.writes_in_flight() > 0);
             // A log that took the next snapshot's space could never forget.
-            let growth = if self.lacks_space() { Growth::Full } else { Growth::Held };
-            if self.wal.set_growth(if self.store.has_space() { Growth::Free } else { growth }) {
+            // Short of anything else, the log will find so itself.
+            let growth = match self.store.lacking() {
+                _ if self.store.has_space() => Growth::Free,
+                Some(error) if error.kind == IoErrorKind::Full => Growth::Full,
+                Some(_) => Growth::Free,
+                // Tried again: that it was lacking holds until it is there.
+                None if self.wal.growth() == Growth::Full => Growth::Full,
+                None => Growth::Held,
+            };
+            if self.wal.set_growth(growth) {
                 self.wal.pump(io);
             }
         }

@@ -45,6 +45,11 @@ impl Wal {
         growth == Growth::Free && before != Growth::Free
     }
 
+    /// What was said of that last.
+    pub fn growth(&self) -> Growth {
+        self.growth
+    }
+
     /// Whether there is room ahead.
     pub fn space(&self) -> Space {
         if self.segments.prepared.len() > KEPT_SEGMENTS {

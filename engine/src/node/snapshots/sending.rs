@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use kontiki_core::{Base, LogIndex, NodeId, SessionId, Time};
+use kontiki_core::{Base, LogIndex, NodeId, Role, SessionId, Time};
 use kontiki_io::{Io, IoBuf, tell};
 use kontiki_mem::{Block, Pool};
 use kontiki_net::{Pull, Puller, SendError, SnapshotId, SnapshotOffer, SnapshotRefusal, SnapshotWant};
@@ -56,6 +56,8 @@ struct Held {
     advanced: Time,
     /// The log is not kept for it: it is too slow.
     too_slow: bool,
+    /// Nor where this node does not lead, and nobody pulls: another's log will serve it then.
+    left: bool,
 }
 
 impl Held {
@@ -128,7 +130,7 @@ impl Sending {
 
     /// Up to where the log may go, for all that pull a snapshot, or are offered one.
     pub(in crate::node) fn spares(&self) -> LogIndex {
-        let kept = self.held.iter().filter(|held| !held.too_slow && matches!(held.puller, Puller::Peer(_)));
+        let kept = self.held.iter().filter(|held| !held.too_slow && !held.left && matches!(held.puller, Puller::Peer(_)));
         let kept = kept.map(|held| held.base.index).chain(self.promised.map(|(index, _)| index));
         let kept = kept.chain(self.catching.iter().map(|catching| catching.matched));
         kept.min().unwrap_or(LogIndex(u64::MAX))
@@ -235,7 +237,8 @@ impl Group {
                 if self.sending.promised.is_some_and(|(index, _)| index == base.index) {
                     self.sending.promised = None;
                 }
-                let held = Held { puller, base, digest, bytes, from: holds, began: now, holds, advanced: now, too_slow: false };
+                let held =
+                    Held { puller, base, digest, bytes, from: holds, began: now, holds, advanced: now, too_slow: false, left: false };
                 self.sending.held.push(held);
             }
         }
@@ -263,6 +266,9 @@ impl Group {
         for at in 0..self.sending.pulls.len() {
             self.send_ready(host, at);
             self.read_on(host, at, now, io);
+        }
+        for held in &mut self.sending.held {
+            held.left = self.role != Role::Leader && !self.sending.pulls.iter().any(|pulling| pulling.pull.puller == held.puller);
         }
         let raft = &self.raft;
         let has_it = |held: &Held| {
