@@ -167,6 +167,9 @@ pub enum Failure {
         /// First index of the log.
         first: u64,
     },
+    /// This node needs another's snapshot, and its disk has failed in a way after which none can be made before the next start.
+    #[error("a snapshot that this node needs cannot be taken: {0}. Start it again, once the disk is well")]
+    Snapshots(String),
     /// The state machine had applied another entry than the one that counts at its index: damage, or a state or a log put
     /// back from elsewhere, took away on more nodes than a cluster can bear what was committed. Nothing further was
     /// applied. Compare the nodes' state machines, and put one state everywhere before they are started again.
@@ -200,7 +203,12 @@ impl Failure {
     /// Whether the log can still be relied on, and be closed in order.
     pub(crate) fn leaves_the_log(&self) -> bool {
         match self {
-            Failure::Apply(_) | Failure::ApplyPanic(_) | Failure::Restore { .. } | Failure::Diverged { .. } | Failure::Net(_) => true,
+            Failure::Apply(_)
+            | Failure::ApplyPanic(_)
+            | Failure::Restore { .. }
+            | Failure::Snapshots(_)
+            | Failure::Diverged { .. }
+            | Failure::Net(_) => true,
             Failure::Log(_) | Failure::Io(_) | Failure::Start(_) | Failure::Panic(_) => false,
         }
     }

@@ -2,7 +2,7 @@
 //! snapshots take the place of what its logs have let go of. Afterwards it has to live.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
-use kontiki_core::{LogIndex, NodeId};
+use kontiki_core::{Event, LogIndex, NodeId};
 
 use super::carrier::{Carrier, Tally};
 use super::node::Node;
@@ -183,11 +183,34 @@ fn lose_snapshots(run: &mut Run, id: NodeId) {
     }
 }
 
+/// The medium loses both snapshots of a running node before its state machine has got its state from them.
+fn lose_base(run: &mut Run, id: NodeId) {
+    let bearable = run.damaged_besides(id) < run.bearable();
+    let node = run.cluster.node_mut(id);
+    let Some(raft) = node.raft.as_ref().filter(|_| node.restoring) else { return };
+    let presupposed = node.machine.len() as u64 + 1 < node.compacted.0;
+    if raft.is_installing() || !bearable || raft.needs_base() {
+        return;
+    }
+    node.snapshots.clear();
+    run.carrier.lost(id);
+    let node = run.cluster.node_mut(id);
+    if presupposed {
+        (run.cluster.oracle.damaged, run.cluster.oracle.baseless) = (true, true);
+        run.cluster.event(id, Event::BaseLost);
+        run.carrier.tally.lost_running += 1;
+    } else {
+        // The log has all that the machine lacks.
+        node.restore();
+    }
+}
+
 /// Starts a stopped node, whose state machine may have been in memory.
 fn start(run: &mut Run, id: NodeId, volatile: bool) {
     let bearable = run.damaged_besides(id) < run.bearable();
     let node = run.cluster.node_mut(id);
     node.volatile = volatile;
+    node.restores_late = run.faults.snapshots > 0;
     if !node.is_reached() {
         node.volatile &= bearable;
     }
@@ -200,6 +223,9 @@ fn act(run: &mut Run) {
     let id = NodeId(1 + run.dice.roll(run.nodes));
     let other = NodeId(1 + run.dice.roll(run.nodes));
     if run.faults.snapshots > 0 && run.dice.chance(run.faults.snapshots) {
+        if run.dice.chance(run.faults.lost_snapshots / 5) {
+            lose_base(run, id);
+        }
         return run.carrier.act(&mut run.cluster, id, &mut run.dice);
     }
     match run.dice.roll(100) {
@@ -293,6 +319,16 @@ fn must_live(run: &mut Run) {
             let value = cluster.fresh_value();
             proposed = cluster.propose(leader, vec![value]).or(proposed);
         }
+    }
+    for node in &cluster.nodes {
+        let snapshots = node.snapshots.iter().map(Vec::len).collect::<Vec<_>>();
+        eprintln!(
+            "n{}: log from {}, machine {}, snapshots {snapshots:?}, installing {:?}",
+            node.id(),
+            node.compacted,
+            node.machine.len(),
+            node.raft.as_ref().map(|raft| raft.is_installing())
+        );
     }
     panic!("no fresh write reached all nodes, proposed {proposed:?}:\n{}", cluster.state());
 }

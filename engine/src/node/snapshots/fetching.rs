@@ -8,6 +8,7 @@ use kontiki_snapshot::{Digest, Info, Offer, Refused, StoreError};
 
 use super::Step;
 use crate::apply::Task;
+use crate::error::Failure;
 use crate::events::Event;
 use crate::limits::{FETCH_LIMIT_NS, FETCH_PATIENCE_NS};
 use crate::node::group::Group;
@@ -134,6 +135,8 @@ impl Group {
                 self.fetching.now = Some(Fetch { peer, id: offer.id, asked: 0, due: 0, taken: 0, advanced: now });
             }
             Err(Refused::Busy) => return,
+            // Nothing but a start helps, and without the snapshot it is of no use.
+            Err(Refused::Broken(error)) => self.queue.fail(Failure::Snapshots(error.to_string())),
             Err(refused) => {
                 if host.net.admits_lines(1, Some(peer), "no snapshot fetched", now) {
                     tell!(warn, %peer, %refused, "a snapshot that is needed cannot be fetched");
