@@ -461,6 +461,6 @@ impl Cluster {
     /// Whether every node has applied all that any has.
     pub fn is_converged(&self) -> bool {
         let last = self.judge.last_index();
-        self.nodes.iter().all(|node| self.judge.applied_by(node.config.id) == last)
+        self.nodes.iter().all(|node| self.judge.applied_by(node.config.id) >= last)
     }
 }
