@@ -103,6 +103,17 @@ fn term(cluster: &Cluster) -> u64 {
     cluster.standings().iter().filter_map(of).max().unwrap_or(0)
 }
 
+/// Disks that a log fills at once.
+fn small_disks(cluster: &mut Cluster) {
+    for n in 0..3 {
+        let host = cluster.host(n);
+        let mut conditions = cluster.sim().disk_conditions(host);
+        conditions.capacity_bytes = 6 << 20;
+        cluster.sim().set_disk_conditions(host, conditions);
+        cluster.set_full(n, true);
+    }
+}
+
 /// All disks are full of log, long before as much is written as is to be retained, and the power fails everywhere: they elect,
 /// forget and go on, again and again.
 #[test]
@@ -112,13 +123,7 @@ fn full_disks_of_all_three_forget_and_go_on() {
             setup.durable_state = false;
             setup.config.medium = if seed % 2 == 0 { Medium::Lossy } else { Medium::Safe };
         });
-        for n in 0..3 {
-            let host = cluster.host(n);
-            let mut conditions = cluster.sim().disk_conditions(host);
-            conditions.capacity_bytes = 6 << 20;
-            cluster.sim().set_disk_conditions(host, conditions);
-            cluster.set_full(n, true);
-        }
+        small_disks(&mut cluster);
         for round in 0..3 {
             let before = cluster.judge().acknowledged();
             cluster.set_clients(true);
@@ -141,14 +146,8 @@ fn full_disks_and_no_leader() {
         setup.durable_state = false;
         setup.config.medium = Medium::Lossy;
     });
-    for n in 0..3 {
-        let host = cluster.host(n);
-        let mut conditions = cluster.sim().disk_conditions(host);
-        conditions.capacity_bytes = 6 << 20;
-        cluster.sim().set_disk_conditions(host, conditions);
-        cluster.set_full(n, true);
-        cluster.set_may_stop(n, true);
-    }
+    small_disks(&mut cluster);
+    (0..3).for_each(|n| cluster.set_may_stop(n, true));
     cluster.set_clients(true);
     run(&mut cluster, 60 * SECOND);
     cluster.set_clients(false);

@@ -127,7 +127,7 @@ impl Group {
                 return;
             }
         }
-        self.give_up_own(host);
+        self.give_up_own(host, now);
         match host.store.fetch(as_stored(&offer)) {
             Ok(()) => {
                 tell!(info, %peer, base = %offer.base(), bytes = offer.bytes, "a snapshot is fetched");
@@ -147,7 +147,7 @@ impl Group {
     }
 
     /// This node's own snapshot gives way to the one that it needs.
-    pub(super) fn give_up_own(&mut self, host: &mut Host) {
+    pub(super) fn give_up_own(&mut self, host: &mut Host, now: Time) {
         match self.snapshots.step {
             Step::Asked | Step::Taken(_) => self.snapshots.step = Step::Idle,
             Step::Writing(_) => {
@@ -158,7 +158,7 @@ impl Group {
         }
         self.queue.put_first(Task::Forget);
         let why = "this node needs another node's".to_owned();
-        self.shared.answer_snapshot(self.snapshots.answers, Err(SnapshotError::Failed(why)));
+        self.answer_snapshot(host, &Err(SnapshotError::Failed(why)), now);
     }
 
     fn give_up_fetch(&mut self, host: &mut Host) {

@@ -54,12 +54,12 @@ impl Group {
             host.wal.rebase(write, base, info.digest.0);
         }
         if !self.raft.is_installing() && self.installing.is_some_and(|installing| installing.rebase.is_none()) {
-            self.take_over(host, &info);
+            self.take_over(host, &info, now);
         }
     }
 
     /// The log has it, or begins anew behind it. Now the machine, if it lacks it.
-    fn take_over(&mut self, host: &mut Host, info: &Info) {
+    fn take_over(&mut self, host: &mut Host, info: &Info, now: Time) {
         let index = info.base().index;
         let lacks = self.next_apply <= index;
         if lacks && self.snapshots.is_restoring() {
@@ -67,14 +67,12 @@ impl Group {
             return;
         }
         self.installing = None;
-        // What a snapshot holds is committed.
-        self.commit = self.commit.max(index);
         self.counters.snapshots_installed += 1;
         self.shared.events.tell(Event::SnapshotInstalled { index });
         tell!(info, snapshot = %info, machine = lacks, "a snapshot is installed");
         self.snapshots.mark = host.wal.durable_position();
         if lacks {
-            self.give_up_own(host);
+            self.give_up_own(host, now);
             self.pending.skip(index, &mut self.resolver);
             self.restore_from(*info);
         }
