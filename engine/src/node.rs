@@ -14,7 +14,6 @@ mod host;
 mod neighbours;
 mod replication;
 mod reserve;
-pub(crate) mod restoring;
 mod room;
 mod sealing;
 mod service;
@@ -38,6 +37,7 @@ use crate::limits::{self, MAX_FRAME_ENTRIES};
 use crate::shared::Shared;
 use group::Group;
 use host::Host;
+pub(crate) use snapshots::restoring;
 
 /// What a replica is made of, once its log is recovered.
 pub(crate) struct Parts {

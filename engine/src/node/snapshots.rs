@@ -6,6 +6,7 @@
 pub(super) mod asked;
 pub(super) mod fetching;
 pub(super) mod installing;
+pub(crate) mod restoring;
 pub(super) mod sending;
 
 use std::collections::VecDeque;
@@ -16,9 +17,9 @@ use kontiki_mem::{Pool, PoolBuf};
 use kontiki_snapshot::{Info, Making, Part, Refused, StoreEvent};
 
 use self::asked::Askers;
+use self::restoring::{Restoring, TAGS};
 use super::group::Group;
 use super::host::Host;
-use super::restoring::{Restoring, TAGS};
 use crate::apply::{Answer, Task};
 use crate::error::Failure;
 use crate::events::Event;

@@ -6,16 +6,16 @@ use kontiki_io::{Io, IoBuf, tell};
 use kontiki_mem::Pool;
 use kontiki_snapshot::{Info, ReadError};
 
-use super::group::Group;
-use super::host::Host;
-use super::snapshots::Step;
+use super::Step;
 use crate::apply::{Piece, Task};
 use crate::error::Failure;
 use crate::events::Event;
 use crate::limits::{RESTORE_BUFFERS, RESTORE_BYTES, SNAPSHOT_RETRY_NS};
+use crate::node::group::Group;
+use crate::node::host::Host;
 
 #[derive(Debug)]
-pub(super) struct Restoring {
+pub(in crate::node) struct Restoring {
     info: Info,
     /// The next chunk to read.
     next: u64,
@@ -49,7 +49,7 @@ impl Restoring {
 
 impl Group {
     /// The machine is given this snapshot, and then what the log holds behind it.
-    pub(super) fn restore_from(&mut self, info: Info) {
+    pub(in crate::node) fn restore_from(&mut self, info: Info) {
         let (id, bytes) = (info.base().id(), info.sections.machine);
         tell!(info, snapshot = %info, "the state machine gets its state from a snapshot");
         self.queue.put_last(Task::Restore(Piece::Begin(id, bytes)));
