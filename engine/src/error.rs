@@ -167,8 +167,9 @@ pub enum Failure {
         /// First index of the log.
         first: u64,
     },
-    /// This node needs another's snapshot, and its disk has failed in a way after which none can be made before the next start.
-    #[error("a snapshot that this node needs cannot be taken: {0}. Start it again, once the disk is well")]
+    /// The disk has failed in a way after which no snapshot can be written or fetched before the next start, and one is needed:
+    /// this node needs another's, a follower needs one of its own, or its log has no room before one lets it forget.
+    #[error("a snapshot is needed, and none can be written before the next start: {0}. Start the node again, once the disk is well")]
     Snapshots(String),
     /// The state machine had applied another entry than the one that counts at its index: damage, or a state or a log put
     /// back from elsewhere, took away on more nodes than a cluster can bear what was committed. Nothing further was

@@ -300,7 +300,15 @@ impl Group {
                 let outcome = info.ok_or_else(|| SnapshotError::Failed("a newer one is there no more".into()));
                 self.answer_snapshot(host, &outcome, now);
             }
-            Err(refused) => self.no_snapshot(host, SnapshotError::Failed(refused.to_string()), now),
+            Err(refused) => {
+                // Nothing but a start helps the store. A node that is of use without a snapshot goes on without.
+                if let Refused::Broken(error) = &refused
+                    && (host.lacking.is_some() || self.sending.lacks())
+                {
+                    self.queue.fail(Failure::Snapshots(error.to_string()));
+                }
+                self.no_snapshot(host, SnapshotError::Failed(refused.to_string()), now);
+            }
         }
     }
 
