@@ -18,6 +18,10 @@ pub struct Append {
 }
 
 /// One thing that happened. Every event is handed over with the current [`crate::Time`].
+///
+/// What peers and the disk say may be anything: whatever cannot be is refused, and counted where a peer said it. Where an
+/// event tells of the node's own doing, its description says what the node has to keep to; the core panics if it does not,
+/// as going on could lose what is committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// Time has passed; due at [`crate::Raft::deadline`], harmless at any other time.
@@ -67,23 +71,25 @@ pub enum Event {
     /// Leader: the node sealed a batch exactly as [`crate::Raft::next_frame`] (or [`crate::Effect::SealNoop`])
     /// said. The core answers with [`crate::Effect::AppendFrame`] over the whole frame: the write it is to become.
     /// A batch that is answered without it is void: the node no longer leads in that term, nothing of it was proposed.
+    /// The node's own doing: of the present term it is what was said last, before anything else is sealed.
     Sealed {
         /// The frame.
         frame: FrameMeta,
         /// Its size in memory, on disk and on the wire, in bytes.
         bytes: u32,
     },
-    /// Every log write up to and with this one is durable.
+    /// Every log write up to and with this one is durable. The node's own doing: one that was asked for.
     LogDurable {
         /// The newest log write of the contiguous durable prefix.
         write: WriteId,
     },
-    /// This hard-state write is durable, in both copies.
+    /// This hard-state write is durable, in both copies. The node's own doing: one that was asked for.
     HardStateDurable {
         /// The write.
         write: WriteId,
     },
-    /// The answer to [`crate::Effect::SendFrames`]: frames up to `to` were handed to the transport.
+    /// The answer to [`crate::Effect::SendFrames`]: frames up to `to` were handed to the transport. The node's own doing: not
+    /// past what was asked.
     FramesSent {
         /// The receiver.
         peer: NodeId,
@@ -107,7 +113,8 @@ pub enum Event {
     },
     /// A snapshot is durable under its name, which [`crate::Raft::judge_snapshot`] has let pass; or a start found one
     /// that the log or the state machine lacks. Answered with [`crate::Effect::Rebase`] if the log lacks what it ends
-    /// with, perhaps only in a later turn. To be stepped when the log can begin anew.
+    /// with, perhaps only in a later turn. To be stepped when the log can begin anew. What a peer or the disk says: it may be
+    /// of any entry, and is judged once more.
     Installed {
         /// What it holds everything up to.
         base: Base,
@@ -115,7 +122,8 @@ pub enum Event {
     /// No snapshot of what the log presupposes can be read any more, and the state machine lacks it: the node takes no part
     /// before it has been given one ([`crate::Restored::needs_base`]).
     BaseLost,
-    /// The answer to [`crate::Effect::LookupTerm`]: the term at `index`, `None` if the log does not hold it.
+    /// The answer to [`crate::Effect::LookupTerm`]: the term at `index`, `None` if the log does not hold it. What the disk
+    /// says, whatever that is.
     TermFound {
         /// The index asked for.
         index: LogIndex,

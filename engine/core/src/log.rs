@@ -57,7 +57,6 @@ impl Log {
             log.runs.append(*at, *term);
             log.last_term = *term;
         }
-        log.runs.compact(base.next());
         log
     }
 

@@ -184,10 +184,13 @@ impl Raft {
             }
             Event::Sealed { frame, bytes: _ } => self.sealed(frame, effects),
             Event::LogDurable { write } => {
-                assert!(write <= self.last_write, "a write that was never asked for cannot be durable");
+                self.check_asked(write);
                 self.log_durable(write);
             }
-            Event::HardStateDurable { write } => self.hard_state_durable(write, effects),
+            Event::HardStateDurable { write } => {
+                self.check_asked(write);
+                self.hard_state_durable(write, effects);
+            }
             Event::FramesSent { peer, session, to, bytes, frames } => {
                 if let Some(peer) = self.peer_in_session(peer, session) {
                     self.frames_sent(peer, to, bytes, frames);
@@ -356,6 +359,10 @@ impl Raft {
     /// Whether this node is the only voter: it waits for nobody.
     pub(crate) fn is_alone(&self) -> bool {
         self.membership.is_sole(self.config.id)
+    }
+
+    fn check_asked(&self, write: WriteId) {
+        assert!(write <= self.last_write, "a write that was never asked for cannot be durable");
     }
 
     pub(crate) fn next_write(&mut self) -> WriteId {

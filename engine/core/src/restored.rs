@@ -17,7 +17,8 @@ pub struct Restored {
     pub recovering: bool,
     /// What the log presupposes: it holds what comes after (the default on a log that was never compacted).
     pub base: Base,
-    /// Runs of equal term, ascending: (first index, term). At least the newest runs; empty only if the log is.
+    /// Runs of equal term, ascending: (first index, term), each behind the base. At least the newest runs; empty only if
+    /// the log is.
     pub runs: Vec<(LogIndex, Term)>,
     /// Last index of the log; its base's if it is empty.
     pub last: LogIndex,
@@ -130,7 +131,7 @@ impl Restored {
         let mut before: Option<(LogIndex, Term)> = None;
         for &(at, term) in &self.runs {
             let rises = before.is_none_or(|(earlier, lower)| earlier < at && lower <= term);
-            if !rises || at > self.last || term < self.base.term || term.0 == 0 {
+            if !rises || at < first || at > self.last || term < self.base.term || term.0 == 0 {
                 return Err(RestoredError::Terms { at });
             }
             before = Some((at, term));
@@ -182,6 +183,8 @@ mod tests {
         assert_eq!(bad(|r| (r.last, r.runs) = (LogIndex(4), vec![])), None, "an empty log");
         assert_eq!(bad(|r| r.last = LogIndex(7)), terms(8));
         assert_eq!(bad(|r| r.runs.clear()), terms(9));
+        assert_eq!(bad(|r| r.runs[0].0 = LogIndex(4)), terms(4), "that entry is the base");
+        assert_eq!(bad(|r| (r.last, r.runs) = (LogIndex(4), vec![(LogIndex(3), Term(2))])), terms(3), "an empty log has none");
         assert_eq!(bad(|r| r.runs.reverse()), terms(5));
         assert_eq!(bad(|r| r.runs = vec![(LogIndex(5), Term(3)), (LogIndex(8), Term(2))]), terms(8));
         assert_eq!(bad(|r| (r.base.term, r.applied) = (Term(3), EntryId::default())), terms(5));

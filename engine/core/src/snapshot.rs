@@ -129,7 +129,8 @@ impl Raft {
     pub(crate) fn take_installed(&mut self, base: Base, fx: &mut Effects) {
         match self.holds(base) {
             Some(true) => {}
-            Some(false) if self.role == Role::Leader => {
+            // A peer has said since what contradicts it, or this node leads by now.
+            Some(false) if self.judge_snapshot(base) == Verdict::Contradicts => {
                 self.installing = None;
                 return self.refuse();
             }

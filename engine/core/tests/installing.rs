@@ -330,6 +330,24 @@ fn the_log_is_asked_for_a_term_that_decides() {
     }
 }
 
+/// The turn in which the log says that it lacks the snapshot is the one in which a leader says that it lacks nothing: one
+/// of them lied, and what counts as committed stays.
+#[test]
+fn what_counts_as_committed_by_then_is_not_given_up() {
+    let mut one = follower(|restored| {
+        restored.runs.remove(0);
+        // The state machine is ahead of the log.
+        restored.applied = EntryId { index: LogIndex(12), term: Term(2) };
+    });
+    let effects = install(&mut one, 7, 2);
+    assert!(effects.contains(&Effect::LookupTerm { index: LogIndex(7) }) && one.raft.is_installing());
+    let Event::Append { from, session, append } = frames(9, 9, 2, 2) else { unreachable!() };
+    one.raft.step(one.now, Event::TermFound { index: LogIndex(7), term: Some(Term(1)) }, &mut Effects::new());
+    let effects = one.step(Event::Offered { from, session, append });
+    assert_eq!((rebases(&effects), one.raft.is_installing(), one.raft.refusals()), (None, false, 1));
+    assert_eq!((one.raft.last_index(), one.raft.commit_here()), (LogIndex(9), LogIndex(9)));
+}
+
 /// A leader's log holds all that is committed: whatever says otherwise is not taken.
 #[test]
 fn a_leader_begins_no_log_anew() {
