@@ -84,8 +84,8 @@ impl State {
             }
         }
         let n1 = self.cluster.node(N1);
-        let (hard, log) = (n1.writes_under_way(true), n1.writes_under_way(false));
-        actions.extend([true, false].into_iter().filter(|hard| n1.writes_under_way(*hard) > 0).map(Action::Complete));
+        let (hard, log) = (n1.disk.writes_under_way(true), n1.disk.writes_under_way(false));
+        actions.extend([true, false].into_iter().filter(|hard| n1.disk.writes_under_way(*hard) > 0).map(Action::Complete));
         actions.extend((0..self.carrier.under_way()).map(Action::Carry));
         if n1.restoring {
             actions.push(Action::Restore);

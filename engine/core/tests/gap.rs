@@ -35,13 +35,13 @@ fn behind_a_gap(looks: bool) -> Cluster {
     // n2 stops. As recovery found it: entries 7 to 14 of term 1 had once stood before its oldest segment, never committed,
     // and superseded by a frame that is damaged now.
     cluster.stop(n2, 9);
-    let disk = &mut cluster.node_mut(n2).disk;
+    let disk = &mut cluster.node_mut(n2).disk.log;
     for index in 7..=14 {
         let frame = FrameMeta { term: Term(1), first: LogIndex(index), count: 1, prev_term: Term(1) };
         disk.push(Entry { frame, value: "superseded".into() });
     }
     let node = cluster.node_mut(n2);
-    (node.begins, node.record.recovering) = (LogIndex(15), true);
+    (node.disk.begins, node.disk.record.recovering) = (LogIndex(15), true);
     node.looks_for_its_base = looks;
     // n1 leads in term 2 and has ten new entries. n3 voted for it, and gets none of them.
     cluster.stop(n1, 9);

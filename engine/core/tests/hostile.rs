@@ -89,7 +89,7 @@ impl Scene {
             }
             Scene::Recovering => {
                 cluster.stop(N2, 9);
-                cluster.node_mut(N2).damage(2);
+                cluster.node_mut(N2).disk.damage(2);
                 hold(cluster, N2, "frame");
                 cluster.start(N2);
                 cluster.settle();
@@ -239,12 +239,12 @@ fn extreme_numbers_do_no_lasting_harm() {
         for body in tried {
             let (mut cluster, (from, to)) = fresh();
             let session = cluster.net.session(from, to).unwrap();
-            let before = cluster.nodes.iter().map(|node| node.record.term).max().unwrap();
+            let before = cluster.nodes.iter().map(|node| node.disk.record.term).max().unwrap();
             let what = format!("{scene:?}: {body:?}");
             cluster.deliver(Packet { from, to, session, body });
             assert!(lives(&mut cluster), "{what}\n{}", cluster.state());
             let most = Term(before.0 + MAX_TERM_STEP + 64);
-            assert!(cluster.nodes.iter().all(|node| node.record.term <= most), "{what}\n{}", cluster.state());
+            assert!(cluster.nodes.iter().all(|node| node.disk.record.term <= most), "{what}\n{}", cluster.state());
         }
     }
 }
@@ -258,7 +258,7 @@ fn a_flood_of_extreme_numbers_wears_nothing_out() {
         cluster.oracle.forged = true;
         let (from, to) = scene.set(&mut cluster);
         let session = cluster.net.session(from, to).unwrap();
-        let before = cluster.nodes.iter().map(|node| node.record.term).max().unwrap();
+        let before = cluster.nodes.iter().map(|node| node.disk.record.term).max().unwrap();
         let tried = bodies(&cluster, to);
         let begun = cluster.now;
         for body in tried {
@@ -271,6 +271,6 @@ fn a_flood_of_extreme_numbers_wears_nothing_out() {
         assert!(lives(&mut cluster), "{scene:?}\n{}", cluster.state());
         // Elections of its own, and a step a second.
         let most = Term(before.0 + MAX_TERM_STEP * (seconds + 1) + 1_000);
-        assert!(cluster.nodes.iter().all(|node| node.record.term <= most), "{scene:?}\n{}", cluster.state());
+        assert!(cluster.nodes.iter().all(|node| node.disk.record.term <= most), "{scene:?}\n{}", cluster.state());
     }
 }

@@ -27,8 +27,8 @@ fn started_with(logs: [Vec<Entry>; 2], runs: usize) -> Cluster {
     }
     for (id, log) in cluster.ids().into_iter().zip(logs) {
         let node = cluster.node_mut(id);
-        node.record.term = log.last().map_or(Term(0), |entry| entry.frame.term);
-        node.disk = log;
+        node.disk.record.term = log.last().map_or(Term(0), |entry| entry.frame.term);
+        node.disk.log = log;
         node.runs_restored = runs;
         cluster.start(id);
     }
@@ -62,7 +62,7 @@ fn a_long_divergence_heals_in_a_round_trip_a_term() {
             frames
         };
         let mut cluster = started_with([log("", &frames(1)), log("", &frames(0))], usize::MAX);
-        let own = cluster.node(NodeId(1)).disk.clone();
+        let own = cluster.node(NodeId(1)).disk.log.clone();
         let refused = rejections(&mut cluster, |cluster| {
             assert!(cluster.elect(NodeId(1)));
             cluster.run(2 * ELECTION_MAX);
@@ -149,15 +149,15 @@ fn a_full_table_of_writes_is_back_pressure() {
     let frames = PENDING_WRITES as u64 + 1;
     let mut cluster = Cluster::new(Options { window_frames: 10_000, window_bytes: 1 << 30, ..Options::of(3) });
     assert!(cluster.elect(NodeId(1)));
-    *cluster.node_mut(NodeId(2)).hold_mut(false) = true;
+    *cluster.node_mut(NodeId(2)).disk.hold_mut(false) = true;
     for _ in 0..frames {
         let value = cluster.fresh_value();
         assert!(cluster.propose(NodeId(1), vec![value]).is_some());
         cluster.settle();
     }
-    assert_eq!(cluster.node(NodeId(2)).writes_under_way(false), PENDING_WRITES);
+    assert_eq!(cluster.node(NodeId(2)).disk.writes_under_way(false), PENDING_WRITES);
     assert_eq!(commit(&cluster, 1), LogIndex(frames + 1), "the others go on");
-    *cluster.node_mut(NodeId(2)).hold_mut(false) = false;
+    *cluster.node_mut(NodeId(2)).disk.hold_mut(false) = false;
     cluster.settle();
     assert_eq!(commit(&cluster, 2), LogIndex(frames + 1), "without waiting: {}", cluster.state());
 }
@@ -167,7 +167,7 @@ fn a_full_table_of_writes_is_back_pressure() {
 fn a_leader_with_a_full_table_seals_nothing() {
     let mut cluster = Cluster::new(Options::of(1));
     cluster.run(MS);
-    *cluster.node_mut(NodeId(1)).hold_mut(false) = true;
+    *cluster.node_mut(NodeId(1)).disk.hold_mut(false) = true;
     for _ in 0..PENDING_WRITES {
         assert!(cluster.propose(NodeId(1), vec!["x".into()]).is_some());
     }

@@ -54,7 +54,7 @@ impl World {
         for _ in 0..ms.div_ceil(10) {
             for (at, flush) in self.flushes.iter().enumerate() {
                 let jitter = self.dice.roll(flush / 2 + 1);
-                self.cluster.nodes[at].flush_ns = (flush * 3 / 4 + jitter) * MS;
+                self.cluster.nodes[at].disk.flush_ns = (flush * 3 / 4 + jitter) * MS;
             }
             self.cluster.run(10 * MS);
         }
@@ -144,7 +144,7 @@ fn stalls_cost_an_election_at_worst() {
             let who = NodeId(1 + world.dice.roll(world.flushes.len() as u64));
             // What is written in the next moment stalls for one to three seconds.
             let stall = 1_000 + world.dice.roll(2_000);
-            world.cluster.node_mut(who).flush_ns = stall * MS;
+            world.cluster.node_mut(who).disk.flush_ns = stall * MS;
             if let Some(leader) = world.cluster.leader() {
                 let value = world.cluster.fresh_value();
                 world.cluster.propose(leader, vec![value]);

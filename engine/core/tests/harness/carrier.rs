@@ -205,8 +205,8 @@ impl Carrier {
     pub(crate) fn starts(&mut self, cluster: &Cluster, id: NodeId) {
         self.tally.baseless += u64::from(!cluster.node(id).is_reached());
         let node = cluster.node(id);
-        let newest = node.snapshots.last().filter(|newest| newest.len() as u64 >= node.begins.prev().0);
-        self.tally.cut_short += u64::from(newest.is_some_and(|newest| node.disk.get(newest.len() - 1) != newest.last()));
+        let newest = node.snapshots.last().filter(|newest| newest.len() as u64 >= node.disk.begins.prev().0);
+        self.tally.cut_short += u64::from(newest.is_some_and(|newest| node.disk.log.get(newest.len() - 1) != newest.last()));
     }
 
     /// How many snapshots are under way.

@@ -5,6 +5,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod carrier;
+pub(crate) mod disk;
 pub(crate) mod net;
 pub(crate) mod node;
 pub(crate) mod one;
@@ -119,7 +120,7 @@ impl Cluster {
         self.node_mut(id).start(now);
         let said = std::mem::take(&mut self.node_mut(id).trace);
         self.trace.extend(said);
-        let term = self.node(id).record.term;
+        let term = self.node(id).disk.record.term;
         self.oracle.started(id, term);
         self.oracle.baseless |= self.node(id).raft.as_ref().is_some_and(|raft| raft.needs_base());
         if let Some(event) = self.node(id).half_installed() {
@@ -185,7 +186,7 @@ impl Cluster {
     pub(crate) fn compact(&mut self, id: NodeId, first: LogIndex) {
         let node = self.node_mut(id);
         node.keep(node.log[..first.prev().0 as usize].to_vec());
-        (node.compacted, node.begins) = (first, first);
+        (node.compacted, node.disk.begins) = (first, first);
         let base = node.base_at(first.prev());
         if let Some(raft) = &mut node.raft {
             raft.compacted(base);
@@ -203,8 +204,8 @@ impl Cluster {
             node.compacted = base.next();
         }
         // Not before the log began anew on the disk too.
-        if durably && node.compacted.prev().0 <= node.disk.len() as u64 && node.writes_under_way(false) == 0 {
-            node.begins = node.compacted;
+        if durably && node.compacted.prev().0 <= node.disk.log.len() as u64 && node.disk.writes_under_way(false) == 0 {
+            node.disk.begins = node.compacted;
         }
     }
 
@@ -256,7 +257,7 @@ impl Cluster {
 
     /// Completes the oldest write of one of a node's two queues.
     pub(crate) fn complete(&mut self, id: NodeId, hard: bool) -> bool {
-        match self.node_mut(id).complete(hard) {
+        match self.node_mut(id).disk.complete(hard) {
             Some(event) => {
                 let now = self.now;
                 let node = &mut self.nodes[id.0 as usize - 1];
@@ -274,7 +275,7 @@ impl Cluster {
             let mut moved = false;
             for id in self.ids() {
                 for hard in [true, false] {
-                    while self.node(id).may_complete(hard, self.now) && self.complete(id, hard) {
+                    while self.node(id).disk.may_complete(hard, self.now) && self.complete(id, hard) {
                         moved = true;
                     }
                 }
@@ -294,7 +295,7 @@ impl Cluster {
     fn next_deadline(&self, ticks: impl Fn(NodeId) -> bool) -> Time {
         let running = self.nodes.iter().filter(|node| ticks(node.config.id));
         let due = running.filter_map(|node| node.raft.as_ref().map(|raft| raft.deadline()));
-        due.chain(self.nodes.iter().filter_map(Node::next_completion)).min().unwrap_or(Time(u64::MAX))
+        due.chain(self.nodes.iter().filter_map(|node| node.disk.next_completion())).min().unwrap_or(Time(u64::MAX))
     }
 
     /// Lets time pass until `until`, from deadline to deadline, settling at each. Only nodes in `ticks` are ticked.

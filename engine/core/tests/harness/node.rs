@@ -1,4 +1,4 @@
-//! One simulated node: a core, its disk, and what carries out the core's effects.
+//! One simulated node: a core, and what carries out its effects.
 
 use std::collections::VecDeque;
 
@@ -7,6 +7,7 @@ use kontiki_core::{
     SessionId, Term, Time, WriteId,
 };
 
+use super::disk::{Disk, HardRecord, Written};
 use super::net::{Body, Network, Packet};
 use super::oracle::Oracle;
 
@@ -15,30 +16,6 @@ use super::oracle::Oracle;
 pub(crate) struct Entry {
     pub(crate) frame: FrameMeta,
     pub(crate) value: String,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct HardRecord {
-    pub(crate) term: Term,
-    pub(crate) vote: Option<NodeId>,
-    pub(crate) recovering: bool,
-}
-
-/// A log write under way.
-#[derive(Clone, Debug)]
-struct LogWrite {
-    write: WriteId,
-    due: Time,
-    what: Written,
-}
-
-/// What a log write brings.
-#[derive(Clone, Debug)]
-struct Written {
-    from: LogIndex,
-    entries: Vec<Entry>,
-    /// The log begins anew with it, behind this. The entries are what the snapshot holds, then.
-    base: Option<Base>,
 }
 
 /// A message that waits for a write.
@@ -60,26 +37,11 @@ pub(crate) struct Node {
     pub(crate) raft: Option<Raft>,
     /// The log as the running node sees it. Index 1 stands first: what was before `compacted` is for the oracles alone.
     pub(crate) log: Vec<Entry>,
-    /// What the disk holds durably, likewise.
-    pub(crate) disk: Vec<Entry>,
-    /// The writes that made it so, in their order: a log is written on and on, and what is superseded stays where it
-    /// is.
-    written: Vec<Written>,
-    pub(crate) record: HardRecord,
+    pub(crate) disk: Disk,
     /// A frame that has its place and is not told to the core yet.
     pub(crate) sealing: Vec<Entry>,
-    log_writes: VecDeque<LogWrite>,
-    hard_writes: VecDeque<(WriteId, HardRecord, Time)>,
-    /// What a flush takes: of a log write one, of a hard state one for each copy. Writes of a kind are flushed one
-    /// after the other.
-    pub(crate) flush_ns: u64,
     now: Time,
-    hard_durable: WriteId,
-    log_durable: WriteId,
     waiting: Vec<Waiting>,
-    /// Withhold completions of hard-state writes, of log writes.
-    pub(crate) hold_hard: bool,
-    pub(crate) hold_log: bool,
     /// What the state machine was given. Survives a stop, unless `volatile`.
     pub(crate) machine: Snapshot,
     /// What it may be given.
@@ -98,8 +60,6 @@ pub(crate) struct Node {
     pub(crate) volatile: bool,
     /// The log begins at this index (compaction), for senders.
     pub(crate) compacted: LogIndex,
-    /// And there on the disk.
-    pub(crate) begins: LogIndex,
     /// How many term runs recovery hands over.
     pub(crate) runs_restored: usize,
     /// Frames that the transport takes at once.
@@ -119,19 +79,10 @@ impl Node {
             config,
             raft: None,
             log: Vec::new(),
-            disk: Vec::new(),
-            written: Vec::new(),
-            record: HardRecord::default(),
+            disk: Disk::new(),
             sealing: Vec::new(),
-            log_writes: VecDeque::new(),
-            hard_writes: VecDeque::new(),
-            flush_ns: 0,
             now: Time(0),
-            hard_durable: WriteId(0),
-            log_durable: WriteId(0),
             waiting: Vec::new(),
-            hold_hard: false,
-            hold_log: false,
             machine: Vec::new(),
             to_apply: LogIndex(0),
             restoring: false,
@@ -141,7 +92,6 @@ impl Node {
             looks_for_its_base: true,
             volatile: false,
             compacted: LogIndex(1),
-            begins: LogIndex(1),
             runs_restored: usize::MAX,
             frames_at_once: u32::MAX,
             writes_asked: 0,
@@ -164,8 +114,8 @@ impl Node {
     /// Starts from the disk, as recovery would.
     pub(crate) fn start(&mut self, now: Time) {
         assert!(self.raft.is_none(), "already running");
-        self.log = self.disk.clone();
-        let begins = self.begins;
+        self.log = self.disk.log.clone();
+        let begins = self.disk.begins;
         self.compacted = begins;
         (self.to_apply, self.restoring) = (LogIndex(0), false);
         let reached = self.is_reached();
@@ -191,9 +141,9 @@ impl Node {
         }
         let newest = runs.len().saturating_sub(self.runs_restored);
         let restored = Restored {
-            term: self.record.term,
-            vote: self.record.vote,
-            recovering: self.record.recovering,
+            term: self.disk.record.term,
+            vote: self.disk.record.vote,
+            recovering: self.disk.record.recovering,
             base: self.base_at(begins.prev()),
             runs: runs.split_off(newest),
             last: LogIndex(self.log.len() as u64),
@@ -206,15 +156,13 @@ impl Node {
             return;
         }
         self.raft = Some(Raft::new(self.config.clone(), restored, now));
-        // The new core counts its writes from one.
-        self.hard_durable = WriteId(0);
-        self.log_durable = WriteId(0);
+        self.disk.counts_anew();
     }
 
     /// Whether what the log on the disk presupposes is at hand: a snapshot that it goes on from, or that has to be
     /// installed, or a state machine that has it.
     pub(crate) fn is_reached(&self) -> bool {
-        let base = self.begins.prev().0 as usize;
+        let base = self.disk.begins.prev().0 as usize;
         base == 0 || (!self.volatile && self.machine.len() >= base) || self.snapshots.iter().any(|snapshot| snapshot.len() >= base)
     }
 
@@ -281,35 +229,22 @@ impl Node {
     /// Stops; the first `hard` hard states and the first `log` log writes under way reach the disk all the same.
     pub(crate) fn stop_keeping(&mut self, hard: usize, log: usize) {
         for _ in 0..hard {
-            self.complete(true);
+            self.disk.complete(true);
         }
         for _ in 0..log {
-            self.complete(false);
+            self.disk.complete(false);
         }
         self.raft = None;
         self.offers.clear();
         self.sealing.clear();
-        self.log_writes.clear();
-        self.hard_writes.clear();
+        self.disk.stop();
         self.waiting.clear();
-    }
-
-    /// How many writes have to be lost for something superseded to stand again, at least; `None`: nothing was
-    /// superseded.
-    pub(crate) fn back_to_superseded(&self) -> Option<usize> {
-        let reached = self.written.iter().scan(0, |last, Written { from, entries, .. }| {
-            let superseding = from.0 <= *last;
-            *last = from.0 - 1 + entries.len() as u64;
-            Some(superseding)
-        });
-        let newest = reached.enumerate().filter(|(_, superseding)| *superseding).last()?.0;
-        Some(self.written.len() - newest)
     }
 
     /// The node in one line, its followers indented below.
     pub(crate) fn state(&self) -> String {
         let Some(raft) = &self.raft else {
-            return format!("n{} down, term {}, log ..{}\n", self.id(), self.record.term, self.disk.len());
+            return format!("n{} down, term {}, log ..{}\n", self.id(), self.disk.record.term, self.disk.log.len());
         };
         let leader = raft.leader().map_or("-".to_string(), |leader| format!("n{leader}"));
         let mut out = format!(
@@ -346,81 +281,9 @@ impl Node {
         out
     }
 
-    /// Whether the oldest write of a kind ends by itself now.
-    pub(crate) fn may_complete(&self, hard: bool, now: Time) -> bool {
-        self.due(hard).is_some_and(|due| due <= now)
-    }
-
-    /// When the oldest write of a kind ends by itself.
-    fn due(&self, hard: bool) -> Option<Time> {
-        match hard {
-            true => self.hard_writes.front().map(|write| write.2).filter(|_| !self.hold_hard),
-            false => self.log_writes.front().map(|write| write.due).filter(|_| !self.hold_log),
-        }
-    }
-
-    /// When the next write ends by itself.
-    pub(crate) fn next_completion(&self) -> Option<Time> {
-        self.due(true).into_iter().chain(self.due(false)).min()
-    }
-
-    /// A hard state is to be written: at most one is under way, and the newest behind it, as the node has it.
-    fn save(&mut self, write: WriteId, record: HardRecord) {
-        if self.flush_ns > 0 && self.hard_writes.len() > 1 {
-            self.hard_writes.pop_back();
-        }
-        let begun = self.hard_writes.back().map_or(self.now, |write| write.2.max(self.now));
-        self.hard_writes.push_back((write, record, begun.plus_ns(2 * self.flush_ns)));
-    }
-
-    pub(crate) fn hold_mut(&mut self, hard: bool) -> &mut bool {
-        if hard { &mut self.hold_hard } else { &mut self.hold_log }
-    }
-
-    pub(crate) fn writes_under_way(&self, hard: bool) -> usize {
-        if hard { self.hard_writes.len() } else { self.log_writes.len() }
-    }
-
-    /// The oldest write of a kind reaches the disk.
-    pub(crate) fn complete(&mut self, hard: bool) -> Option<Event> {
-        if hard {
-            let (write, record, _) = self.hard_writes.pop_front()?;
-            assert!(record.term >= self.record.term, "durable terms never fall");
-            let revote = record.term == self.record.term && self.record.vote.is_some() && record.vote != self.record.vote;
-            assert!(!revote, "a durable vote is for good in its term");
-            self.record = record;
-            self.hard_durable = write;
-            Some(Event::HardStateDurable { write })
-        } else {
-            let LogWrite { write, what, .. } = self.log_writes.pop_front()?;
-            let at = what.from.0 as usize - 1;
-            self.disk.truncate(at);
-            assert_eq!(self.disk.len(), at, "writes leave no gap on the disk");
-            self.disk.extend_from_slice(&what.entries);
-            self.begins = what.base.map_or(self.begins, |base| base.next());
-            self.written.push(what);
-            self.log_durable = write;
-            Some(Event::LogDurable { write })
-        }
-    }
-
-    /// The medium loses the last `writes` of a stopped node's log, and recovery marks the node. What those had
-    /// superseded stands in the log again. What the log presupposes is told by more than they.
-    pub(crate) fn damage(&mut self, writes: usize) {
-        let begins = self.begins;
-        let lost = self.written.iter().rev().take_while(|what| what.base.is_none() && what.from >= begins).take(writes).count();
-        self.written.truncate(self.written.len() - lost);
-        self.disk.clear();
-        for Written { from, entries, .. } in &self.written {
-            self.disk.truncate(from.0 as usize - 1);
-            self.disk.extend_from_slice(entries);
-        }
-        self.record.recovering = true;
-    }
-
     /// Sends what waited for a write that is durable by now.
     pub(crate) fn release(&mut self, _now: Time, net: &mut Network, oracle: &mut Oracle) {
-        let durable = self.hard_durable;
+        let durable = self.disk.hard_durable();
         let (ready, waiting): (Vec<Waiting>, Vec<Waiting>) = self.waiting.drain(..).partition(|waiting| waiting.after <= durable);
         self.waiting = waiting;
         for Waiting { to, session, message, .. } in ready {
@@ -429,7 +292,7 @@ impl Node {
     }
 
     fn transmit(&mut self, to: NodeId, session: SessionId, message: Message, net: &mut Network, oracle: &mut Oracle) {
-        oracle.said(self.id(), to, &message, &self.record, &self.disk);
+        oracle.said(self.id(), to, &message, &self.disk);
         net.send(Packet { from: self.id(), to, session, body: Body::Message(message) });
     }
 
@@ -471,8 +334,8 @@ impl Node {
                 Effect::PersistHardState { write, term, vote, recovering } => {
                     self.writes_asked += 1;
                     let needs_base = self.raft.as_ref().is_some_and(Raft::needs_base);
-                    assert!(recovering || !self.record.recovering || !needs_base, "without a base nothing is recovered");
-                    self.save(write, HardRecord { term, vote, recovering });
+                    assert!(recovering || !self.disk.record.recovering || !needs_base, "without a base nothing is recovered");
+                    self.disk.save(write, HardRecord { term, vote, recovering }, self.now);
                 }
                 Effect::AppendFrame { write, range } => self.append(write, range, &event, &entries),
                 Effect::SealNoop { frame } => {
@@ -480,7 +343,7 @@ impl Node {
                 }
                 Effect::Send { to, session, message, after } => {
                     oracle.says(self.id(), &message, self.raft.as_ref().is_some_and(|raft| !raft.needs_base()));
-                    match after.filter(|after| *after > self.hard_durable) {
+                    match after.filter(|after| *after > self.disk.hard_durable()) {
                         Some(after) => self.waiting.push(Waiting { after, to, session, message }),
                         None => self.transmit(to, session, message, net, oracle),
                     }
@@ -536,13 +399,7 @@ impl Node {
         self.log = installed.expect("what the log begins behind was installed, and is kept").clone();
         self.trace.push(format!("n{} log begins anew at {}", self.id(), base.next()));
         self.compacted = base.next();
-        self.write(write, Written { from: LogIndex(1), entries: self.log.clone(), base: Some(base) });
-    }
-
-    /// A log write is under way, behind those that are.
-    fn write(&mut self, write: WriteId, what: Written) {
-        let begun = self.log_writes.back().map_or(self.now, |write| write.due.max(self.now));
-        self.log_writes.push_back(LogWrite { write, due: begun.plus_ns(self.flush_ns), what });
+        self.disk.write(write, Written { from: LogIndex(1), entries: self.log.clone(), base: Some(base) }, self.now);
     }
 
     fn append(&mut self, write: WriteId, range: IndexRange, event: &Event, entries: &[Entry]) {
@@ -558,7 +415,7 @@ impl Node {
         self.log.truncate(range.from.0 as usize - 1);
         assert_eq!(self.log.len() as u64 + 1, range.from.0, "the log has no gap");
         self.log.extend_from_slice(&entries[from..=to]);
-        self.write(write, Written { from: range.from, entries: entries[from..=to].to_vec(), base: None });
+        self.disk.write(write, Written { from: range.from, entries: entries[from..=to].to_vec(), base: None }, self.now);
     }
 
     /// Hands frames to the network as the reactor would: whole ones, the first narrowed.

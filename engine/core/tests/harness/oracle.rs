@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use kontiki_core::{EntryId, LogIndex, Message, NodeId, Raft, Role, Term};
 
-use super::node::{Entry, HardRecord, Node};
+use super::disk::Disk;
+use super::node::{Entry, Node};
 
 #[derive(Clone, Copy, Default)]
 struct Seen {
@@ -73,7 +74,7 @@ impl Oracle {
         self.led = self.led.max(term);
         let first = *self.leaders.entry(term).or_insert(node.id());
         assert_eq!(first, node.id(), "election safety: two leaders in term {term}");
-        assert_eq!(node.record.term, term, "a leader's own term and vote are durable");
+        assert_eq!(node.disk.record.term, term, "a leader's own term and vote are durable");
         for (at, entry) in self.committed.iter().enumerate() {
             assert_eq!(node.log.get(at), Some(entry), "leader completeness: n{} lacks committed index {}", node.id(), at + 1);
         }
@@ -85,7 +86,7 @@ impl Oracle {
         seen.commit = index;
         if self.forged {
             let leads = node.raft.as_ref().is_some_and(|raft| raft.role() == Role::Leader);
-            assert!(leads || index.0 <= node.disk.len() as u64, "a follower applies what its disk has");
+            assert!(leads || index.0 <= node.disk.log.len() as u64, "a follower applies what its disk has");
             return;
         }
         assert!(index.0 <= node.log.len() as u64, "n{} committed {index}, past its log", node.id());
@@ -100,7 +101,13 @@ impl Oracle {
                 }
             }
             if !leads {
-                assert_eq!(node.disk.get(at), self.committed.get(at), "n{} applies index {} before its own disk has it", node.id(), at + 1);
+                assert_eq!(
+                    node.disk.log.get(at),
+                    self.committed.get(at),
+                    "n{} applies index {} before its own disk has it",
+                    node.id(),
+                    at + 1
+                );
             }
         }
     }
@@ -132,7 +139,8 @@ impl Oracle {
     }
 
     /// A message leaves: its promise must already be on the disk.
-    pub(crate) fn said(&mut self, from: NodeId, to: NodeId, message: &Message, record: &HardRecord, disk: &[Entry]) {
+    pub(crate) fn said(&mut self, from: NodeId, to: NodeId, message: &Message, disk: &Disk) {
+        let record = &disk.record;
         match *message {
             Message::VoteReply { term, granted: true } => {
                 let first = *self.votes.entry((from, term)).or_insert(to);
@@ -144,7 +152,7 @@ impl Oracle {
             }
             Message::Accepted { term, matched, .. } => {
                 assert!(record.term >= term, "an acknowledgement in a term that is not durable");
-                assert!(matched.0 <= disk.len() as u64, "an acknowledgement of what is not durable");
+                assert!(matched.0 <= disk.log.len() as u64, "an acknowledgement of what is not durable");
             }
             Message::HeartbeatReply { term, .. } | Message::Received { term, .. } | Message::Rejected { term, .. } => {
                 assert!(record.term >= term, "an answer in a term that is not durable");
@@ -161,9 +169,9 @@ impl Oracle {
         assert!(raft.commit() >= seen.core_commit, "commit never falls");
         (seen.term, seen.core_commit) = (raft.term(), raft.commit());
         assert_eq!(raft.last_index().0, node.log.len() as u64, "core and log agree on the end");
-        assert!(raft.durable().0 <= node.disk.len() as u64, "durable as the core says is durable on the disk");
+        assert!(raft.durable().0 <= node.disk.log.len() as u64, "durable as the core says is durable on the disk");
         let durable = raft.durable().0 as usize;
-        assert_eq!(node.disk[..durable], node.log[..durable], "what is durable is what stands");
+        assert_eq!(node.disk.log[..durable], node.log[..durable], "what is durable is what stands");
         for progress in raft.progress() {
             assert!(progress.matched < progress.next && progress.next <= raft.last_index().next());
         }
@@ -173,7 +181,7 @@ impl Oracle {
         if std::mem::take(&mut self.newly_committed) && !self.damaged {
             // A majority of one term may have superseded it on the disk by nothing: committed is for good.
             let at = self.committed.len() - 1;
-            let holders = nodes.iter().filter(|node| node.disk.get(at) == self.committed.get(at)).count() as u64;
+            let holders = nodes.iter().filter(|node| node.disk.log.get(at) == self.committed.get(at)).count() as u64;
             assert!(holders * 2 > self.voters, "index {} is committed but on {holders} disks", at + 1);
         }
     }
@@ -191,7 +199,7 @@ impl Oracle {
     pub(crate) fn log_matching(&self, nodes: &[Node]) {
         for (at, a) in nodes.iter().enumerate().filter(|_| !self.forged) {
             for b in nodes.iter().skip(at + 1) {
-                for (x, y) in [(&a.log, &b.log), (&a.disk, &b.disk)] {
+                for (x, y) in [(&a.log, &b.log), (&a.disk.log, &b.disk.log)] {
                     let equal = x.iter().zip(y).rposition(|(p, q)| p.frame.term == q.frame.term);
                     if let Some(equal) = equal {
                         assert_eq!(x[..=equal], y[..=equal], "log matching: n{} and n{} at {}", a.id(), b.id(), equal + 1);

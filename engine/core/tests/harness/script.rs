@@ -24,8 +24,9 @@
 
 use kontiki_core::{Append, Base, Event, FrameMeta, IndexRange, LogIndex, Message, NodeId, Term};
 
+use super::disk::HardRecord;
 use super::net::{Body, Filter, Packet};
-use super::node::{Entry, HardRecord};
+use super::node::Entry;
 use super::{Cluster, ELECTION_MAX, MS};
 
 /// Runs a script's lines; returns what happened, each line's events indented below it.
@@ -139,19 +140,19 @@ fn command(cluster: &mut Cluster, line: &str) -> Result<String, String> {
                         cluster.complete(id, hard);
                     }
                 }
-                _ => *cluster.node_mut(id).hold_mut(hard) = name == "io.hold",
+                _ => *cluster.node_mut(id).disk.hold_mut(hard) = name == "io.hold",
             }
         }
         "flush" => {
             let ids = if word(1)? == "*" { cluster.ids() } else { vec![node(word(1)?)?] };
             let ns = number(word(2)?)? * MS;
-            ids.into_iter().for_each(|id| cluster.node_mut(id).flush_ns = ns);
+            ids.into_iter().for_each(|id| cluster.node_mut(id).disk.flush_ns = ns);
         }
         "kill" => cluster.stop(node(word(1)?)?, words.get(2).map_or(Ok(0), |kept| number(kept))? as usize),
         "start" => cluster.start(node(word(1)?)?),
         "damage" => {
             let (id, lost) = (node(word(1)?)?, number(word(2)?)? as usize);
-            cluster.node_mut(id).damage(lost);
+            cluster.node_mut(id).disk.damage(lost);
             cluster.oracle.damaged = true;
         }
         "volatile" => cluster.node_mut(node(word(1)?)?).volatile = true,
@@ -201,7 +202,7 @@ fn command(cluster: &mut Cluster, line: &str) -> Result<String, String> {
             return Ok(entries.map(|(at, entry)| format!("{}@{} {}\n", at + 1, entry.frame.term, entry.value)).collect());
         }
         "record" => {
-            let HardRecord { term, vote, recovering } = cluster.node(node(word(1)?)?).record;
+            let HardRecord { term, vote, recovering } = cluster.node(node(word(1)?)?).disk.record;
             let vote = vote.map_or("nobody".into(), |vote| format!("n{vote}"));
             return Ok(format!("term {term} vote {vote}{}", if recovering { " recovering" } else { "" }));
         }

@@ -142,7 +142,7 @@ fn deliver_one(run: &mut Run) {
 /// Who may be missing something that it acknowledged.
 fn damaged_nodes(cluster: &Cluster) -> impl Iterator<Item = &Node> {
     let baseless = |node: &Node| node.raft.as_ref().map_or(!node.is_reached(), |raft| raft.needs_base());
-    cluster.nodes.iter().filter(move |node| node.record.recovering || baseless(node))
+    cluster.nodes.iter().filter(move |node| node.disk.record.recovering || baseless(node))
 }
 
 fn crash(run: &mut Run, id: NodeId) {
@@ -161,7 +161,7 @@ fn crash(run: &mut Run, id: NodeId) {
         let some = run.dice.roll(6) as usize;
         let back = run.dice.chance(50);
         let node = run.cluster.node_mut(id);
-        node.damage(if back { node.back_to_superseded().unwrap_or(some) } else { some });
+        node.disk.damage(if back { node.disk.back_to_superseded().unwrap_or(some) } else { some });
         run.cluster.oracle.damaged = true;
     }
 }
