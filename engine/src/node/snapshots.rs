@@ -17,7 +17,7 @@ use kontiki_mem::{Pool, PoolBuf};
 use kontiki_snapshot::{Info, Making, Part, Refused, StoreEvent};
 
 use self::asked::Askers;
-use self::restoring::{Restoring, TAGS};
+use self::restoring::{Restoring, TAG};
 use super::group::Group;
 use super::host::Host;
 use crate::apply::{Answer, Task};
@@ -64,6 +64,8 @@ pub(super) struct Snapshots {
     expects: bool,
     /// Nothing is begun before.
     retry_at: Option<Time>,
+    /// Pieces of memory, with chunks to be restored in them, that the stage has: also of one that was given up.
+    given: usize,
     /// The newest number under which somebody asks for one, and the one that is answered by what is being made.
     asked: u64,
     answers: u64,
@@ -79,6 +81,7 @@ impl Snapshots {
             mark,
             expects: false,
             retry_at: None,
+            given: 0,
             asked: 0,
             answers: 0,
             askers: Askers::default(),
@@ -241,8 +244,13 @@ impl Group {
                 self.snapshots.step = Step::Ending;
                 self.no_snapshot(host, error, now);
             }
-            (Answer::Chunks(buf), Step::Restoring(restoring)) => restoring.gave_back(buf),
-            (Answer::Restored(at), Step::Restoring(restoring)) if restoring.is_of(at) => {
+            (Answer::Chunks(buf), step) => {
+                self.snapshots.given -= 1;
+                if let Step::Restoring(restoring) = step {
+                    restoring.gave_back(buf);
+                }
+            }
+            (Answer::Restored(at), Step::Restoring(_)) => {
                 tell!(info, index = at.index.0, "the state machine has its state from a snapshot");
                 self.snapshots.step = Step::Idle;
             }
@@ -355,7 +363,7 @@ impl Group {
             StoreEvent::Damaged { name, flaw } => {
                 tell!(error, %name, %flaw, "a snapshot is damaged, and counts as none from now on");
             }
-            StoreEvent::Read { tag, buf, result } if tag >= TAGS => self.restore_read(host, tag, buf, result, now, io)?,
+            StoreEvent::Read { tag, buf, result } if tag == TAG => self.restore_read(host, buf, result, now, io)?,
             StoreEvent::Read { tag, buf, result } => self.send_read(host, tag, buf, result, now),
             StoreEvent::Fetched(info) => self.fetched(host, info, now, io),
             StoreEvent::NotFetched { error, .. } => self.not_fetched(host, &error, now, io),

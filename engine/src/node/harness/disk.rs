@@ -63,6 +63,12 @@ impl Disk {
         self.files[file][offset as usize..end].copy_from_slice(bytes);
     }
 
+    /// Flips a bit of a file. False if there is none there.
+    pub(super) fn spoil(&mut self, name: &Name, at: usize) -> bool {
+        let byte = self.names.get(name).and_then(|&file| self.files[file].get_mut(at));
+        byte.map(|byte| *byte ^= 1).is_some()
+    }
+
     /// Flips a bit of every copy of the bytes in the segments that `is_it` picks, block by block.
     pub(super) fn rot(&mut self, is_it: impl Fn(&[u8]) -> bool) -> usize {
         let mut hit = 0;

@@ -6,11 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use kontiki_core::{EntryId, LogIndex};
 
 use super::words;
-use crate::state_machine::{ApplyError, Entries, Replies, SnapshotError, SnapshotSource, StateMachine};
+use crate::state_machine::{ApplyError, Entries, Replies, Restore, SnapshotError, SnapshotSource, StateMachine};
 
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     pub(super) applied: EntryId,
+    /// As of which entry a snapshot is on its way into it.
+    coming: EntryId,
+    /// And how much of it there is, in bytes.
+    come: usize,
     /// What it calls durable: `None`, whatever it has applied.
     pub(super) durable: Option<LogIndex>,
     /// Its snapshots: `None`, it makes none; else whether they can be read.
@@ -81,6 +85,20 @@ impl StateMachine for Machine {
         let index = memory.applied.index;
         memory.trace.push(format!("snapshot as of {index}"));
         Ok(if sound { Box::new(std::io::Cursor::new(index.0.to_le_bytes())) } else { Box::new(Unreadable) })
+    }
+
+    fn restore(&mut self, part: Restore<'_>) -> Result<(), ApplyError> {
+        let mut memory = self.memory();
+        match part {
+            Restore::Begin { index, term, .. } => (memory.coming, memory.come) = (EntryId { index, term }, 0),
+            Restore::Chunk(bytes) => memory.come += bytes.len(),
+            Restore::End => {
+                memory.applied = memory.coming;
+                let line = format!("restored as of {}@{}, {} bytes", memory.applied.index, memory.applied.term, memory.come);
+                memory.trace.push(line);
+            }
+        }
+        Ok(())
     }
 
     fn durable(&self) -> LogIndex {

@@ -13,6 +13,7 @@ mod disk;
 mod machine;
 mod peer;
 mod script;
+mod snapshots;
 mod wire;
 mod words;
 mod world;

@@ -1,14 +1,16 @@
 //! Peers of the node under test: a real transport each, and a core whose part the script plays.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use kontiki_core::{ClusterId, GroupId, Incarnation, LogIndex, Message, NodeId, Term, Time};
 use kontiki_frame::{BODY_OFFSET, ENTRY_LENGTH_BYTES, Header, Kind, frame_bytes, put_entry, seal, seal_noop};
 use kontiki_io::Io as _;
 use kontiki_mem::Ring;
-use kontiki_net::{FrameStamp, Net, NetEvent, Options};
+use kontiki_net::{FrameStamp, Net, NetEvent, Options, Pull, SnapshotOffer, SnapshotWant};
 
+use super::snapshots::Source;
 use super::wire::{Host, addr};
 use super::words::{self, FrameWords};
 use super::world::{Endpoint, NODE, World};
@@ -16,9 +18,9 @@ use crate::config::Config;
 
 pub(super) struct Peer {
     pub(super) id: Host,
-    net: Net,
-    io: Endpoint,
-    ring: Ring,
+    pub(super) net: Net,
+    pub(super) io: Endpoint,
+    pub(super) ring: Ring,
     /// Grants every vote.
     pub(super) votes: bool,
     /// Takes frames and answers heartbeats as a follower whose disk is quick.
@@ -27,6 +29,12 @@ pub(super) struct Peer {
     pub(super) last: LogIndex,
     /// The script made it say something.
     pub(super) spoke: bool,
+    /// The snapshot that it has.
+    pub(super) source: Option<Source>,
+    /// What is wanted of it.
+    pub(super) wanted: VecDeque<(Pull, SnapshotWant)>,
+    /// The one that it was offered last.
+    pub(super) offered: Option<SnapshotOffer>,
 }
 
 impl Peer {
@@ -41,7 +49,19 @@ impl Peer {
         net.start(&mut io, now);
         net.grant_bulk(Some(NodeId(NODE)), now, &mut io);
         let ring = Ring::new(4 << 20, 1024).unwrap();
-        Peer { id, net, io, ring, votes: false, follows: false, last: LogIndex(0), spoke: false }
+        Peer {
+            id,
+            net,
+            io,
+            ring,
+            votes: false,
+            follows: false,
+            last: LogIndex(0),
+            spoke: false,
+            source: None,
+            wanted: VecDeque::new(),
+            offered: None,
+        }
     }
 
     pub(super) fn deadline(&self) -> Time {
@@ -86,12 +106,20 @@ impl Peer {
                 NetEvent::Listening { .. } | NetEvent::Client(_) | NetEvent::Unreached { .. } => continue,
                 NetEvent::Refused { reason, .. } => format!("n{}: refused, {reason}", self.id),
                 NetEvent::SnapshotOffered { offer, .. } => {
+                    self.offered = Some(offer);
                     format!("to n{}: snapshot of {}, {} bytes", self.id, offer.base().id(), offer.bytes)
                 }
-                NetEvent::SnapshotWanted { want, .. } => format!("to n{}: wants {} chunks at {}", self.id, want.chunks, want.offset),
+                NetEvent::SnapshotWanted { pull, want } => {
+                    self.wanted.push_back((pull, want));
+                    format!("to n{}: wants {} chunks at {}", self.id, want.chunks, want.offset)
+                }
                 NetEvent::SnapshotChunk { offset, .. } => format!("to n{}: chunk at {offset}", self.id),
                 NetEvent::SnapshotFetchDown { reason, .. } => format!("n{}: fetch down, {reason}", self.id),
-                NetEvent::SnapshotAsked { .. } | NetEvent::SnapshotServeDown { .. } => continue,
+                NetEvent::SnapshotServeDown { pull, .. } => {
+                    self.wanted.retain(|(over, _)| *over != pull);
+                    continue;
+                }
+                NetEvent::SnapshotAsked { .. } => continue,
                 NetEvent::Fatal(error) => format!("n{}: {error}", self.id),
             };
             let mut world = world.borrow_mut();
@@ -99,6 +127,7 @@ impl Peer {
                 world.trace.push(line);
             }
         }
+        self.serve();
         self.net.tick(now, &mut self.io, &mut self.ring);
         true
     }

@@ -18,6 +18,8 @@
 //! | `msg n2 vote t=5 last=9@3` | n2 says so, in the session that it has |
 //! | `frame n2 t=5 commit=0 prev=4@3 a@5 b@5` | n2 sends a frame, its entries after `prev`; `range=6..6`: only that counts; `noop@5` alone is a no-op |
 //! | `ladder n2 3..9` | n2 leads in term 9 and sends frames of one entry, of term 3 at 3 and so on |
+//! | `offer n2 20@2` | n2 offers a snapshot as of that entry, and sends what is wanted of it; `20@2 900000`: with so many bytes of the state machine's in it |
+//! | `pull n2 1` | n2 wants so many chunks of what it was offered last, from its beginning |
 //! | `both` + such a command + `/` + another | both happen before anything else does |
 //! | `follow n2` / `unfollow n2` | n2 takes frames and answers heartbeats / does not any more |
 //! | `votes n2` | n2 grants every vote |
@@ -29,6 +31,7 @@
 //! | `takes 6` | each call of the state machine takes so many ms |
 //! | `kill` / `kill late` / `start` | n1's process dies; its last writes are lost, or not / starts again, held up by nothing; `volatile` before it: with an empty machine |
 //! | `rot 5` | the frame that holds index 5 is damaged on n1's disk |
+//! | `rot snapshot 20 5` | so is chunk 5 of its snapshot as of entry 20 |
 //! | `stop` | n1 is asked to stop |
 //! | `ms 20` | time passes |
 //! | `status` | prints what its operator is told, but for what depends on sizes and times |
@@ -42,7 +45,7 @@ use kontiki_core::{EntryId, LogIndex, Role};
 use kontiki_net::Request;
 
 use super::wire::{Host, addr};
-use super::words::{class, compact, failure, frame, message, node, number, payloads};
+use super::words::{class, compact, failure, frame, message, node, number, payloads, position};
 use super::{Bench, Client, MS};
 use crate::config::Config;
 
@@ -215,6 +218,12 @@ fn command(bench: &mut Bench, line: &str) -> Result<String, String> {
             let frame = frame(&words[2..])?;
             return Ok(bench.peer(node(word(1)?)?)?.send(cluster, &frame).err().unwrap_or_default());
         }
+        "offer" => {
+            let (cluster, at) = (bench.config.cluster, position(word(2)?)?);
+            let bytes = words.get(3).map_or(Ok(8), |bytes| number(bytes))? as usize;
+            return Ok(bench.peer(node(word(1)?)?)?.offer(cluster, at, bytes).err().unwrap_or_default());
+        }
+        "pull" => return Ok(bench.peer(node(word(1)?)?)?.pull(number(word(2)?)? as u32).err().unwrap_or_default()),
         "ladder" => {
             let (from, to) = word(2)?.split_once("..").ok_or("from..to")?;
             for at in number(from)?..=number(to)? {
@@ -248,6 +257,11 @@ fn command(bench: &mut Bench, line: &str) -> Result<String, String> {
             (world.told.0, world.holds) = (true, holds);
             drop(world);
             return Ok(state(bench));
+        }
+        "rot" if word(1)? == "snapshot" => {
+            let name = kontiki_snapshot::names::snapshot(LogIndex(number(word(2)?)?));
+            let at = number(word(3)?)? as usize * kontiki_snapshot::limits::CHUNK_BYTES;
+            return Ok(if bench.world.borrow_mut().disk.spoil(&name, at) { String::new() } else { "it is not there".into() });
         }
         "rot" => {
             let index = LogIndex(number(word(1)?)?);

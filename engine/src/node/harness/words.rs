@@ -40,7 +40,7 @@ pub(super) fn node(word: &str) -> Result<Host, String> {
 }
 
 /// `index@term`.
-fn position(word: &str) -> Result<(LogIndex, Term), String> {
+pub(super) fn position(word: &str) -> Result<(LogIndex, Term), String> {
     let (index, term) = word.split_once('@').ok_or(format!("{word}: index@term"))?;
     Ok((LogIndex(number(index)?), Term(number(term)?)))
 }

@@ -137,7 +137,7 @@ impl World {
     fn name<'a>(&'a self, op: &'a Op) -> Option<&'a Name> {
         match op {
             Op::Open { name, .. } | Op::Unlink { name, .. } | Op::Rename { from: name, .. } => Some(name),
-            Op::Write { file, .. } | Op::Allocate { file, .. } | Op::Sync { file, .. } => Some(self.file(*file).1),
+            Op::Read { file, .. } | Op::Write { file, .. } | Op::Allocate { file, .. } | Op::Sync { file, .. } => Some(self.file(*file).1),
             _ => None,
         }
     }

@@ -55,10 +55,10 @@ fn as_stored(offer: &SnapshotOffer) -> Offer {
 }
 
 impl Group {
-    /// Whether this node lacks anything of what a snapshot of `base` holds, as far as its log cannot give it.
+    /// Whether log or state machine lacks anything of what a snapshot of `base` holds, as far as the log cannot give it to the
+    /// machine. (One that needs a base is such a machine.)
     fn lacks(&self, host: &Host, base: kontiki_core::Base, log: bool) -> bool {
-        let machine = self.next_apply <= base.index && self.next_apply < host.wal.first_index();
-        log || machine || self.raft.needs_base()
+        log || self.next_apply <= base.index && self.next_apply < host.wal.first_index()
     }
 
     /// A peer offers a snapshot.

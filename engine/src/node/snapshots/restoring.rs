@@ -1,7 +1,7 @@
 //! A snapshot on its way from the disk into the state machine, chunk by chunk, each checked as it is read. Nothing is
 //! applied meanwhile; the log goes on.
 
-use kontiki_core::{EntryId, Event as CoreEvent, LogIndex, Time};
+use kontiki_core::{Event as CoreEvent, LogIndex, Time};
 use kontiki_io::{Io, IoBuf, tell};
 use kontiki_mem::Pool;
 use kontiki_snapshot::{Info, ReadError};
@@ -22,27 +22,17 @@ pub(in crate::node) struct Restoring {
     /// Memory that nobody uses.
     free: Vec<IoBuf>,
     reading: bool,
-    /// Pieces of memory that the stage has.
-    given: usize,
     /// The stage has all of it.
     ended: bool,
     /// Nothing is read before.
     retry_at: Option<Time>,
-    /// By which its reads are known: what was read of an older one is of no use.
-    tag: u64,
 }
 
-/// Tags of what is read for the machine; those of what is read to be sent lie below.
-pub(super) const TAGS: u64 = 1 << 63;
+/// Tag of what is read for the machine; those of what is read to be sent lie below.
+pub(super) const TAG: u64 = 1 << 63;
 
 impl Restoring {
-    /// Whether it is the snapshot as of this entry.
-    pub(super) fn is_of(&self, at: EntryId) -> bool {
-        self.info.base().id() == at
-    }
-
     pub(super) fn gave_back(&mut self, buf: IoBuf) {
-        self.given -= 1;
         self.free.push(buf);
     }
 }
@@ -56,13 +46,14 @@ impl Group {
         self.next_apply = id.index.next();
         match &mut self.snapshots.step {
             Step::Restoring(before) => {
-                (before.info, before.next, before.ended, before.tag) = (info, 0, false, before.tag + 1);
+                assert!(!before.reading, "what is read of a snapshot is taken in before the next one is begun");
+                (before.info, before.next, before.ended) = (info, 0, false);
             }
             step => {
+                // What the stage still has of one that was given up comes back.
                 let pool = Pool::new(RESTORE_BUFFERS, RESTORE_BYTES);
-                let free = std::iter::from_fn(|| pool.take()).map(IoBuf::Pool).collect();
-                *step =
-                    Step::Restoring(Restoring { info, next: 0, free, reading: false, given: 0, ended: false, retry_at: None, tag: TAGS });
+                let free = std::iter::from_fn(|| pool.take()).take(RESTORE_BUFFERS - self.snapshots.given).map(IoBuf::Pool).collect();
+                *step = Step::Restoring(Restoring { info, next: 0, free, reading: false, ended: false, retry_at: None });
             }
         }
     }
@@ -76,7 +67,7 @@ impl Group {
                 && restoring.retry_at.is_none()
                 && let Some(buf) = restoring.free.pop()
             {
-                match host.store.read(restoring.tag, info.digest, restoring.next, buf, io) {
+                match host.store.read(TAG, info.digest, restoring.next, buf, io) {
                     Ok(()) => restoring.reading = true,
                     Err(buf) => {
                         restoring.free.push(buf);
@@ -89,7 +80,7 @@ impl Group {
                     }
                 }
             }
-        } else if restoring.given == 0 && !restoring.ended {
+        } else if self.snapshots.given == 0 && !restoring.ended {
             restoring.ended = true;
             self.queue.put_last(Task::Restore(Piece::End(info.base().id())));
         }
@@ -99,7 +90,6 @@ impl Group {
     pub(super) fn restore_read(
         &mut self,
         host: &mut Host,
-        tag: u64,
         buf: IoBuf,
         result: Result<usize, ReadError>,
         now: Time,
@@ -107,14 +97,10 @@ impl Group {
     ) -> Result<(), Failure> {
         let Step::Restoring(restoring) = &mut self.snapshots.step else { return Ok(()) };
         restoring.reading = false;
-        if tag != restoring.tag {
-            restoring.free.push(buf);
-            return Ok(());
-        }
         match result {
             Ok(count) => {
                 restoring.next += count as u64;
-                restoring.given += 1;
+                self.snapshots.given += 1;
                 self.queue.put_last(Task::Restore(Piece::Chunks(buf, count)));
                 Ok(())
             }
