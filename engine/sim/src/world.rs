@@ -1,6 +1,7 @@
 //! The world: hosts, the network between them, and the agenda of what happens next. One thread, one seed, one order.
 
 pub(crate) mod host;
+mod lives;
 pub(crate) mod op_class;
 pub(crate) mod sim_io;
 pub(crate) mod trace;
@@ -292,6 +293,21 @@ impl World {
             self.crash_point(host, class);
         } else {
             self.end_socket(host, operation, pending, injected);
+        }
+    }
+
+    /// What was held back of a kind takes effect now.
+    pub(crate) fn release(&mut self, host: usize, class: OpClass) {
+        let boot = self.hosts[host].boot;
+        let state = &mut self.hosts[host];
+        state.held.retain(|&held| held != class);
+        let process = &state.process;
+        let (freed, kept): (Vec<u64>, Vec<u64>) = std::mem::take(&mut state.withheld)
+            .into_iter()
+            .partition(|operation| process.operations.get(operation).is_some_and(|pending| pending.class == class));
+        state.withheld = kept;
+        for operation in freed {
+            self.schedule(0, Happening::End { host, boot, operation });
         }
     }
 
