@@ -1,15 +1,7 @@
 //! Little-endian fields, read and written without a way to panic on what a peer sent.
 
+use kontiki_frame::fields::checksum_around;
 use kontiki_mem::copy_payload;
-
-/// Checksum of a record, leaving out the four bytes at `at` where it is kept.
-pub(crate) fn checksum_around(record: &[u8], at: usize) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    let (before, rest) = record.split_at(at);
-    hasher.update(before);
-    hasher.update(rest.get(4..).unwrap_or(&[]));
-    hasher.finalize()
-}
 
 /// Reads fields off the front of bytes; `None` once they run out.
 #[derive(Debug)]

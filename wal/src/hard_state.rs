@@ -9,9 +9,10 @@
 
 use kontiki_core::{ClusterId, GroupId, Incarnation, NodeId, Term};
 use kontiki_frame::BLOCK_BYTES;
+use kontiki_frame::fields::{all_zero, field, put, u16_at, u32_at, u64_at, u128_at};
 use kontiki_io::Name;
 
-use crate::layout::{AT_CHECKSUM, AT_VERSION, all_zero, checksum, field, put, u16_at, u32_at, u64_at};
+use crate::layout::{AT_CHECKSUM, AT_VERSION, checksum};
 use crate::segment_header::Identity;
 use crate::{WalError, names};
 
@@ -179,15 +180,12 @@ impl Record {
             },
             watermark: u64_at(block, AT_WATERMARK),
             began: u64_at(block, AT_BEGAN),
-            place: kontiki_io::Identity {
-                boot: u128::from_le_bytes(field(block, AT_BOOT_ID)),
-                place: u128::from_le_bytes(field(block, AT_PLACE)),
-            },
+            place: kontiki_io::Identity { boot: u128_at(block, AT_BOOT_ID), place: u128_at(block, AT_PLACE) },
         };
         let identity = Identity {
             node: NodeId(u64_at(block, AT_NODE)),
             group: GroupId(u64_at(block, AT_GROUP)),
-            cluster: ClusterId(u128::from_le_bytes(field(block, AT_CLUSTER))),
+            cluster: ClusterId(u128_at(block, AT_CLUSTER)),
         };
         Ok((record, identity))
     }

@@ -13,12 +13,12 @@ mod walk;
 pub(crate) use verdict::Recovered;
 
 use kontiki_core::{Base, Incarnation};
+use kontiki_frame::fields::all_zero;
 use kontiki_frame::{BLOCK_BYTES, DiskStamp, Header, SECTOR_BYTES, verify, was_cut_short};
 
 use crate::Cause;
 use crate::hard_state::Record;
 use crate::index::LiveLog;
-use crate::layout::all_zero;
 use crate::report::Chain;
 use crate::segment_header::{Found, Identity, SegmentHeader};
 

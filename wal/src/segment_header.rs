@@ -2,10 +2,11 @@
 
 use kontiki_core::{Base, ClusterId, GroupId, Incarnation, LogIndex, NodeId, Subterm, Term};
 use kontiki_frame::BLOCK_BYTES;
+use kontiki_frame::fields::{all_zero, field, put, u16_at, u32_at, u64_at, u128_at};
 use kontiki_io::Name;
 
 use crate::hard_state::{VERSION, check_version};
-use crate::layout::{AT_CHECKSUM, AT_VERSION, all_zero, checksum, field, put, u16_at, u32_at, u64_at};
+use crate::layout::{AT_CHECKSUM, AT_VERSION, checksum};
 use crate::{WalError, names};
 
 const MAGIC: [u8; 4] = *b"KtkS";
@@ -113,7 +114,7 @@ impl SegmentHeader {
         }
         let version = u16_at(block, AT_VERSION);
         check_version(version, name.clone())?;
-        let (flags, digest) = (u16_at(block, AT_FLAGS), u128::from_le_bytes(field(block, AT_DIGEST)));
+        let (flags, digest) = (u16_at(block, AT_FLAGS), u128_at(block, AT_DIGEST));
         let reserved = block.get(AT_RESERVED..).unwrap_or_default();
         let unused = field::<4>(block, AT_UNUSED) == [0; 4] && all_zero(reserved);
         if version == 0 || flags & !FLAG_BASE != 0 || flags == 0 && digest != 0 || !unused {
@@ -135,7 +136,7 @@ impl SegmentHeader {
         let identity = Identity {
             node: NodeId(u64_at(block, AT_NODE)),
             group: GroupId(u64_at(block, AT_GROUP)),
-            cluster: ClusterId(u128::from_le_bytes(field(block, AT_CLUSTER))),
+            cluster: ClusterId(u128_at(block, AT_CLUSTER)),
         };
         // Indexes stay below the greatest, so that the next one always exists.
         if header.generation == u64::MAX || header.prev.index.0 == u64::MAX {

@@ -2,7 +2,7 @@
 
 use kontiki_core::{IndexRange, LogIndex, Term};
 
-use crate::layout::{put, u32_at, u64_at};
+use crate::fields::{put, u32_at, u64_at};
 use crate::{BODY_OFFSET, ENTRY_LENGTH_BYTES, FrameError, Header, SESSION_PREFIX_BYTES};
 
 /// One entry, borrowed from its frame.

@@ -2,7 +2,7 @@
 
 use kontiki_core::{ClusterId, FrameMeta, GroupId, IndexRange, LogIndex, Subterm, Term};
 
-use crate::layout::{field, put, u16_at, u32_at, u64_at};
+use crate::fields::{all_zero, checksum_around, field, put, u16_at, u32_at, u64_at, u128_at};
 use crate::{
     BODY_OFFSET, ENTRY_LENGTH_BYTES, FrameError, HEADER_BYTES, MAX_BODY_BYTES, SECTOR_BYTES, STAMP_BYTES, VERSION, entries, frame_bytes,
 };
@@ -116,23 +116,9 @@ impl Header {
     }
 }
 
-/// The header's checksum: all its bytes but the checksum itself.
-fn checksum(header: &[u8]) -> u32 {
-    let mut crc = crc32fast::Hasher::new();
-    crc.update(&header[..AT_CHECKSUM]);
-    crc.update(&header[AT_CHECKSUM + 4..]);
-    crc.finalize()
-}
-
 /// The checksum stored in the header of `frame`; what a stamp binds itself to. It covers the body's checksum too.
 pub(crate) fn stored_checksum(frame: &[u8]) -> [u8; 4] {
     field(frame, STAMP_BYTES + AT_CHECKSUM)
-}
-
-/// Whole blocks of padding are looked at by the word: a small frame is mostly padding.
-fn all_zero(bytes: &[u8]) -> bool {
-    let (chunks, rest) = bytes.as_chunks::<64>();
-    chunks.iter().all(|chunk| chunk.iter().fold(0, |any, &b| any | b) == 0) && rest.iter().all(|&b| b == 0)
 }
 
 /// The pieces of a frame that are not padding alone, at most 64: whole sectors each.
@@ -194,7 +180,7 @@ pub fn seal(frame: &mut [u8], header: &Header) {
     put(out, AT_FILLED, &filled.to_le_bytes());
     put(out, AT_CLUSTER_NS, &header.cluster_ns.to_le_bytes());
     put(out, AT_SUBTERM, &header.subterm.0.to_le_bytes());
-    let crc = checksum(out);
+    let crc = checksum_around(out, AT_CHECKSUM);
     put(out, AT_CHECKSUM, &crc.to_le_bytes());
 }
 
@@ -230,7 +216,7 @@ pub fn parse_header(bytes: &[u8]) -> Result<Header, FrameError> {
     if field::<4>(bytes, AT_MAGIC) != MAGIC {
         return Err(FrameError::Magic);
     }
-    if checksum(bytes) != u32_at(bytes, AT_CHECKSUM) {
+    if checksum_around(bytes, AT_CHECKSUM) != u32_at(bytes, AT_CHECKSUM) {
         return Err(FrameError::HeaderChecksum);
     }
     let version = u16_at(bytes, AT_VERSION);
@@ -250,7 +236,7 @@ pub fn parse_header(bytes: &[u8]) -> Result<Header, FrameError> {
     let header = Header {
         kind,
         sessions: flags & FLAG_SESSIONS != 0,
-        cluster: ClusterId(u128::from_le_bytes(field(bytes, AT_CLUSTER))),
+        cluster: ClusterId(u128_at(bytes, AT_CLUSTER)),
         group: GroupId(u64_at(bytes, AT_GROUP)),
         meta: FrameMeta {
             term: Term(u64_at(bytes, AT_TERM)),

@@ -39,8 +39,8 @@
 
 mod entries;
 mod error;
+pub mod fields;
 mod header;
-mod layout;
 mod stamp;
 
 pub use entries::{Entries, Entry, entries, put_entry};

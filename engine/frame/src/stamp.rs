@@ -2,8 +2,8 @@
 
 use kontiki_core::{Incarnation, IndexRange, LogIndex, NodeId, SessionId, Term};
 
+use crate::fields::{field, put, u32_at, u64_at};
 use crate::header::stored_checksum;
-use crate::layout::{field, put, u32_at, u64_at};
 use crate::{FrameError, STAMP_BYTES};
 
 const DISK_MAGIC: [u8; 4] = *b"KtkD";

@@ -1,7 +1,8 @@
 //! A chunk: 64 KiB of a snapshot, with a checksum under which the snapshot's identity and the chunk's number lie.
 
+use kontiki_frame::fields::{all_zero, checksum_around, field, put, u16_at, u32_at, u64_at, u128_at};
+
 use crate::flaw::Flaw;
-use crate::layout::{all_zero, checksum, field, put, u16_at, u32_at, u64_at, u128_at};
 use crate::limits::{CHUNK_BYTES, CHUNK_HEADER_BYTES, DATA_BYTES};
 use crate::{Digest, VERSION};
 
@@ -64,7 +65,7 @@ impl<'a> Chunk<'a> {
         if bytes.len() != CHUNK_BYTES {
             return Err(Flaw::CutOff);
         }
-        if field::<4>(bytes, 0) != MAGIC || checksum(bytes, AT_CHECKSUM) != u32_at(bytes, AT_CHECKSUM) {
+        if field::<4>(bytes, 0) != MAGIC || checksum_around(bytes, AT_CHECKSUM) != u32_at(bytes, AT_CHECKSUM) {
             return Err(Flaw::Damaged);
         }
         let version = u16_at(bytes, AT_VERSION);
@@ -95,6 +96,6 @@ pub(crate) fn seal(chunk: &mut [u8], part: Part, number: u64, identity: Digest, 
     put(chunk, AT_BYTES, &(length as u32).to_le_bytes());
     put(chunk, AT_NUMBER, &number.to_le_bytes());
     put(chunk, AT_IDENTITY, &identity.0.to_le_bytes());
-    let crc = checksum(chunk, AT_CHECKSUM);
+    let crc = checksum_around(chunk, AT_CHECKSUM);
     put(chunk, AT_CHECKSUM, &crc.to_le_bytes());
 }

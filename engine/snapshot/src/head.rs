@@ -3,9 +3,9 @@
 use std::fmt;
 
 use kontiki_core::{Base, ClusterId, GroupId, Incarnation, LogIndex, NodeId, Subterm, Term};
+use kontiki_frame::fields::{all_zero, put, u32_at, u64_at, u128_at};
 
 use crate::Digest;
-use crate::layout::{all_zero, field, put, u32_at, u64_at, u128_at};
 use crate::limits::{CHUNK_BYTES, DATA_BYTES, MAX_BYTES};
 
 /// Length of a head, in bytes.
@@ -68,11 +68,7 @@ impl Head {
     /// None if it cannot be one.
     pub(crate) fn parse(bytes: &[u8]) -> Option<Head> {
         let flags = u32_at(bytes, 60);
-        let base = Base {
-            index: LogIndex(u64_at(bytes, 40)),
-            term: Term(u64_at(bytes, 48)),
-            subterm: Subterm(u32::from_le_bytes(field(bytes, 56))),
-        };
+        let base = Base { index: LogIndex(u64_at(bytes, 40)), term: Term(u64_at(bytes, 48)), subterm: Subterm(u32_at(bytes, 56)) };
         let of_an_entry = base.index.0 != 0 && base.term.0 != 0;
         if bytes.len() != HEAD_BYTES || flags & !FLAG_FULL != 0 || !all_zero(&bytes[104..]) || !(of_an_entry || base == Base::default()) {
             return None;

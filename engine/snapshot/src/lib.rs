@@ -71,7 +71,6 @@ mod encode;
 mod error;
 mod flaw;
 mod head;
-mod layout;
 pub mod limits;
 pub mod names;
 mod offer;

@@ -3,9 +3,9 @@
 use std::fmt;
 
 use kontiki_core::{Base, LogIndex, NodeId, Subterm, Term};
+use kontiki_frame::fields::{all_zero, checksum_around, field, put, u16_at, u32_at, u64_at, u128_at};
 use kontiki_mem::BLOCK_BYTES;
 
-use crate::layout::{all_zero, checksum, field, put, u16_at, u32_at, u64_at, u128_at};
 use crate::limits::{CHUNK_BYTES, MAX_BYTES};
 use crate::{Digest, VERSION};
 
@@ -59,14 +59,14 @@ impl Offer {
         put(block, 48, &self.lineage.to_le_bytes());
         put(block, 64, &self.digest.0.to_le_bytes());
         put(block, 80, &self.bytes.to_le_bytes());
-        let crc = checksum(block, AT_CHECKSUM);
+        let crc = checksum_around(block, AT_CHECKSUM);
         put(block, AT_CHECKSUM, &crc.to_le_bytes());
     }
 
     /// Reads a note; none if it is not intact.
     pub(crate) fn parse_note(block: &[u8]) -> Option<Offer> {
         let block = block.get(..BLOCK_BYTES)?;
-        let intact = field::<4>(block, 0) == MAGIC && checksum(block, AT_CHECKSUM) == u32_at(block, AT_CHECKSUM);
+        let intact = field::<4>(block, 0) == MAGIC && checksum_around(block, AT_CHECKSUM) == u32_at(block, AT_CHECKSUM);
         if !intact || u16_at(block, AT_VERSION) != VERSION || !all_zero(&block[88..]) {
             return None;
         }

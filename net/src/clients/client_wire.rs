@@ -8,10 +8,11 @@
 //! number is the client's; responses repeat it and may come in any order.
 
 use kontiki_core::NodeId;
+use kontiki_frame::fields::checksum_around;
 
 use crate::address::Address;
 use crate::limits::{CLIENT_HEADER_BYTES, CLIENT_SESSION_BYTES, MAX_ADDRESS_BYTES};
-use crate::wire::{Reader, Writer, checksum_around};
+use crate::wire::{Reader, Writer};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"KTKq");
 /// Of these messages' layout: unchanged since the protocol's version 1.

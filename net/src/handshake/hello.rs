@@ -11,10 +11,11 @@
 //! its operator. (Version 1 wrote a zero for the lowest version: it spoke no other.)
 
 use kontiki_core::{ClusterId, Incarnation, NodeId, SessionId};
+use kontiki_frame::fields::checksum_around;
 
 use crate::handshake::versions::Versions;
 use crate::limits::HELLO_BYTES;
-use crate::wire::{Reader, Writer, checksum_around};
+use crate::wire::{Reader, Writer};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"KONTIKI\n");
 const CRC_AT: usize = HELLO_BYTES - 4;

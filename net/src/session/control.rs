@@ -9,11 +9,12 @@
 //! later versions tell more. The checksum covers everything but itself.
 
 use kontiki_core::{LogIndex, Message, SessionId, Term};
+use kontiki_frame::fields::checksum_around;
 
 use crate::limits::{CONTROL_HEADER_BYTES, CONTROL_MAX_BYTES, PROTOCOL_VERSION};
 use crate::session::parameters::Parameters;
 use crate::snapshots::offer::SnapshotOffer;
-use crate::wire::{Reader, Writer, checksum_around};
+use crate::wire::{Reader, Writer};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"KTKc");
 const VERSION: u8 = PROTOCOL_VERSION as u8;

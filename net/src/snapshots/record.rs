@@ -9,10 +9,11 @@
 //! kind does not use is zero.
 
 use kontiki_core::SessionId;
+use kontiki_frame::fields::checksum_around;
 
 use crate::limits::{MAX_WANT_CHUNKS, PROTOCOL_VERSION, SNAPSHOT_CHUNK_BYTES, SNAPSHOT_RECORD_BYTES};
 use crate::snapshots::offer::{SnapshotId, is_length};
-use crate::wire::{Reader, Writer, checksum_around};
+use crate::wire::{Reader, Writer};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"KTKs");
 const VERSION: u8 = PROTOCOL_VERSION as u8;

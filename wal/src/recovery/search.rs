@@ -1,10 +1,10 @@
 //! The search: behind the log's end, block by block, for what was written to this log.
 
+use kontiki_frame::fields::all_zero;
 use kontiki_frame::{BLOCK_BYTES, DiskStamp, parse_header};
 
 use super::{BLOCK, Mode, Recovery, SegmentFile};
 use crate::Cause;
-use crate::layout::all_zero;
 use crate::segment_header::Found;
 
 impl Recovery {
