@@ -66,6 +66,8 @@ pub(super) struct Snapshots {
     retry_at: Option<Time>,
     /// Pieces of memory, with chunks to be restored in them, that the stage has: also of one that was given up.
     given: usize,
+    /// How many the stage was asked for that have given way before it said anything of them.
+    unheard: usize,
     /// The newest number under which somebody asks for one, and the one that is answered by what is being made.
     asked: u64,
     answers: u64,
@@ -82,6 +84,7 @@ impl Snapshots {
             expects: false,
             retry_at: None,
             given: 0,
+            unheard: 0,
             asked: 0,
             answers: 0,
             askers: Askers::default(),
@@ -222,6 +225,8 @@ impl Group {
 
     fn stage_says(&mut self, host: &mut Host, answer: Answer, now: Time) -> Result<(), Failure> {
         match (answer, &mut self.snapshots.step) {
+            // The next one may have been asked for already, as of another entry.
+            (Answer::Taken(..) | Answer::NotTaken(_), _) if self.snapshots.unheard > 0 => self.snapshots.unheard -= 1,
             (Answer::Taken(at, _), Step::Asked) if at.index == LogIndex(0) => {
                 self.no_snapshot(host, SnapshotError::Failed("nothing has been applied yet".into()), now);
             }

@@ -16,8 +16,9 @@ pub(super) struct Source {
 }
 
 impl Peer {
-    /// Has one as of this entry, with so many bytes of the state machine's in it, and offers it.
-    pub(super) fn offer(&mut self, cluster: u128, (index, term): (LogIndex, Term), bytes: usize) -> Result<(), String> {
+    /// Has one as of this entry, with so many bytes of the state machine's in it, and offers it; or what is `cut` behind its
+    /// first chunk.
+    pub(super) fn offer(&mut self, cluster: u128, (index, term): (LogIndex, Term), bytes: usize, cut: bool) -> Result<(), String> {
         let session = self.net.session(NodeId(NODE)).ok_or("no session")?;
         let base = Base { index, term, subterm: Subterm(0) };
         let head = Head { cluster: ClusterId(cluster), base, full: true, ..Head::default() };
@@ -28,7 +29,8 @@ impl Peer {
         }
         let digest = check.whole().ok_or("it is not whole")?.digest.0;
         let id = SnapshotId { source: NodeId(self.id), index, term, digest };
-        let offer = SnapshotOffer { id, subterm: base.subterm, lineage: 0, bytes: file.len() as u64 };
+        let offer =
+            SnapshotOffer { id, subterm: base.subterm, lineage: 0, bytes: if cut { SNAPSHOT_CHUNK_BYTES } else { file.len() } as u64 };
         self.source = Some(Source { id, file });
         self.spoke = true;
         self.net.offer_snapshot(self.io.now(), NodeId(NODE), session, &offer).map_err(|error| error.to_string())

@@ -149,7 +149,11 @@ impl Group {
     /// This node's own snapshot gives way to the one that it needs.
     pub(super) fn give_up_own(&mut self, host: &mut Host, now: Time) {
         match self.snapshots.step {
-            Step::Asked | Step::Taken(_) => self.snapshots.step = Step::Idle,
+            Step::Asked => {
+                self.snapshots.unheard += 1;
+                self.snapshots.step = Step::Idle;
+            }
+            Step::Taken(_) => self.snapshots.step = Step::Idle,
             Step::Writing(_) => {
                 host.store.abandon();
                 self.snapshots.step = Step::Ending;
