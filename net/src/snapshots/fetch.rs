@@ -16,9 +16,9 @@ use crate::handshake::refusal::Refusal;
 use crate::limits::{MAX_WANTS, RING_RETRY_NS, SNAPSHOT_BUFFERS, SNAPSHOT_CHUNK_BYTES, SNAPSHOT_RECORD_BYTES};
 use crate::net::Net;
 use crate::session::{SendError, peer::Session};
+use crate::snapshots::ends::{Due, RecordIn};
 use crate::snapshots::offer::SnapshotId;
 use crate::snapshots::record::{SnapshotRecord, SnapshotSays, SnapshotWant, SnapshotWireError};
-use crate::snapshots::serve::Due;
 
 #[derive(Clone, Copy, Debug)]
 enum State {
@@ -37,14 +37,11 @@ pub(crate) struct Fetch {
     wants: Deque<SnapshotWant, MAX_WANTS>,
     /// What was asked for and has not all come.
     due: Deque<Due, MAX_WANTS>,
-    /// The next record, as it comes in.
-    small: Option<PoolBuf>,
-    small_len: usize,
+    record: RecordIn,
     /// The chunk that a record has announced, and how much of it is there.
     coming: Option<(SnapshotId, u64)>,
     chunk: Option<PoolBuf>,
     filled: usize,
-    next_in: u64,
     next_out: u64,
     /// When something last came, or was asked for.
     moved: Time,
@@ -173,7 +170,7 @@ impl Net {
                 self.counters.snapshot_channels += 1;
                 if let Some(fetch) = self.fetch_mut(p) {
                     fetch.state = State::Open(slot);
-                    fetch.small = Some(small);
+                    fetch.record.received(small, 0);
                     fetch.moved = now;
                 }
             }
@@ -206,8 +203,7 @@ impl Net {
             fetch.filled += bytes;
             fetch.chunk = Some(buf);
         } else {
-            fetch.small_len += bytes;
-            fetch.small = Some(buf);
+            fetch.record.received(buf, bytes);
         }
     }
 
@@ -272,12 +268,7 @@ impl Net {
             return;
         }
         if fetch.coming.is_none() {
-            if fetch.small_len < SNAPSHOT_RECORD_BYTES
-                && let Some(small) = fetch.small.take()
-            {
-                self.conns.recv(slot, IoBuf::Pool(small), fetch.small_len, SNAPSHOT_RECORD_BYTES - fetch.small_len, io);
-            }
-            return;
+            return fetch.record.receive(slot, &mut self.conns, io);
         }
         match fetch.chunk.take().or_else(|| self.chunks.as_ref()?.take()) {
             Some(chunk) if fetch.filled < SNAPSHOT_CHUNK_BYTES => {
@@ -310,26 +301,22 @@ impl Net {
             }
             return true;
         }
-        if fetch.small_len < SNAPSHOT_RECORD_BYTES {
-            return true;
-        }
-        let Some(bytes) = fetch.small.as_ref().and_then(|small| small.bytes().first_chunk::<SNAPSHOT_RECORD_BYTES>()) else { return true };
-        let reason = match SnapshotRecord::decode(bytes) {
+        let Some(says) = fetch.record.says() else { return true };
+        let reason = match says {
             Err(error) => Err(error),
-            Ok(record) if (record.session, record.sequence) != (fetch.session, fetch.next_in) => Err(SnapshotWireError::Field),
-            Ok(SnapshotRecord { says: SnapshotSays::Chunk { id, offset }, .. }) => match fetch.due.front_mut() {
+            Ok(SnapshotSays::Chunk { id, offset }) => match fetch.due.front_mut() {
                 Some(due) if due.is_next(id, offset) => {
                     if due.took() {
                         fetch.due.pop_front();
                     }
-                    (fetch.coming, fetch.small_len) = (Some((id, offset)), 0);
-                    fetch.next_in += 1;
+                    fetch.coming = Some((id, offset));
+                    fetch.record.took();
                     return true;
                 }
                 _ => Err(SnapshotWireError::NotWanted),
             },
-            Ok(SnapshotRecord { says: SnapshotSays::Refused(refusal), .. }) => Ok(DownReason::SnapshotRefused(refusal)),
-            Ok(record) => Err(SnapshotWireError::Order { kind: record.says.kind() }),
+            Ok(SnapshotSays::Refused(refusal)) => Ok(DownReason::SnapshotRefused(refusal)),
+            Ok(says) => Err(SnapshotWireError::Order { kind: says.kind() }),
         };
         match reason {
             Ok(reason) => self.fetch_down(p, reason, now, io),
@@ -354,12 +341,10 @@ impl Fetch {
             session,
             wants: Deque::new(),
             due: Deque::new(),
-            small: None,
-            small_len: 0,
+            record: RecordIn::new(session, None),
             coming: None,
             chunk: None,
             filled: 0,
-            next_in: 1,
             next_out: 1,
             moved: now,
             retry: None,

@@ -6,7 +6,7 @@
 use kontiki_core::{Base, LogIndex, NodeId, Subterm, Term};
 
 use crate::limits::{MAX_SNAPSHOT_BYTES, SNAPSHOT_CHUNK_BYTES};
-use crate::wire::{Reader, Writer, next_field};
+use crate::wire::{FIELD_HEADER_BYTES, Reader, Writer, next_field};
 
 /// Names one snapshot: two with the same identity are the same, byte by byte. A fetch that was broken off goes on only
 /// with the same.
@@ -35,7 +35,6 @@ pub struct SnapshotOffer {
     pub bytes: u64,
 }
 
-const FIELD_HEADER_BYTES: usize = 4;
 const ID: u16 = 1;
 const ID_BYTES: usize = 40;
 const SUBTERM: u16 = 2;

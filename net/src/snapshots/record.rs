@@ -233,6 +233,19 @@ impl SnapshotRecord {
             && (matches!(kind, 2..=4) || id == SnapshotId::default());
         if sound { Ok(record) } else { Err(field) }
     }
+
+    /// What the next record of a direction says: of this session, and with the next sequence number.
+    ///
+    /// # Errors
+    /// As [`SnapshotRecord::decode`]; [`SnapshotWireError::Field`] also if it is not the next one.
+    pub(crate) fn decode_next(
+        bytes: &[u8; SNAPSHOT_RECORD_BYTES],
+        session: SessionId,
+        sequence: u64,
+    ) -> Result<SnapshotSays, SnapshotWireError> {
+        let record = SnapshotRecord::decode(bytes)?;
+        if (record.session, record.sequence) == (session, sequence) { Ok(record.says) } else { Err(SnapshotWireError::Field) }
+    }
 }
 
 impl SnapshotSays {
