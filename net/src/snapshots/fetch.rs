@@ -56,14 +56,27 @@ pub(crate) struct FetchPause {
     attempts: u32,
     /// Not to be dialled before.
     until: Time,
-    /// The node has not been told yet that the last one is gone: what it asks for now, it would ask for again.
+    /// The node has not been told yet that the last one is gone. It would ask once more for what it asks for now.
     untold: bool,
 }
 
 impl Net {
-    /// Asks a peer for a part of a snapshot; the chunks come as [`NetEvent::SnapshotChunk`], in the order of what was
-    /// asked for. Opens a connection for that, if none is open: after a failure with growing pauses. Everything that was
-    /// asked for is forgotten when it ends ([`NetEvent::SnapshotFetchDown`]).
+    /// Asks a peer for a part of a snapshot. The chunks come as [`NetEvent::SnapshotChunk`], in the order in which they
+    /// were asked for. A connection is opened for that, if none is open; after failures with growing pauses. When it ends
+    /// ([`NetEvent::SnapshotFetchDown`]), everything that was asked for is forgotten.
+    ///
+    /// ```
+    /// use kontiki_core::Time;
+    /// use kontiki_net::{Net, SendError, SnapshotOffer, SnapshotWant};
+    ///
+    /// /// Asks for the next four chunks of what was offered, if that many may be asked for.
+    /// fn ask(net: &mut Net, now: Time, offer: &SnapshotOffer, offset: u64, held: u64) -> Result<(), SendError> {
+    ///     if net.want_room(offer.id.source) == 0 {
+    ///         return Ok(()); // ask again after the next chunk, or once a session is open
+    ///     }
+    ///     net.want_snapshot(now, offer.id.source, SnapshotWant { id: offer.id, offset, chunks: 4, held })
+    /// }
+    /// ```
     ///
     /// # Errors
     /// [`SendError::NoSession`] if no session is open with the peer, or the snapshot is not its own;
@@ -93,7 +106,7 @@ impl Net {
         Ok(())
     }
 
-    /// How many parts may be asked for now; none without a session.
+    /// How many parts may be asked for now, with [`want_snapshot`](Net::want_snapshot); zero without a session.
     pub fn want_room(&self, peer: NodeId) -> usize {
         let peer = self.peer_index(peer).and_then(|p| self.peers.get(p)).filter(|peer| peer.up().is_some());
         let peer = peer.filter(|peer| !peer.fetch_pause.untold);

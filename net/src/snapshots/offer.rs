@@ -23,6 +23,16 @@ pub struct SnapshotId {
 }
 
 /// What a node offers to one that its log cannot serve.
+///
+/// ```
+/// use kontiki_core::{LogIndex, NodeId, Term};
+/// use kontiki_net::limits::SNAPSHOT_CHUNK_BYTES;
+/// use kontiki_net::{SnapshotId, SnapshotOffer};
+///
+/// let id = SnapshotId { source: NodeId(2), index: LogIndex(1000), term: Term(3), digest: 0x1234 };
+/// let offer = SnapshotOffer { id, bytes: 7 * SNAPSHOT_CHUNK_BYTES as u64, ..SnapshotOffer::default() };
+/// assert_eq!(offer.base().to_string(), "entry 1000 of term 3");
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SnapshotOffer {
     /// Which snapshot.

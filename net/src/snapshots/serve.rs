@@ -27,8 +27,8 @@ pub enum Puller {
     Program,
 }
 
-/// One connection over which somebody pulls a snapshot of this node: never used twice. What is meant for one that is
-/// gone goes nowhere, and never over the next.
+/// One connection over which somebody pulls a snapshot of this node. The next one of the same puller is another `Pull`:
+/// what is meant for a connection that is gone goes nowhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Pull {
     /// Who pulls.
@@ -52,8 +52,8 @@ pub(crate) struct Serve {
     session: SessionId,
     record: RecordIn,
     next_out: u64,
-    /// A program asked which snapshot there is, and was not told yet: one may have to be made first, and nothing moves here
-    /// until then.
+    /// A program asked which snapshot there is, and was not told yet. One may have to be made first: until then nothing
+    /// moves here, and that is no silence.
     asked: bool,
     /// What was asked for, in the order in which it is to be sent.
     owed: Deque<Due, MAX_WANTS>,
@@ -74,7 +74,8 @@ enum Asked {
 }
 
 impl Net {
-    /// How many chunks would be taken over a connection now; none if it is gone. Worth a look before one is read.
+    /// How many chunks [`send_chunk`](Net::send_chunk) would take for a connection now; zero if that is gone. To be asked
+    /// before chunks are read.
     pub fn snapshot_room(&self, pull: Pull) -> usize {
         let serve = self.serve_index(pull.puller).and_then(|k| self.serves.get(k)?.as_deref());
         serve.filter(|serve| serve.takes(pull)).map_or(0, |serve| SERVE_CHUNKS - serve.queue.len())
@@ -83,6 +84,20 @@ impl Net {
     /// Queues the next chunk of what was asked for over a connection ([`NetEvent::SnapshotWanted`], in that order): the
     /// [`SNAPSHOT_CHUNK_BYTES`] bytes of `block` from `at` on. It goes out with the next [`Net::tick`], from where it
     /// lies.
+    ///
+    /// ```
+    /// use kontiki_mem::Block;
+    /// use kontiki_net::limits::SNAPSHOT_CHUNK_BYTES;
+    /// use kontiki_net::{Net, Pull, SendError, SnapshotWant};
+    ///
+    /// /// Sends what was wanted, once it was read into one block. It is no more than there is room for.
+    /// fn answer(net: &mut Net, pull: Pull, want: SnapshotWant, read: &Block) -> Result<(), SendError> {
+    ///     for at in (0..read.len()).step_by(SNAPSHOT_CHUNK_BYTES) {
+    ///         net.send_chunk(pull, want.id, want.offset + at as u64, read.clone(), at)?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
     ///
     /// # Errors
     /// [`SendError::NoSession`] if the connection is gone, [`SendError::Full`] if too many wait, [`SendError::NotWanted`]
@@ -106,7 +121,8 @@ impl Net {
         Ok(())
     }
 
-    /// Tells a program which snapshot there is ([`NetEvent::SnapshotAsked`]).
+    /// Tells a program which snapshot there is ([`NetEvent::SnapshotAsked`]), and how long its file is, in bytes. Nothing
+    /// happens if the connection is gone.
     pub fn tell_snapshot(&mut self, pull: Pull, id: SnapshotId, bytes: u64) {
         if let Some(serve) = self.serve_mut(pull) {
             serve.asked = false;
@@ -114,8 +130,8 @@ impl Net {
         }
     }
 
-    /// Says over a connection that there is nothing (more) to be had, behind what is queued, and closes it. What was asked
-    /// for besides is forgotten.
+    /// Refuses to send (more) over a connection, and closes it: the chunks that are queued go out first, then the reason.
+    /// What else was asked for is forgotten. Nothing happens if the connection is gone.
     pub fn refuse_snapshot(&mut self, pull: Pull, refusal: SnapshotRefusal) {
         if let Some(serve) = self.serve_mut(pull) {
             serve.asked = false;
