@@ -33,8 +33,12 @@ pub(crate) enum Task {
     Frame(Work),
     /// To ask what is durable, as after a run of entries.
     Durable,
-    /// To take a snapshot of what is applied.
-    Snapshot,
+    /// The same, and to say that it was asked.
+    Look,
+    /// To take a snapshot of what is applied: of the machine's state too, or a small one.
+    Snapshot {
+        full: bool,
+    },
     /// To read the next bytes of that snapshot into this memory.
     Fill(PoolBuf),
     /// To drop what is left of it.
@@ -60,6 +64,8 @@ pub(crate) enum Answer {
     /// One was taken: as of this entry, of about so many bytes by the machine's own estimate.
     Taken(EntryId, u64),
     NotTaken(SnapshotError),
+    /// It was asked what is durable.
+    Looked,
     /// So many bytes of it are in this memory; zero: that was all.
     Filled(PoolBuf, usize),
     NotFilled(SnapshotError),
@@ -176,7 +182,7 @@ impl ApplyQueue {
                 inbox.bytes -= work.block.len();
             }
             Task::Durable => inbox.asked = false,
-            Task::Snapshot | Task::Fill(_) | Task::Forget | Task::Restore(_) => {}
+            Task::Look | Task::Snapshot { .. } | Task::Fill(_) | Task::Forget | Task::Restore(_) => {}
         }
         Some(task)
     }
@@ -185,6 +191,11 @@ impl ApplyQueue {
     pub(crate) fn is_empty(&self) -> bool {
         let inbox = self.inbox();
         inbox.bites.is_empty() && inbox.tasks.is_empty()
+    }
+
+    /// Whether a frame waits to be applied, whatever else does.
+    pub(crate) fn has_frames(&self) -> bool {
+        self.inbox().frames > 0
     }
 
     /// Has the state machine asked what it has made durable, as after a run of entries.

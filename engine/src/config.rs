@@ -166,11 +166,11 @@ pub struct Config {
 
     /// Size of a log segment, in bytes: a multiple of 4096, more than four frames.
     pub segment_bytes: u64,
-    /// Log kept behind what the state machine has made durable, for followers that were away, in bytes.
+    /// Log kept behind what is not needed here any more, for followers that were away, in bytes.
     pub retention_bytes: u64,
-    /// Log since the last snapshot, in bytes, after which a state machine in memory is asked for the next
-    /// ([`StateMachine::snapshot`](crate::StateMachine::snapshot)): the log forgets what two of them hold. Zero, the
-    /// default: a quarter of `retention_bytes`, or a segment where that is more.
+    /// Log since the last snapshot, in bytes, after which the next is made: of a state machine in memory
+    /// ([`StateMachine::snapshot`](crate::StateMachine::snapshot)), or a small one, where the machine is durable by
+    /// itself. The log forgets what two of them hold. Zero, the default: a quarter of `retention_bytes`, or a segment where that is more.
     pub snapshot_log_bytes: u64,
     /// How fast a snapshot is written, or fetched, at most, in bytes per second; zero, the default: as fast as the log
     /// leaves the disk to it.

@@ -67,12 +67,15 @@ pub enum Event {
     Recovering,
     /// It has what it lost, and votes.
     Recovered,
-    /// A snapshot of this replica's own state is durable, as of this entry.
+    /// A snapshot of this replica's own is durable, as of this entry.
     SnapshotWritten {
         /// The entry.
         index: LogIndex,
+        /// Whether the state machine's state is in it. It is not in a small one, of a machine that is durable by itself.
+        full: bool,
     },
-    /// A snapshot could not be made, or fetched: the log says why. It is tried again before long.
+    /// A snapshot could not be made, or fetched: the log says why. It is tried again, after pauses that grow
+    /// while that comes to nothing.
     SnapshotFailed,
     /// A snapshot is sent to this peer, which needs what this log no longer holds.
     SnapshotSending {

@@ -117,8 +117,9 @@ impl Proposer {
         self.shared.wait_leader(limit)
     }
 
-    /// Has a snapshot made of what this replica has applied by now, or some entries later, whatever its state machine
-    /// keeps by itself, and blocks until it is durable. As of which entry it is.
+    /// Has a snapshot made as of what this replica has applied by now, or some entries later, and blocks until it is
+    /// durable: as of which entry it is. A full one, or a small one where the state machine is durable by itself: that
+    /// is written once the state machine has made durable what it is as of.
     ///
     /// # Errors
     /// [`SnapshotError`]: there is none, and nothing else has changed.

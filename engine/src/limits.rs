@@ -59,8 +59,11 @@ pub const FILL_BUFFERS: usize = 2;
 pub const RESTORE_BYTES: usize = 4 * snapshot::CHUNK_BYTES;
 /// See [`RESTORE_BYTES`].
 pub const RESTORE_BUFFERS: usize = 2;
-/// How long after a snapshot that could not be made the next is tried, in ns.
+/// How long after a snapshot that could not be made the next is tried, in ns. Doubles while that comes to nothing, up to
+/// [`MAX_SNAPSHOT_RETRY_NS`]: what fails at its end has written all of it to a flash that wears out.
 pub const SNAPSHOT_RETRY_NS: u64 = 1_000_000_000;
+/// Longest such pause, in ns. Whoever asks for a snapshot ends it.
+pub const MAX_SNAPSHOT_RETRY_NS: u64 = 256_000_000_000;
 /// Piece of a snapshot that is read to be sent, in bytes.
 pub const SEND_BYTES: usize = net::SERVE_CHUNKS * snapshot::CHUNK_BYTES;
 /// How many there are, for all that pull one at once: set aside while somebody does.
@@ -131,6 +134,9 @@ pub const CLOSE_LOG_NS: u64 = 20_000_000_000;
 pub const CLOSE_NET_NS: u64 = 2_000_000_000;
 /// How often the state machine is asked what it has made durable while the log waits for space, in ns.
 pub const ASK_DURABLE_NS: u64 = 100_000_000;
+/// How often at least it is asked while a small snapshot waits for that, in ns: at first as often as above, and each time
+/// after twice as long.
+pub const MAX_ASK_DURABLE_NS: u64 = 10_000_000_000;
 /// A commit index that no frame carries is told to followers after this share of a heartbeat interval.
 pub const NEWS_SHARE: u64 = 16;
 /// Entries that make a frame worth its writes, wake-ups and messages though one is under way: about as many as take as
@@ -160,6 +166,7 @@ pub const MAX_REPLY_BYTES: usize = 64 << 10;
 
 const _: () = assert!(MIN_FRAME_BYTES.is_multiple_of(BLOCK_BYTES) && MAX_FRAME_BYTES.is_multiple_of(BLOCK_BYTES));
 const _: () = assert!(frame::BLOCK_BYTES == BLOCK_BYTES);
+const _: () = assert!(SNAPSHOT_RETRY_NS <= MAX_SNAPSHOT_RETRY_NS && ASK_DURABLE_NS <= MAX_ASK_DURABLE_NS);
 const _: () = assert!(MAX_PENDING_BATCHES <= MAX_CACHED_FRAMES);
 const _: () = assert!(MAX_RING_BLOCKS > MAX_CACHED_FRAMES + MAX_APPLY_QUEUE);
 const _: () = assert!(io_capacity(MAX_VOTERS, MAX_CLIENTS) <= io::MAX_CAPACITY && io_handles(MAX_VOTERS, MAX_CLIENTS) <= io::MAX_HANDLES);

@@ -9,7 +9,7 @@ use kontiki_core::{Base, ClusterId, GroupId, LogIndex, NodeId, Raft, Restored, R
 use kontiki_io::{Completion, Io, tell};
 use kontiki_mem::{Hold, Ring};
 use kontiki_net::{Net, NetError};
-use kontiki_snapshot::Store;
+use kontiki_snapshot::{Expected, Store};
 use kontiki_wal::{Reach, Wal};
 
 use crate::apply::ApplyQueue;
@@ -213,13 +213,21 @@ impl Opening {
         let restore = restoring::at_start(store.snapshots(), restored.base.next(), start);
         // A crash while it was installed, or a log that lost more than its machine: the log takes what it lacks.
         let install = store.newest_full().copied().filter(|info| lacks(&restored, reaches, info.base()));
-        let needs_base = reaches == Reach::Nothing && install.is_none() && config.members.len() > 1;
+        let lost = install.is_none() && (reaches == Reach::Nothing || reaches == Reach::Machine && lost_small(&restored, &store));
+        let needs_base = lost && config.members.len() > 1;
+        if lost && !needs_base && reaches == Reach::Machine {
+            tell!(
+                warn,
+                first = restored.base.next().0,
+                "the snapshots here are damaged: the only member goes on with what its state machine and its log have"
+            );
+        }
         if needs_base {
             tell!(
                 error,
                 first = restored.base.next().0,
-                "neither a snapshot nor the state machine holds what this log presupposes: this replica takes no part before a leader has sent it a \
-                 snapshot"
+                "what this log presupposes is lost, in damaged snapshots or with the state machine: this replica takes no part before a leader has sent \
+                 it a snapshot"
             );
             self.shared.events.tell(Event::BaseLost);
         }
@@ -229,7 +237,10 @@ impl Opening {
         let mark = mark(&restored, store.snapshots().next().map(|newest| newest.base().index), &wal, report.bytes);
         // A machine that has said how long its snapshots are makes some: room is set aside before the log takes it.
         let makes = store.newest_full().is_some() || start == LogIndex(0) && self.queue.snapshot_bytes() > 0;
-        store.expect(makes.then(|| self.queue.snapshot_bytes()));
+        store.expect(match self.queue.durable() {
+            LogIndex(0) => makes.then(|| Expected::Full(self.queue.snapshot_bytes())),
+            _ => Some(Expected::Small),
+        });
         let committed = applied.max(install.map_or(LogIndex(0), |info| info.base().index));
         let restored = Restored { committed, applied: self.queue.began(), needs_base, ..restored };
         if let Err(error) = restored.validate() {
@@ -317,6 +328,13 @@ fn lacks(restored: &Restored, reaches: Reach, base: Base) -> bool {
     // What is older than the runs that are known is taken to be the same: nobody knows better before it is read.
     let other = base.index > restored.base.index && run.is_some_and(|&(_, term)| term != base.term);
     base.index > restored.last || other || reaches == Reach::Nothing && base.index >= restored.base.index
+}
+
+/// Whether a log behind which the machine stands has lost what else it presupposes: its snapshots are damaged, and none
+/// that it goes on from is left. Where there never was one, there is nothing to lose; nor behind the first entry of all.
+fn lost_small(restored: &Restored, store: &Store) -> bool {
+    let goes_on = store.snapshots().any(|info| info.base().index >= restored.base.index);
+    !goes_on && store.damaged().next().is_some()
 }
 
 /// Position of the log where the newest snapshot was taken, about, where the log holds so many bytes.

@@ -259,7 +259,8 @@ pub trait StateMachine: Send + 'static {
     /// A state machine in memory answers zero, the default: the whole log is kept, and is applied again
     /// after a restart. A log holds at most 512 segments (`segment_bytes`); one that may forget nothing is full
     /// then, and `propose` answers [`LogFull`](crate::ProposeError::LogFull). Asked after each run of entries, and now
-    /// and then while the log waits for space.
+    /// and then while the log or a small snapshot waits for that. The log forgets what is durable once two small snapshots are as of it,
+    /// or there is no room.
     fn durable(&self) -> LogIndex {
         LogIndex(0)
     }

@@ -199,9 +199,12 @@ pub struct Status {
     pub durable: LogIndex,
     /// The entry that the newest snapshot here is as of; zero if there is none.
     pub snapshot: LogIndex,
-    /// The entry that the older one is as of: a state machine in memory lets the log forget up to here. Zero if there
-    /// is only one, or none.
+    /// Whether the state machine's state is in it. It is not in a small one, of a machine that is durable by itself.
+    pub snapshot_full: bool,
+    /// The entry that the older one is as of: the log may forget up to here. Zero if there is only one, or none.
     pub snapshot_older: LogIndex,
+    /// Whether the state machine's state is in that.
+    pub snapshot_older_full: bool,
     /// The snapshot that is being written: as of which entry, and how many bytes are written.
     pub snapshot_writing: Option<(LogIndex, u64)>,
     /// The snapshot of another that is being fetched, if one is.
@@ -261,7 +264,9 @@ impl fmt::Display for Status {
             "commit = {}\napplied = {}\nfirst = {}\nlast = {}\ndurable = {}",
             self.commit, self.applied, self.first, self.last, self.durable
         )?;
-        writeln!(f, "snapshot = {}\nsnapshot_older = {}\nrestoring = {}", self.snapshot, self.snapshot_older, self.restoring)?;
+        writeln!(f, "snapshot = {}\nsnapshot_full = {}", self.snapshot, self.snapshot_full)?;
+        writeln!(f, "snapshot_older = {}\nsnapshot_older_full = {}", self.snapshot_older, self.snapshot_older_full)?;
+        writeln!(f, "restoring = {}", self.restoring)?;
         if let Some((index, bytes)) = self.snapshot_writing {
             writeln!(f, "snapshot_writing = {index}\nsnapshot_written_bytes = {bytes}")?;
         }
@@ -420,7 +425,9 @@ mod tests {
             last: LogIndex(max),
             durable: LogIndex(max),
             snapshot: LogIndex(max),
+            snapshot_full: false,
             snapshot_older: LogIndex(max),
+            snapshot_older_full: false,
             snapshot_writing: Some((LogIndex(max), max)),
             snapshot_fetching: Some(Fetching { from: NodeId(max), index: LogIndex(max), taken: max, bytes: max }),
             needs_base: false,

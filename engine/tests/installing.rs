@@ -4,13 +4,13 @@
 
 mod support;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use kontiki::{Config, Event, Events, LogIndex, Medium, Member, Node, ProposeError, Role, Status};
 use support::table::{Mood, Table};
-use support::{LONG, free_addrs, snapshots};
+use support::{LONG, free_addrs};
 use tempfile::TempDir;
 
 const SEGMENT_BYTES: u64 = 68 << 10;
@@ -104,6 +104,15 @@ impl Trio {
         });
     }
 
+    /// Writes until what a node has let go of first is on its disk no more: a start might find it there.
+    fn forgets_on_disk(&self, at: usize) {
+        let first = self.place(at).join("log-0000000000000001.seg");
+        self.until("the first segment goes", |trio| {
+            trio.write(0);
+            !first.exists()
+        });
+    }
+
     /// All have all, and hold the same.
     fn settle(&self) {
         self.until("all have all", |trio| {
@@ -120,7 +129,7 @@ fn happened(events: &mut Events, wanted: impl Fn(&Event) -> bool) -> bool {
 }
 
 /// One that was away comes back while the others go on writing; so does one with an empty directory. Machines in memory, and
-/// such as keep their state by themselves: those make a snapshot only when somebody needs it.
+/// such as keep their state by themselves: those make a full one only when somebody needs it.
 #[test]
 fn one_that_was_away_is_brought_back_while_the_load_goes_on() {
     for durable in [false, true] {
@@ -163,17 +172,28 @@ fn one_that_was_away_is_brought_back_while_the_load_goes_on() {
     }
 }
 
+/// The files of the snapshots in a directory, oldest first.
+fn snapshots(dir: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    found.retain(|path| path.extension().is_some_and(|extension| extension == "ksn"));
+    found.sort();
+    found
+}
+
 /// Both snapshots of a follower are damaged, at the end or within: it says so, takes no part, and is given one, though the
-/// log of the others could serve its own.
+/// log of the others could serve its own. So is one whose machine is durable by itself: its small ones held more than that.
 #[test]
 fn one_whose_snapshots_are_damaged_is_given_another() {
-    for within in [false, true] {
-        let mut trio = Trio::start(false);
+    for (durable, within) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut trio = Trio::start(durable);
         trio.outrun(LogIndex(0), 0);
-        trio.settle();
         let follower = (0..3).find(|&at| trio.leader() != Some(at)).unwrap();
+        trio.forgets_on_disk(follower);
+        trio.settle();
         trio.stop(follower);
-        for path in snapshots(&trio.place(follower)) {
+        let files = snapshots(&trio.place(follower));
+        assert_eq!(files.len(), 2);
+        for path in files {
             let mut bytes = std::fs::read(&path).unwrap();
             let at = if within { bytes.len() / 2 } else { bytes.len() - 4096 };
             bytes[at..].iter_mut().take(64).for_each(|byte| *byte ^= 0xE5);
@@ -188,6 +208,38 @@ fn one_whose_snapshots_are_damaged_is_given_another() {
         assert!(!trio.status(follower).needs_base);
         trio.settle();
     }
+}
+
+/// Where the newest alone is damaged, or a log goes back to the first entry of all, nothing is lost. Nor where there never was
+/// a snapshot: what such a log presupposes, the machine has.
+#[test]
+fn a_durable_machine_needs_no_snapshot_that_holds_nothing_it_lacks() {
+    let mut trio = Trio::start(true);
+    trio.write(0);
+    trio.settle();
+    let follower = (0..3).find(|&at| trio.leader() != Some(at)).unwrap();
+    let damage = |path: &Path| std::fs::write(path, vec![0xE5; 128 << 10]).unwrap();
+    let again = |trio: &mut Trio, change: &dyn Fn(&[PathBuf])| {
+        trio.stop(follower);
+        change(&snapshots(&trio.place(follower)));
+        trio.boot(follower);
+        assert!(!trio.status(follower).needs_base);
+        trio.write(7);
+        trio.settle();
+        assert_eq!(trio.status(follower).counters.snapshots_installed, 0);
+    };
+    trio.nodes[follower].as_ref().unwrap().snapshot().unwrap();
+    trio.write(1);
+    trio.settle();
+    trio.nodes[follower].as_ref().unwrap().snapshot().unwrap();
+    assert_eq!(trio.status(follower).first, LogIndex(1));
+    again(&mut trio, &|files| files.iter().for_each(|path| damage(path)));
+    trio.outrun(LogIndex(9), 0);
+    trio.forgets_on_disk(follower);
+    trio.settle();
+    assert!(trio.status(follower).first > LogIndex(1) && !trio.status(follower).snapshot_full);
+    again(&mut trio, &|files| damage(&files[1]));
+    again(&mut trio, &|files| files.iter().for_each(|path| std::fs::remove_file(path).unwrap()));
 }
 
 /// A slow transfer breaks off as its receiver stops: it goes on where it was.
@@ -230,6 +282,7 @@ fn without_snapshots_one_that_was_away_stays_behind() {
     let away = (0..3).find(|&at| trio.leader() != Some(at)).unwrap();
     let last = trio.status(away).last;
     trio.stop(away);
+    // They make small ones all the same.
     trio.outrun(last, 0);
     trio.boot(away);
     let id = trio.status(away).id;

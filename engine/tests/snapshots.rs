@@ -5,12 +5,11 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use kontiki::{ApplyOn, Config, EntryId, Event, Failure, Medium, Member, Node, ProposeError, SnapshotError, Ticket};
-use support::snapshots;
 use support::table::{Mood, Table};
 
 const LONG: Duration = Duration::from_secs(120);
@@ -65,6 +64,13 @@ fn settled(node: &Node) {
     until(node, "it is applied", || node.status().is_some_and(|s| s.commit == s.last && s.applied == s.last && !s.restoring));
 }
 
+fn snapshots(dir: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    found.retain(|path| path.extension().is_some_and(|extension| extension == "ksn"));
+    found.sort();
+    found
+}
+
 fn bytes_in(dir: &Path) -> u64 {
     std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().metadata().map_or(0, |meta| meta.len())).sum()
 }
@@ -111,7 +117,7 @@ fn a_snapshot_on_demand() {
     assert!(written.index.0 >= 6, "five entries and a no-op");
     assert_eq!(node.snapshot(), Ok(written));
     assert_eq!((node.status().unwrap().snapshot, snapshots(dir.path()).len()), (written.index, 1));
-    assert!(std::iter::from_fn(|| events.poll()).any(|event| event == Event::SnapshotWritten { index: written.index }));
+    assert!(std::iter::from_fn(|| events.poll()).any(|event| event == Event::SnapshotWritten { index: written.index, full: true }));
     let before = machine.state();
     node.shutdown().unwrap();
     let (node, machine) = start(dir.path(), ApplyOn::Thread);

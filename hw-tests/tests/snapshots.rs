@@ -9,7 +9,7 @@ use kontiki_hw_tests::backends;
 use kontiki_io::{Io, IoBuf, OpenError, open};
 use kontiki_mem::Pool;
 use kontiki_snapshot::limits::CHUNK_BYTES;
-use kontiki_snapshot::{Info, Making, Offer, Opening, Options, Part, Store, StoreEvent, chunks};
+use kontiki_snapshot::{Expected, Info, Making, Offer, Opening, Options, Part, Store, StoreEvent, chunks};
 
 /// A machine's state, never in memory as a whole: several windows of flushes long.
 const STATE_BYTES: usize = 24 << 20;
@@ -150,7 +150,7 @@ fn snapshots_over_every_backend() {
         let pool = Pool::new(2, 4 * CHUNK_BYTES);
 
         let mut source = Node::open(&from, &backend);
-        source.store.expect(Some(STATE_BYTES as u64 / 2));
+        source.store.expect(Some(Expected::Full(STATE_BYTES as u64 / 2)));
         source.write(10);
         let info = source.write(20);
         source.close();

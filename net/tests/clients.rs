@@ -379,7 +379,7 @@ fn peers_and_clients_share_the_listener() {
     assert!(matches!(cluster.hosts[1].events[..], [NetEvent::Client(ClientEvent::Connected { .. })]));
 }
 
-const WRITTEN: kontiki_net::WrittenSnapshot = kontiki_net::WrittenSnapshot { index: 99, term: 3, bytes: 5 << 16, digest: 7 };
+const WRITTEN: kontiki_net::WrittenSnapshot = kontiki_net::WrittenSnapshot { index: 99, term: 3, full: false, bytes: 5 << 16, digest: 7 };
 
 #[test]
 fn a_snapshot_is_written_for_a_program_on_this_machine_and_for_no_other() {

@@ -56,9 +56,10 @@ pub(crate) fn run(command: &Take) -> Result<(), Error> {
     let mut without = Vec::new();
     for (target, answer) in targets.iter().zip(answers) {
         match answer {
-            Ok((node, WrittenSnapshot { index, term, bytes, digest })) => {
+            Ok((node, WrittenSnapshot { index, term, full, bytes, digest })) => {
+                let kind = if full { "a full one" } else { "a small one" };
                 say(format_args!(
-                    "node {node} at {target}: as of entry {index} of term {term}, {} bytes, digest {digest:032x}",
+                    "node {node} at {target}: {kind}, as of entry {index} of term {term}, {} bytes, digest {digest:032x}",
                     count(bytes)
                 ));
             }

@@ -63,7 +63,8 @@ pub(crate) fn run(command: &Wal) -> Result<(), Error> {
     let mut read = |name: &Name, offset: u64, buffer: &mut [u8]| read_at(dir, &mut open, name, offset, buffer);
     let mut seen = Seen { dump, ..Seen::default() };
     let snapshots = snapshots(dir, &files);
-    let bases: Vec<_> = snapshots.iter().filter_map(|(_, found)| found.as_ref().ok().map(Info::base)).collect();
+    let bases: Vec<_> =
+        snapshots.iter().filter_map(|(_, found)| found.as_ref().ok().filter(|info| info.head.full).map(Info::base)).collect();
     let verdict = offline::examine(&files, &bases, &mut read, &mut |frame| seen.frame(&frame))
         .map_err(|error| Error::Finding(format!("{}: {error}", dir.display())))?;
     if dump {
@@ -106,7 +107,7 @@ fn reaches(verdict: &Verdict) -> Option<String> {
         Reach::Snapshot(snapshot) if snapshot.index == base.index => Some(format!("the log goes on behind the snapshot of {base}")),
         Reach::Snapshot(snapshot) => Some(format!("the log goes on behind {base}, and the snapshot of {snapshot} has that")),
         Reach::Machine | Reach::Nothing => Some(format!(
-            "the log goes on behind {base}, and no snapshot here has that: it is of use to a state machine alone that has applied that entry, and \
+            "the log goes on behind {base}, and no full snapshot here has that: it is of use to a state machine alone that has applied that entry, and \
              keeps its state by itself. Any other is given a snapshot by the other replicas"
         )),
     }

@@ -55,7 +55,7 @@ fn every_replica_makes_a_snapshot_when_it_is_asked() {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 3, "{text}");
         for (id, line) in (1..).zip(lines) {
-            assert!(line.starts_with(&format!("node {id} at {}: as of entry ", servers.addr(id))), "{line}");
+            assert!(line.starts_with(&format!("node {id} at {}: a full one, as of entry ", servers.addr(id))), "{line}");
             let index: u64 = line.split("entry ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
             let file = servers.data(id).join(format!("snapshot-{index:016x}.ksn"));
             assert!(line.ends_with(&format!("digest {}", verified(&file))), "{line}");

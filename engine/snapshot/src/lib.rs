@@ -49,7 +49,7 @@
 //! ```
 //!
 //! **What is kept.** The newest two; [`Store::release_upto`] says up to where the log may go. Space for the next one is
-//! set aside before ([`Store::expect`]), in `snapshot.new`. Where it was too little the older one is given up
+//! set aside before ([`Store::expect`]), in `snapshot.new`: little for a small one, which has no machine's part. Where it was too little the older one is given up
 //! ([`StoreEvent::GaveUp`]); a disk that is too full even so ends the attempt, and nothing else.
 //!
 //! **Order.** A file gets its name once its content is durable, and counts once the name is: [`StoreEvent::Written`],
@@ -99,6 +99,7 @@ pub use opening::Opening;
 pub use options::{Making, Options};
 pub use reads::chunks;
 pub use receive::{Progress, Want};
+pub use reserve::Expected;
 pub use store::{Store, StoreEvent};
 pub use token::OWNER;
 

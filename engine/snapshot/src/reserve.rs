@@ -16,12 +16,21 @@ enum Step {
     SyncDir,
 }
 
+/// What the next snapshot will be: by that it is measured how much space is set aside for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// A full one. The machine thinks that its part will have so many bytes; the last one tells too.
+    Full(u64),
+    /// A small one, of a machine that is durable by itself.
+    Small,
+}
+
 /// The file that holds the space.
 #[derive(Debug)]
 pub(crate) struct Space {
     file: Option<(Handle, u64)>,
-    /// How long the machine expects the next snapshot to be; none: no snapshots are made here.
-    expected: Option<u64>,
+    /// None: no snapshots are made here.
+    expected: Option<Expected>,
     step: Step,
 }
 
@@ -30,8 +39,12 @@ impl Space {
         Space { file, expected: None, step: Step::Idle }
     }
 
-    pub(crate) fn expect(&mut self, machine_bytes: Option<u64>) {
-        self.expected = machine_bytes;
+    pub(crate) fn expect(&mut self, expected: Option<Expected>) {
+        self.expected = expected;
+    }
+
+    pub(crate) fn expected(&self) -> Option<Expected> {
+        self.expected
     }
 
     /// How much is set aside, in bytes.
@@ -49,7 +62,8 @@ impl Space {
 
     /// How much is to be set aside, where the last snapshot had so many bytes.
     pub(crate) fn target(&self, last: u64) -> Option<u64> {
-        let chunks = self.expected?.div_ceil(DATA_BYTES as u64).saturating_add(2);
+        let machine_bytes = if let Expected::Full(bytes) = self.expected? { bytes } else { 0 };
+        let chunks = machine_bytes.div_ceil(DATA_BYTES as u64).saturating_add(2);
         let expected = chunks.saturating_mul(CHUNK_BYTES as u64).min(MAX_BYTES);
         let most = (expected.max(last) / 4).saturating_mul(RESERVE_QUARTERS);
         Some(most.clamp(MIN_RESERVE_BYTES, MAX_BYTES).next_multiple_of(CHUNK_BYTES as u64))

@@ -7,7 +7,7 @@ mod support;
 use std::collections::BTreeSet;
 
 use kontiki_io::{IoErrorKind, Op};
-use kontiki_snapshot::{Refused, StoreError};
+use kontiki_snapshot::{Expected, Refused, StoreError};
 use support::{Disk, Node, World, file_of, offer_of, state};
 
 fn any(op: &Op) -> bool {
@@ -27,7 +27,7 @@ fn scenario(at: u64, kind: IoErrorKind) -> Option<(String, String)> {
     let mut world = World::new(Disk::default());
     world.plan.patient = true;
     let mut node = Node::start(world).unwrap().unwrap_or_else(|_| panic!("the power does not fail"));
-    node.store.expect(Some(150_000));
+    node.store.expect(Some(Expected::Full(150_000)));
     node.write(1, 50_000).unwrap();
     node.run();
     node.world.fail(at, kind, any);

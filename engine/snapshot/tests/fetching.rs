@@ -6,7 +6,7 @@ mod support;
 use kontiki_core::{ClusterId, NodeId};
 use kontiki_io::{IoErrorKind, Op};
 use kontiki_snapshot::limits::{CHUNK_BYTES, FIRST_SYNC_BYTES, MAX_SYNC_BYTES, RUN_BYTES};
-use kontiki_snapshot::{Digest, Flaw, Head, Offer, Part, Refused, StoreError, encode, names};
+use kontiki_snapshot::{Digest, Expected, Flaw, Head, Offer, Part, Refused, StoreError, encode, names};
 use support::{CHUNK, Disk, Node, World, base, file_of, offer_of, state};
 
 fn nothing(_: u64, _: &mut [u8]) {}
@@ -350,7 +350,7 @@ fn room_for_what_is_fetched() {
     let mut node = Node::open(Disk::default());
     node.write(10, 500_000).unwrap();
     node.write(20, 500_000).unwrap();
-    node.store.expect(Some(500_000));
+    node.store.expect(Some(Expected::Full(500_000)));
     node.run();
     // One of the two fits beside it.
     node.world.disk.capacity = Some(file.len() as u64 + 700_000);

@@ -129,7 +129,7 @@ impl Life {
             9 if self.one_in(5) => self.restart(),
             10 => {
                 let bytes = self.random.next() % 1_000_000;
-                self.node.store.expect(if bytes.is_multiple_of(5) { None } else { Some(bytes) });
+                self.node.store.expect(if bytes.is_multiple_of(5) { None } else { Some(kontiki_snapshot::Expected::Full(bytes)) });
             }
             _ => {}
         }

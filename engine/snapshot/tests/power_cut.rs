@@ -40,7 +40,7 @@ fn check(node: &mut Node, promised: &mut Promised) -> bool {
 /// Snapshots are written and fetched, in turn. None once the power fails.
 fn life(node: &mut Node, promised: &mut Promised, seed: u64) -> Option<()> {
     let mut random = Random(seed);
-    node.store.expect(Some(200_000));
+    node.store.expect(Some(kontiki_snapshot::Expected::Full(200_000)));
     let mut index = promised.begun.last().copied().unwrap_or(0);
     for _ in 0..5 {
         index += 1 + random.next() % 3;

@@ -6,7 +6,7 @@ mod support;
 use kontiki_core::LogIndex;
 use kontiki_io::IoErrorKind;
 use kontiki_snapshot::limits::{CHUNK_BYTES, DATA_BYTES, MIN_RESERVE_BYTES};
-use kontiki_snapshot::{Flaw, Making, ReadError, Refused, StoreError, names};
+use kontiki_snapshot::{Expected, Flaw, Making, ReadError, Refused, StoreError, names};
 use support::{CHUNK, Disk, Node, World, base, state};
 
 #[test]
@@ -27,14 +27,14 @@ fn what_is_written_is_read_back() {
 #[test]
 fn the_newest_two_are_kept_and_the_log_may_go_up_to_the_older() {
     let mut node = Node::open(Disk::default());
-    assert_eq!(node.store.release_upto(), None);
+    assert_eq!(node.store.release_upto(true), None);
     node.write(10, 100).unwrap();
-    assert_eq!(node.store.release_upto(), None, "what comes before the only one is the log's beginning");
+    assert_eq!(node.store.release_upto(true), None, "what comes before the only one is the log's beginning");
     for index in [20, 30, 40] {
         node.write(index, 100).unwrap();
         node.run();
         assert_eq!(node.indexes(), [index, index - 10]);
-        assert_eq!(node.store.release_upto(), Some(base(index - 10)));
+        assert_eq!(node.store.release_upto(true), Some(base(index - 10)));
     }
     assert_eq!(node.begin(40), Err(Refused::NotNewer(base(40))));
     assert_eq!(node.begin(35), Err(Refused::NotNewer(base(40))));
@@ -52,7 +52,7 @@ fn what_is_being_sent_stays() {
         node.run();
     }
     assert_eq!(node.indexes(), [40, 30, 10]);
-    assert_eq!(node.store.release_upto(), Some(base(30)));
+    assert_eq!(node.store.release_upto(true), Some(base(30)));
     assert_eq!(node.machine(first.digest).unwrap(), state(10, 200_000));
     node.store.unhold(first.digest);
     node.run();
@@ -82,7 +82,7 @@ fn a_damaged_one_is_none_and_goes_once_there_are_two_again() {
     let digest = node.store.newest_full().unwrap().digest;
     assert_eq!(node.machine(digest), Err(ReadError::Damaged { chunk: 2, flaw: Flaw::Damaged }));
     assert_eq!((node.indexes(), node.damaged.len()), (vec![10], 1));
-    assert_eq!(node.store.release_upto(), None, "what the older one presupposes is still needed");
+    assert_eq!(node.store.release_upto(true), None, "what the older one presupposes is still needed");
     let digest = node.store.newest_full().unwrap().digest;
     assert_eq!(node.machine(digest).unwrap(), state(10, 300_000));
     node.write(30, 10).unwrap();
@@ -234,10 +234,10 @@ fn space_for_the_next_one_is_set_aside_and_written_into() {
     let mut node = Node::open(Disk::default());
     node.run();
     assert_eq!(node.store.reserved_bytes(), 0, "nobody expects one");
-    node.store.expect(Some(0));
+    node.store.expect(Some(Expected::Full(0)));
     node.run();
     assert_eq!(node.store.reserved_bytes(), MIN_RESERVE_BYTES);
-    node.store.expect(Some(4_000_000));
+    node.store.expect(Some(Expected::Full(4_000_000)));
     node.run();
     let reserved = node.store.reserved_bytes();
     assert!((5_000_000..5_400_000).contains(&reserved), "{reserved}");
@@ -251,6 +251,49 @@ fn space_for_the_next_one_is_set_aside_and_written_into() {
     assert!(after >= 4_500_000 / 4 * 5, "a quarter more than the last one: {after}");
     let node = Node::open(node.close());
     assert_eq!(node.store.reserved_bytes(), after, "it is there at the next start");
+}
+
+/// However long the full ones are that are made in between for others.
+#[test]
+fn little_space_is_set_aside_for_a_small_one() {
+    let mut node = Node::open(Disk::default());
+    node.store.expect(Some(Expected::Small));
+    node.run();
+    assert_eq!(node.store.reserved_bytes(), MIN_RESERVE_BYTES);
+    let small = node.write_small(10).unwrap();
+    assert_eq!((small.bytes, small.head.full), (2 * CHUNK_BYTES as u64, false));
+    node.write(20, 5_000_000).unwrap();
+    node.run();
+    assert_eq!(node.store.reserved_bytes(), MIN_RESERVE_BYTES);
+    node.write_small(30).unwrap();
+    node.write_small(40).unwrap();
+    // The disk is full but for that and the two that are kept.
+    node.world.disk.capacity = Some(MIN_RESERVE_BYTES + 2 * small.bytes);
+    for index in [50, 60, 70] {
+        node.write_small(index).unwrap();
+        assert_eq!((node.store.has_space(), node.store.lacking()), (true, None));
+    }
+    assert!(node.gave_up.is_empty() && node.indexes() == [70, 60]);
+}
+
+/// A machine that needs its state in them lets go of nothing for small ones; one that does not, for either kind.
+#[test]
+fn what_the_log_may_be_let_go_of_depends_on_whose_state_is_needed() {
+    let mut node = Node::open(Disk::default());
+    let mut seen = Vec::new();
+    for step in [10, 20, 31, 40, 51, 61] {
+        if step % 10 == 0 {
+            node.write_small(step).unwrap();
+        } else {
+            node.write(step, 100).unwrap();
+        }
+        node.run();
+        let index = |full_only| node.store.release_upto(full_only).map(|base| base.index.0);
+        seen.push((index(true), index(false)));
+    }
+    let (none, some) = (None, Some);
+    assert_eq!(seen, [(none, none), (none, some(10)), (none, some(20)), (none, some(31)), (none, some(40)), (some(51), some(51))]);
+    assert_eq!(node.store.bases(), [base(61), base(51)]);
 }
 
 #[test]
@@ -268,7 +311,7 @@ fn where_space_is_too_little_the_older_one_is_given_up() {
     assert!(node.write(40, 8_000_000).is_none());
     assert!(matches!(&node.not_written[..], [StoreError::Full { .. }]), "{:?}", node.not_written);
     assert_eq!((node.gave_up.clone(), node.indexes()), (vec![10, 20], vec![30]));
-    assert_eq!(node.store.release_upto(), Some(base(30)), "the log may go on from the only one");
+    assert_eq!(node.store.release_upto(true), Some(base(30)), "the log may go on from the only one");
     node.run();
     let digest = node.store.newest_full().unwrap().digest;
     assert_eq!(node.machine(digest).unwrap(), state(30, 1_200_000));
@@ -303,7 +346,7 @@ fn a_full_disk_while_space_is_set_aside_is_waited_for() {
     let mut node = Node::open(Disk::default());
     node.world.disk.capacity = Some(1_000_000);
     node.world.plan.patient = false;
-    node.store.expect(Some(2_000_000));
+    node.store.expect(Some(Expected::Full(2_000_000)));
     node.run();
     assert_eq!(node.store.lacking().map(|error| error.kind), Some(IoErrorKind::Full));
     node.world.disk.capacity = None;

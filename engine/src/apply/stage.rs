@@ -67,7 +67,9 @@ impl<M: StateMachine> ApplyStage<M> {
                 outcome
             }
             Task::Durable => self.note(self.at),
-            Task::Snapshot => self.snapshot(),
+            Task::Look => self.note(self.at).map(|()| self.queue.say(Answer::Looked)),
+            Task::Snapshot { full: true } => self.snapshot(),
+            Task::Snapshot { full: false } => self.small_snapshot(),
             Task::Fill(buf) => self.fill(buf),
             Task::Forget => self.forget(),
             Task::Restore(piece) => self.restore(piece),
@@ -109,6 +111,13 @@ impl<M: StateMachine> ApplyStage<M> {
             }
             Err(error) => Answer::NotTaken(error),
         });
+        Ok(())
+    }
+
+    /// A small one holds nothing of the machine's.
+    fn small_snapshot(&mut self) -> Result<(), Failure> {
+        self.forget()?;
+        self.queue.say(Answer::Taken(self.at, 0));
         Ok(())
     }
 
@@ -462,7 +471,7 @@ mod tests {
         f.apply(work);
         let (work, _) = f.work(3, 2, (3, 4));
         f.queue.push(work);
-        f.queue.put_first(Task::Snapshot);
+        f.queue.put_first(Task::Snapshot { full: true });
         assert!(f.stage.poll());
         let at = EntryId { index: LogIndex(2), term: Term(1) };
         assert!(matches!(answers(&f.queue)[..], [Answer::Taken(taken, 0)] if taken == at));
@@ -491,7 +500,9 @@ mod tests {
         let mut f = Fixture::new(0);
         let (work, _) = f.work(1, 1, (1, 1));
         f.apply(work);
-        for task in [Task::Snapshot, Task::Forget, Task::Snapshot, Task::Fill(Pool::new(1, 4096).take().unwrap())] {
+        for task in
+            [Task::Snapshot { full: true }, Task::Forget, Task::Snapshot { full: true }, Task::Fill(Pool::new(1, 4096).take().unwrap())]
+        {
             f.queue.put_first(task);
         }
         while f.stage.poll() {}
@@ -504,14 +515,14 @@ mod tests {
         let mut f = Fixture::new(11);
         let (work, _) = f.work(12, 1, (12, 12));
         f.apply(work);
-        f.queue.put_first(Task::Snapshot);
+        f.queue.put_first(Task::Snapshot { full: true });
         assert!(f.stage.poll());
         f.queue.put_first(Task::Fill(Pool::new(1, 4096).take().unwrap()));
         assert!(f.stage.poll());
         assert!(matches!(answers(&f.queue)[..], [Answer::Taken(..), Answer::NotFilled(SnapshotError::Failed(_))]));
         let (work, _) = f.work(13, 1, (13, 13));
         f.apply(work);
-        f.queue.put_first(Task::Snapshot);
+        f.queue.put_first(Task::Snapshot { full: true });
         assert!(f.stage.poll() && f.queue.failure().is_some());
         assert!(matches!(f.queue.failure(), Some(Failure::ApplyPanic(why)) if why == "no luck"));
     }

@@ -34,7 +34,7 @@ impl Group {
                 break;
             }
             let Some(cached) = self.cache.get(self.next_apply) else {
-                if self.queue.is_empty() {
+                if !self.queue.has_frames() {
                     self.begin_read(host, Reader::Apply, self.next_apply, self.commit, io);
                 }
                 waits = self.catchup.reading(Reader::Apply).is_none();

@@ -146,7 +146,9 @@ impl Group {
         let now = io.now();
         let mut refused: Vec<Refused> = host.net.refused().iter().map(|met| refused(met, now)).collect();
         refused.sort_by_key(|met| met.ago_ns);
-        let mut snapshots = host.store.snapshots().map(|info| info.base().index);
+        let mut snapshots = host.store.snapshots().map(|info| (info.base().index, info.head.full));
+        let ((snapshot, snapshot_full), (snapshot_older, snapshot_older_full)) =
+            (snapshots.next().unwrap_or_default(), snapshots.next().unwrap_or_default());
         Status {
             version: env!("CARGO_PKG_VERSION"),
             stopped: false,
@@ -160,8 +162,10 @@ impl Group {
             first: host.wal.first_index(),
             last: self.raft.last_index(),
             durable: self.raft.durable(),
-            snapshot: snapshots.next().unwrap_or_default(),
-            snapshot_older: snapshots.next().unwrap_or_default(),
+            snapshot,
+            snapshot_full,
+            snapshot_older,
+            snapshot_older_full,
             snapshot_writing: host.store.writing().map(|(base, bytes)| (base.index, bytes)),
             snapshot_fetching: host.store.fetching().map(|progress| Fetching {
                 from: progress.offer.source,

@@ -20,7 +20,7 @@ const VERSION: u8 = 1;
 const CRC_AT: usize = 12;
 const WITH_SESSION: u16 = 1;
 /// Bytes that tell of a snapshot, besides its index.
-const SNAPSHOT_BYTES: usize = 32;
+const SNAPSHOT_BYTES: usize = 40;
 
 /// What a client asks. Payloads are borrowed: they are neither copied nor interpreted here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +88,8 @@ pub struct WrittenSnapshot {
     pub index: u64,
     /// The term of that entry.
     pub term: u64,
+    /// Whether the state machine's state is in it: it is not in a small one, of a machine that is durable by itself.
+    pub full: bool,
     /// Length of its file, in bytes.
     pub bytes: u64,
     /// Digest of the whole file: two with the same are the same, byte by byte.
@@ -97,13 +99,17 @@ pub struct WrittenSnapshot {
 impl WrittenSnapshot {
     fn encode(&self) -> [u8; SNAPSHOT_BYTES] {
         let mut out = [0; SNAPSHOT_BYTES];
-        Writer::new(&mut out).u64(self.term).u64(self.bytes).u128(self.digest);
+        Writer::new(&mut out).u64(self.term).u64(u64::from(self.full)).u64(self.bytes).u128(self.digest);
         out
     }
 
     fn decode(index: u64, payload: &[u8]) -> Option<WrittenSnapshot> {
         let mut r = Reader(payload);
-        let snapshot = WrittenSnapshot { index, term: r.u64()?, bytes: r.u64()?, digest: r.u128()? };
+        let (term, kind) = (r.u64()?, r.u64()?);
+        let snapshot = WrittenSnapshot { index, term, full: kind == 1, bytes: r.u64()?, digest: r.u128()? };
+        if kind > 1 {
+            return None;
+        }
         r.0.is_empty().then_some(snapshot)
     }
 }
@@ -351,7 +357,7 @@ mod tests {
             Response::Status(reply),
             Response::Reply(reply),
             Response::Error { code: 5, text: "no" },
-            Response::Snapshot(WrittenSnapshot { index: 77, term: 5, bytes: 3 << 16, digest: u128::MAX / 7 }),
+            Response::Snapshot(WrittenSnapshot { index: 77, term: 5, full: true, bytes: 3 << 16, digest: u128::MAX / 7 }),
         ]
     }
 

@@ -36,7 +36,7 @@ pub(crate) const LOSSES: &str = "node came back with losses";
 pub(crate) const BEHIND: &str = "follower behind the log";
 
 /// What the engine says to its operator: the beginning of a message, and the mark it stands for.
-const SAID: [(&str, &str); 25] = [
+const SAID: [(&str, &str); 26] = [
     ("entries superseded by a newer leader's", "divergence healed"),
     ("log recovered with losses", LOSSES),
     ("acknowledged log is damaged", DAMAGE),
@@ -49,6 +49,7 @@ const SAID: [(&str, &str); 25] = [
     ("does not read: connection cut", "slow reader cut off"),
     ("a follower needs entries that are no longer", BEHIND),
     ("snapshot written", "snapshot written"),
+    ("small snapshot written", "small snapshot written"),
     ("no snapshot: tried again", "snapshot given up, and tried again"),
     ("a snapshot is fetched whole", "snapshot fetched"),
     ("a snapshot is fetched", "snapshot fetch begun"),
@@ -56,7 +57,7 @@ const SAID: [(&str, &str); 25] = [
     ("the source of a snapshot does not send", "snapshot refused by its source"),
     ("the follower has the snapshot", "snapshot sent"),
     ("a snapshot is damaged", "damaged snapshot found"),
-    ("neither a snapshot nor the state machine", "node started in need of a base"),
+    ("what this log presupposes is lost", "node started in need of a base"),
     ("every snapshot here is damaged", "node came to need a base"),
     ("too little space for a new snapshot", "older snapshot given up for space"),
     ("a snapshot is installed", "snapshot installed"),

@@ -92,9 +92,9 @@ pub struct Script {
     pub members: usize,
     /// What the nodes believe of their disks.
     pub medium: Medium,
-    /// Whether the state machines survive a restart: then the log is released behind them.
+    /// Whether the state machines survive a restart.
     pub durable_state: bool,
-    /// Whether they make snapshots, and the log forgets for them: then one that was away is sent one.
+    /// Whether they make snapshots, small ones if they survive, and the log forgets for them: then one that was away is sent a full one.
     pub snapshots: bool,
     /// Rounds of the workload.
     pub rounds: u64,
@@ -112,8 +112,11 @@ impl Script {
         let mut all = Vec::new();
         for members in [1, 3] {
             for medium in [Medium::Safe, Medium::Lossy] {
-                for (durable_state, snapshots) in [(false, false), (true, false), (false, true)] {
-                    all.push(Script { members, medium, durable_state, snapshots, rounds, seed });
+                for (durable_state, snapshots) in [(false, false), (true, false), (false, true), (true, true)] {
+                    // What several fetch is a matter of full ones, whoever's they are.
+                    if members == 1 || !(durable_state && snapshots) {
+                        all.push(Script { members, medium, durable_state, snapshots, rounds, seed });
+                    }
                 }
             }
         }
@@ -125,7 +128,8 @@ impl Script {
         let members = if self.members == 1 { "one" } else { "three" };
         let medium = if self.medium == Medium::Safe { "safe" } else { "lossy" };
         let state = match (self.durable_state, self.snapshots) {
-            (true, _) => "durable",
+            (true, true) => "durable-small-snapshots",
+            (true, false) => "durable",
             (_, true) => "snapshots",
             _ => "memory",
         };
@@ -154,7 +158,7 @@ impl Script {
             window_frames: 8,
             max_clients: 0,
             segment_bytes: SEGMENT_BYTES,
-            retention_bytes: if self.durable_state { SEGMENT_BYTES } else { 0 },
+            retention_bytes: if self.durable_state && !self.snapshots { SEGMENT_BYTES } else { 0 },
             snapshot_log_bytes: if self.snapshots { SEGMENT_BYTES / 2 } else { 0 },
             writes_in_flight: 3,
             medium: self.medium,

@@ -22,6 +22,8 @@ use crate::world::trace::hash_bytes;
 
 /// Where the second copy of the hard state lies.
 const SECOND_COPY: u64 = 4 << 20;
+/// Where a snapshot's head says whether it is a full one.
+const FLAGS: u64 = 64 + 60;
 
 fn dir() -> &'static Path {
     Path::new(crate::cluster::DIR)
@@ -65,9 +67,10 @@ impl Disk {
         (header.starts_with(b"KtkS") && u64_at(&header, 16) == number).then(|| u64_at(&header, 56))
     }
 
-    /// The newest entry that a snapshot here is as of, whose name is durable.
+    /// The newest entry that a full snapshot here is as of, whose name is durable: a small one has nothing of the state machine's.
     pub(crate) fn newest_snapshot(&self) -> u64 {
-        self.stored().into_iter().map(|stored| stored.index).max().unwrap_or(0)
+        let full = |stored: &Stored| contents(self, stored.file, FLAGS, 1).is_some_and(|flags| flags[0] & 1 != 0);
+        self.stored().into_iter().filter(full).map(|stored| stored.index).max().unwrap_or(0)
     }
 
     fn name_of(&self, file: FileId) -> Option<&Name> {
@@ -222,7 +225,7 @@ mod tests {
         file(disk, "hard-state", &block(b"KtkH", &[(16, 7), (96, 3)]));
         file(disk, "log-0000000000000003.seg", &block(b"KtkS", &[(16, 3), (56, base)]));
         for &index in snapshots {
-            file(disk, names::snapshot(LogIndex(index)).as_str(), &[index as u8; 8192]);
+            file(disk, names::snapshot(LogIndex(index)).as_str(), &[index as u8 | 1; 8192]);
         }
         world
     }
@@ -242,7 +245,8 @@ mod tests {
 
     #[test]
     fn what_a_log_presupposes_is_read_from_its_disk() {
-        let world = world(12, &[10, 20], Harm::None);
+        let mut world = world(12, &[10, 20], Harm::None);
+        file(&mut world.hosts[0].disk, names::snapshot(LogIndex(30)).as_str(), &[2; 8192]);
         assert_eq!((world.hosts[0].disk.presupposes(), world.hosts[0].disk.newest_snapshot()), (Some(12), 20));
         assert_eq!(Disk::new(1).presupposes(), None);
     }

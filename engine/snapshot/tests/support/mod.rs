@@ -141,6 +141,16 @@ impl Node {
         while self.step() {}
     }
 
+    /// A small one, of a machine that is durable by itself.
+    pub fn write_small(&mut self, index: u64) -> Option<Info> {
+        let making = Making { base: base(index), full: false, incarnation: Incarnation(1), ..Making::default() };
+        self.store.begin(making, &self.world).unwrap();
+        assert!(self.store.finish());
+        let before = self.written.len();
+        self.run();
+        self.written.get(before).copied()
+    }
+
     pub fn begin(&mut self, index: u64) -> Result<(), Refused> {
         let making = Making { base: base(index), full: true, incarnation: Incarnation(1), ..Making::default() };
         self.store.begin(making, &self.world)
@@ -213,7 +223,7 @@ impl Node {
 
     /// Indexes of the intact ones, the newest first.
     pub fn indexes(&self) -> Vec<u64> {
-        self.store.bases().iter().map(|base| base.index.0).collect()
+        self.store.snapshots().map(|info| info.base().index.0).collect()
     }
 
     pub fn close(mut self) -> Disk {

@@ -8,6 +8,15 @@ use kontiki_core::{EntryId, LogIndex};
 use super::words;
 use crate::state_machine::{ApplyError, Entries, Replies, Restore, SnapshotError, SnapshotSource, StateMachine};
 
+/// How far a snapshot of it can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reading {
+    Whole,
+    Nothing,
+    /// Not to its end: a MiB comes before.
+    Most,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     pub(super) applied: EntryId,
@@ -17,8 +26,8 @@ pub(super) struct Memory {
     come: usize,
     /// What it calls durable: `None`, whatever it has applied.
     pub(super) durable: Option<LogIndex>,
-    /// Its snapshots: `None`, it makes none; else whether they can be read.
-    pub(super) snapshots: Option<bool>,
+    /// Its snapshots: `None`, it makes none; else how far they can be read.
+    pub(super) snapshots: Option<Reading>,
     /// What each call takes, in ns.
     pub(super) takes: u64,
     /// What it did, for the script.
@@ -38,11 +47,14 @@ impl Machine {
     }
 }
 
-struct Unreadable;
+/// Gives so many bytes, and then fails.
+struct Unreadable(usize);
 
 impl SnapshotSource for Unreadable {
-    fn read(&mut self, _: &mut [u8]) -> Result<usize, SnapshotError> {
-        Err(SnapshotError::Failed("it was told to".into()))
+    fn read(&mut self, into: &mut [u8]) -> Result<usize, SnapshotError> {
+        let bytes = self.0.min(into.len());
+        self.0 -= bytes;
+        if bytes == 0 { Err(SnapshotError::Failed("it was told to".into())) } else { Ok(bytes) }
     }
 }
 
@@ -81,10 +93,14 @@ impl StateMachine for Machine {
 
     fn snapshot(&mut self) -> Result<Box<dyn SnapshotSource>, SnapshotError> {
         let mut memory = self.memory();
-        let sound = memory.snapshots.ok_or(SnapshotError::NotSupported)?;
+        let reading = memory.snapshots.ok_or(SnapshotError::NotSupported)?;
         let index = memory.applied.index;
         memory.trace.push(format!("snapshot as of {index}"));
-        Ok(if sound { Box::new(std::io::Cursor::new(index.0.to_le_bytes())) } else { Box::new(Unreadable) })
+        Ok(match reading {
+            Reading::Whole => Box::new(std::io::Cursor::new(index.0.to_le_bytes())),
+            Reading::Nothing => Box::new(Unreadable(0)),
+            Reading::Most => Box::new(Unreadable(1 << 20)),
+        })
     }
 
     fn restore(&mut self, part: Restore<'_>) -> Result<(), ApplyError> {

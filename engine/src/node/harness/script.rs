@@ -27,7 +27,7 @@
 //! | `down n2` / `up n2` | n2 is gone, its sessions with it / starts |
 //! | `client c connect` / `propose a` / `session a` / `query a` / `status` / `snapshot` / `close` | a program at n1's port |
 //! | `durable 5` | the state machine calls so much durable, and no more |
-//! | `snapshots good` / `bad` / `none` | the state machine makes snapshots / such as cannot be read / none, as at first |
+//! | `snapshots good` / `bad` / `late` / `none` | the state machine makes snapshots / such as cannot be read / cannot be read to their end / none, as at first |
 //! | `takes 6` | each call of the state machine takes so many ms |
 //! | `kill` / `kill late` / `start` | n1's process dies; its last writes are lost, or not / starts again, held up by nothing; `volatile` before it: with an empty machine |
 //! | `rot 5` | the frame that holds index 5 is damaged on n1's disk |
@@ -44,6 +44,7 @@
 use kontiki_core::{EntryId, LogIndex, Role};
 use kontiki_net::Request;
 
+use super::machine::Reading;
 use super::wire::{Host, addr};
 use super::words::{class, compact, failure, frame, message, node, number, payloads, position};
 use super::{Bench, Client, MS};
@@ -58,6 +59,28 @@ fn scripts() {
 #[test]
 fn scripts_of_waiting_awake() {
     scripts_of("/awake");
+}
+
+/// A machine whose snapshots break off at their end, for an hour: what is written in vain is bounded by the pauses, and not by the hour. A
+/// thousand times as much without them.
+#[test]
+fn a_snapshot_that_fails_for_an_hour_spares_the_flash() {
+    let args = [("n", "1"), ("snapshot_log_bytes", "81920")];
+    let args = args.into_iter().map(|(key, value)| (key.to_owned(), vec![value.to_owned()])).collect();
+    let mut bench = node_of(args).unwrap();
+    for line in ["durable 0", "elect", "snapshots late", "each a*30"] {
+        run(&mut bench, line).unwrap();
+    }
+    let written = |bench: &Bench| bench.world.borrow().stats.bytes_written;
+    let (before, mib) = (written(&bench), 1 << 20);
+    let mut attempts = 0;
+    for _ in 0..3600 {
+        attempts += run(&mut bench, "ms 1000").unwrap().matches("snapshot as of").count() as u64;
+    }
+    // After 1, 2, 4, ... 128 seconds; then every 256.
+    assert!((9..=24).contains(&attempts), "{attempts}");
+    let after = written(&bench) - before;
+    assert!((attempts * mib / 2..=(attempts + 1) * 2 * mib).contains(&after), "{after} bytes in {attempts} attempts");
 }
 
 fn scripts_of(folder: &str) {
@@ -241,7 +264,15 @@ fn command(bench: &mut Bench, line: &str) -> Result<String, String> {
         "up" => bench.up(node(word(1)?)?),
         "client" => return client(bench, word(1)?, word(2)?, words.get(3)),
         "durable" => bench.machine.memory().durable = Some(LogIndex(number(word(1)?)?)),
-        "snapshots" => bench.machine.memory().snapshots = Some(word(1)?).filter(|what| *what != "none").map(|what| what == "good"),
+        "snapshots" => {
+            bench.machine.memory().snapshots = match word(1)? {
+                "none" => None,
+                "good" => Some(Reading::Whole),
+                "bad" => Some(Reading::Nothing),
+                "late" => Some(Reading::Most),
+                other => return Err(format!("{other}: none, good, bad or late")),
+            }
+        }
         "takes" => bench.machine.memory().takes = number(word(1)?)? * MS,
         "volatile" => bench.machine.memory().applied = EntryId::default(),
         "kill" => bench.kill(words.len() > 1),

@@ -22,6 +22,13 @@ pub(in crate::node) enum Asker {
 #[derive(Debug, Default)]
 pub(super) struct Askers(Vec<(u64, Asker)>);
 
+impl Askers {
+    /// Whether the machine's state must be in it: it is to be copied.
+    pub(super) fn want_full(&self) -> bool {
+        self.0.iter().any(|(_, by)| matches!(by, Asker::Program(_)))
+    }
+}
+
 impl Group {
     /// Somebody asks for a snapshot of what is applied by now. One that is being made may lack some of it: whoever asks
     /// meanwhile is answered by the next, all by the same.
@@ -53,7 +60,8 @@ impl Group {
             match (by, outcome) {
                 (Asker::Client(client, request), Ok(info)) => {
                     let base = info.base();
-                    let written = WrittenSnapshot { index: base.index.0, term: base.term.0, bytes: info.bytes, digest: info.digest.0 };
+                    let (index, term, full) = (base.index.0, base.term.0, info.head.full);
+                    let written = WrittenSnapshot { index, term, full, bytes: info.bytes, digest: info.digest.0 };
                     host.net.respond(client, request, Response::Snapshot(written));
                 }
                 (Asker::Client(client, request), Err(error)) => {
@@ -70,10 +78,21 @@ impl Group {
     /// A program wants to know which snapshot it may copy: the newest, or one that is made first.
     pub(in crate::node) fn snapshot_asked(&mut self, host: &mut Host, pull: Pull, make: bool, now: Time) {
         match host.store.newest_full().copied() {
+            _ if make && self.snapshots.unsupported => host.net.refuse_snapshot(pull, SnapshotRefusal::None),
             _ if make => self.ask_snapshot(host, Asker::Program(pull)),
             Some(info) => self.tell_snapshot(host, pull, &info, now),
             None => host.net.refuse_snapshot(pull, SnapshotRefusal::None),
         }
+    }
+
+    /// The machine turns out to make no full ones: nobody is given a copy.
+    pub(super) fn refuse_copies(&mut self, host: &mut Host) {
+        self.snapshots.askers.0.retain(|&(_, by)| {
+            if let Asker::Program(pull) = by {
+                host.net.refuse_snapshot(pull, SnapshotRefusal::None);
+            }
+            matches!(by, Asker::Client(..))
+        });
     }
 
     /// It stays from now on, until the program is gone or asks for nothing more.

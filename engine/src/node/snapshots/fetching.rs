@@ -6,7 +6,7 @@ use kontiki_mem::PoolBuf;
 use kontiki_net::{DownReason, SnapshotId, SnapshotOffer, SnapshotRefusal, SnapshotWant};
 use kontiki_snapshot::{Digest, Info, Offer, Refused, StoreError};
 
-use super::Step;
+use super::{Step, Writing};
 use crate::apply::Task;
 use crate::error::Failure;
 use crate::events::Event;
@@ -149,16 +149,16 @@ impl Group {
     /// This node's own snapshot gives way to the one that it needs.
     pub(super) fn give_up_own(&mut self, host: &mut Host, now: Time) {
         match self.snapshots.step {
-            Step::Asked => {
+            Step::Asked { .. } => {
                 self.snapshots.unheard += 1;
                 self.snapshots.step = Step::Idle;
             }
-            Step::Taken(_) => self.snapshots.step = Step::Idle,
-            Step::Writing(_) => {
+            Step::Taken { .. } => self.snapshots.step = Step::Idle,
+            Step::Writing(Writing { is_full: full, .. }) => {
                 host.store.abandon();
-                self.snapshots.step = Step::Ending;
+                self.snapshots.step = Step::Ending { full };
             }
-            Step::Idle | Step::Ending | Step::Restoring(_) => return,
+            Step::Idle | Step::Ending { .. } | Step::Restoring(_) => return,
         }
         self.queue.put_first(Task::Forget);
         let why = "this node needs another node's".to_owned();
