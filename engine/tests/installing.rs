@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use kontiki::{Config, Event, Events, LogIndex, Medium, Member, Node, ProposeError, Role, Status};
 use support::table::{Mood, Table};
-use support::{LONG, free_addrs};
+use support::{LONG, free_addrs, snapshots};
 use tempfile::TempDir;
 
 const SEGMENT_BYTES: u64 = 68 << 10;
@@ -170,14 +170,6 @@ fn one_that_was_away_is_brought_back_while_the_load_goes_on() {
         trio.settle();
         assert!(trio.status(2).counters.snapshots_installed > 0);
     }
-}
-
-/// The files of the snapshots in a directory, oldest first.
-fn snapshots(dir: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
-    found.retain(|path| path.extension().is_some_and(|extension| extension == "ksn"));
-    found.sort();
-    found
 }
 
 /// Both snapshots of a follower are damaged, at the end or within: it says so, takes no part, and is given one, though the

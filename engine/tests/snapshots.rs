@@ -5,11 +5,12 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use kontiki::{ApplyOn, Config, EntryId, Event, Failure, Medium, Member, Node, ProposeError, SnapshotError, Ticket};
+use support::snapshots;
 use support::table::{Mood, Table};
 
 const LONG: Duration = Duration::from_secs(120);
@@ -62,13 +63,6 @@ fn until(node: &Node, what: &str, mut holds: impl FnMut() -> bool) {
 /// All that is applied before the end of the log.
 fn settled(node: &Node) {
     until(node, "it is applied", || node.status().is_some_and(|s| s.commit == s.last && s.applied == s.last && !s.restoring));
-}
-
-fn snapshots(dir: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
-    found.retain(|path| path.extension().is_some_and(|extension| extension == "ksn"));
-    found.sort();
-    found
 }
 
 fn bytes_in(dir: &Path) -> u64 {

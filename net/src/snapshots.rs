@@ -27,6 +27,7 @@
 //! A program that takes a copy for itself (`kontiki backup`) connects as a client does, from nobody, and asks which
 //! snapshot there is; the rest is the same.
 
+pub(crate) mod ends;
 pub(crate) mod fetch;
 pub(crate) mod offer;
 pub(crate) mod record;

@@ -65,6 +65,9 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Bytes of a field of a list before its value.
+pub(crate) const FIELD_HEADER_BYTES: usize = 4;
+
 /// The next of the fields that fill `r`: tag (2 bytes), length of the value (2 bytes), value. `None` once there are no
 /// more, and `Some(None)` if what is left is no field.
 pub(crate) fn next_field<'a>(r: &mut Reader<'a>) -> Option<Option<(u16, Reader<'a>)>> {

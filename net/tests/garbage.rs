@@ -4,43 +4,22 @@
 
 mod support;
 
-use kontiki_core::{Incarnation, LogIndex, Message, NodeId, SessionId, Term};
-use kontiki_net::limits::HELLO_BYTES;
-use kontiki_net::{Channel, Control, ControlPayload, Hello, HelloKind, Request, encode_request, request_bytes};
+use kontiki_core::{LogIndex, Message, Term};
+use kontiki_net::{Channel, ControlPayload, Request, encode_request, request_bytes};
 use proptest::prelude::*;
-use support::{CLUSTER, Cluster, Frames, Raw, addr};
-
-fn hello(channel: Channel, from: u64, session: u64, nonce: u64) -> Vec<u8> {
-    let mut bytes = [0; HELLO_BYTES];
-    Hello {
-        kind: HelloKind::Hello,
-        channel,
-        code: 0,
-        detail: 0,
-        cluster: CLUSTER,
-        from: NodeId(from),
-        to: NodeId(2),
-        incarnation: Incarnation(3),
-        process_number: 4,
-        session: SessionId(session),
-        nonce,
-    }
-    .encode(&mut bytes);
-    bytes.to_vec()
-}
+use support::greeting::{encoded, hello, record};
+use support::{Cluster, Frames, Raw, addr};
 
 /// A piece of a stream: noise, or something that looks right.
 fn piece() -> impl Strategy<Value = Vec<u8>> {
     let channel = prop_oneof![Just(Channel::Control), Just(Channel::Bulk), Just(Channel::Client)];
     prop_oneof![
         prop::collection::vec(any::<u8>(), 0..300),
-        (channel, 0..4u64, 0..3u64, 0..3u64).prop_map(|(channel, from, session, nonce)| hello(channel, from, session, nonce)),
+        (channel, 0..4u64, 0..3u64, 0..3u64)
+            .prop_map(|(channel, from, session, nonce)| encoded(&hello(channel, from, 2, session, nonce)).to_vec()),
         (0..3u64, 0..3u64).prop_map(|(session, sequence)| {
             let message = Message::Accepted { term: Term(1), round: 3, matched: LogIndex(2) };
-            let mut bytes = [0; 80];
-            let control = Control { session: SessionId(session), sequence, payload: ControlPayload::Message(message) };
-            let length = control.encode(&mut bytes).unwrap();
-            bytes[..length].to_vec()
+            record(session, sequence, ControlPayload::Message(message))
         }),
         prop::collection::vec(any::<u8>(), 0..100).prop_map(|payload| {
             let request = Request::Propose { session: None, payload: &payload };

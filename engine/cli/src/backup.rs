@@ -29,9 +29,9 @@ const CHUNKS_PER_WANT: u64 = 4;
 const CONNECT: Duration = Duration::from_secs(5);
 /// Longest wait for the next chunk.
 const STALL: Duration = Duration::from_secs(30);
-/// How often in a row it is tried to go on, without anything having come.
+/// Attempts in a row to go on that bring nothing, before the copy is given up.
 const TRIES: u32 = 5;
-/// The pause before that.
+/// The pause before each.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Copy the state of a running replica into a file: a snapshot, made now
@@ -85,7 +85,7 @@ struct Source {
 /// Runs the command.
 ///
 /// # Errors
-/// There is no copy under that name, or not this one; what of it has come is in FILE.part.
+/// The copy is not under that name. What has come of it is in FILE.part.
 pub(crate) fn run(command: &Backup) -> Result<(), Error> {
     signals::errors_are_errors()?;
     part::may_write(&command.file, command.force)?;
@@ -115,7 +115,7 @@ fn copy(command: &Backup, part: &mut Part) -> Result<Info, Error> {
                 return Err(error);
             }
             Err(Stop::Broken(reason)) => {
-                // Its place at the node is to be free for the next.
+                // The node serves one program at a time: its place is to be free for the next connection.
                 drop(node);
                 tries = if part.offset() > before { TRIES } else { tries - 1 };
                 match again(command, source, &mut tries) {
@@ -198,7 +198,7 @@ fn pull(node: &mut SnapshotClient, source: Source, part: &mut Part, bar: &Progre
     let Source { id, bytes } = source;
     node.set_timeout(STALL);
     if part.offset() > 0 && !part.is_known() {
-        // An earlier copy left it: of the same snapshot only if it begins with the same chunk, byte by byte.
+        // An earlier copy left it. If it is of the same snapshot, it begins with the same chunk, byte by byte.
         node.want(id, 0, 1).map_err(|error| stop(node, error))?;
         let head = node.chunk().map_err(|error| stop(node, error))?;
         part.keep_if_of(&head)?;
@@ -244,7 +244,7 @@ fn bar(bytes: u64) -> ProgressBar {
     ProgressBar::new(bytes).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-/// Where a copy lies that is not whole.
+/// Where a copy lies until it is whole.
 fn part_of(file: &Path) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(".part");

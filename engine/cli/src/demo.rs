@@ -336,17 +336,7 @@ impl<'a> Run<'a> {
         let after = if recovery.is_some() { "the end of recovery" } else { "the kill" };
         self.mark(format!("node {} leads", next.id));
         self.tell(format_args!("node {} leads in term {}, {} after {after}", next.id, next.term, table::duration(election)));
-        let deadline = Instant::now() + SERVE_LIMIT;
-        let pulse = self.pulse();
-        let refused = loop {
-            if let Some(refused) = pulse.watched() {
-                break refused;
-            }
-            if Instant::now() > deadline {
-                return Err(Error::TooSlow(format!("no write was acknowledged within {} s of the election", SERVE_LIMIT.as_secs())));
-            }
-            self.look()?;
-        };
+        let refused = self.wait_write("the election")?;
         self.tell(format_args!("writes are acknowledged again: for {} they were not", table::duration(refused)));
         // A write may have been acknowledged before our look at the replicas showed who leads.
         let served = killed + refused;
@@ -360,6 +350,21 @@ impl<'a> Run<'a> {
         });
         self.falls.push(Fall { who, recovery, election, first_write, refused });
         Ok(())
+    }
+
+    /// Waits until a write proposed after the last kill is acknowledged, not too long after `what`. For how long none was.
+    fn wait_write(&mut self, what: &str) -> Result<Duration, Error> {
+        let deadline = Instant::now() + SERVE_LIMIT;
+        let pulse = self.pulse();
+        loop {
+            if let Some(refused) = pulse.watched() {
+                return Ok(refused);
+            }
+            if Instant::now() > deadline {
+                return Err(Error::TooSlow(format!("no write was acknowledged within {} s of {what}", SERVE_LIMIT.as_secs())));
+            }
+            self.look()?;
+        }
     }
 
     /// Waits until a replica has applied what is committed now.

@@ -52,7 +52,8 @@ impl Check {
     /// Takes the next chunk. One that is refused changes nothing: it may be read or fetched again.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// What is wrong with it, as [`Chunk::parse`] says; or that it is intact and not the next: [`Flaw::OtherSnapshot`],
+    /// [`Flaw::OtherPlace`], [`Flaw::TooLong`] behind the foot, [`Flaw::Otherwise`] for a foot that does not fit.
     pub fn take<'a>(&mut self, bytes: &'a [u8]) -> Result<Chunk<'a>, Flaw> {
         if self.foot.is_some() {
             return Err(Flaw::TooLong);
@@ -113,7 +114,7 @@ impl Check {
         Ok(())
     }
 
-    /// Bytes of the file that were taken.
+    /// Bytes of the file that were taken: where the next chunk stands.
     pub fn offset(&self) -> u64 {
         self.number * CHUNK_BYTES as u64
     }
@@ -128,7 +129,7 @@ impl Check {
         (self.number > 0).then_some(self.identity)
     }
 
-    /// What it is, once its foot was taken: then it is whole.
+    /// What it is, once its foot was taken. `None` before: then it is not whole.
     pub fn whole(&self) -> Option<Info> {
         let foot = self.foot?;
         Some(Info { head: self.head, digest: foot.digest, bytes: foot.bytes, sections: foot.sections })

@@ -15,7 +15,9 @@ const AT_NUMBER: usize = 16;
 const AT_IDENTITY: usize = 24;
 const AT_RESERVED: usize = 40;
 
-/// What a chunk belongs to, in the order of the file.
+/// What a chunk belongs to: the sections of a file, in their order, between its head and its foot.
+///
+/// Chunks of a section follow each other; all but its last are full. A section that is empty has no chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Part {
     /// The head: the first chunk.
@@ -43,24 +45,38 @@ impl Part {
     }
 }
 
-/// An intact chunk.
+/// An intact chunk: one of the pieces of [`CHUNK_BYTES`] that a snapshot's file consists of.
+///
+/// ```
+/// use kontiki_snapshot::limits::CHUNK_BYTES;
+/// use kontiki_snapshot::{Chunk, Flaw, Head, Part, encode};
+///
+/// let mut file = encode(Head { full: true, ..Head::default() }, &[(Part::Machine, b"state")]);
+/// let second = &mut file[CHUNK_BYTES..2 * CHUNK_BYTES];
+/// let chunk = Chunk::parse(second).unwrap();
+/// assert_eq!((chunk.part, chunk.number, chunk.data), (Part::Machine, 1, &b"state"[..]));
+/// second[100] ^= 1;
+/// assert_eq!(Chunk::parse(second), Err(Flaw::Damaged));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chunk<'a> {
     /// What it belongs to.
     pub part: Part,
-    /// The how manieth of the file, from 0.
+    /// Its place in the file, in chunks from 0.
     pub number: u64,
     /// Of which snapshot: the digest of its head.
     pub identity: Digest,
-    /// What it holds.
+    /// What it holds: 1 to [`DATA_BYTES`] bytes.
     pub data: &'a [u8],
 }
 
 impl<'a> Chunk<'a> {
-    /// Reads a chunk.
+    /// Reads a chunk of exactly [`CHUNK_BYTES`]. Whether it is the right one is for the caller to say: see
+    /// [`Check`](crate::Check).
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// What is wrong with it: [`Flaw::CutOff`] for any other length, [`Flaw::Damaged`] if its checksum does not fit,
+    /// [`Flaw::NewerFormat`], or [`Flaw::Malformed`].
     pub fn parse(bytes: &'a [u8]) -> Result<Chunk<'a>, Flaw> {
         if bytes.len() != CHUNK_BYTES {
             return Err(Flaw::CutOff);

@@ -61,16 +61,16 @@ pub enum StoreError {
         /// Its version.
         found: u16,
     },
-    /// What was fetched is no use.
+    /// What was fetched is not what was offered, or cannot be read back. Another source, or the same one later, may do.
     #[error("the snapshot that was fetched is no use: {flaw}")]
     Fetched {
         /// What is wrong with it.
         flaw: Flaw,
     },
-    /// It was given up by its maker.
+    /// It was given up: see [`Store::abandon`](crate::Store::abandon).
     #[error("given up before its end")]
     Abandoned,
-    /// Longer than a snapshot may be.
+    /// The snapshot became longer than one may be.
     #[error("a snapshot may have {} bytes at most", crate::limits::MAX_BYTES)]
     TooLong,
 }

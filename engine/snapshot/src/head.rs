@@ -16,6 +16,9 @@ pub(crate) const FOOT_BYTES: usize = 64;
 const FLAG_FULL: u32 = 1;
 
 /// What a snapshot says of itself at its beginning: whose it is, and of which entry.
+///
+/// The default is that of a cluster without a name, before its first entry, without the machine's state: a beginning for
+/// tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Head {
     /// The cluster.
@@ -41,7 +44,7 @@ pub struct Made {
     pub node: NodeId,
     /// How often it had started.
     pub incarnation: Incarnation,
-    /// The how manieth of that start.
+    /// Counts the snapshots that it made since that start, from 1.
     pub number: u64,
     /// When, by its wall clock, in ns since the Unix epoch: for people.
     pub wall_ns: u64,
@@ -65,7 +68,7 @@ impl Head {
         bytes
     }
 
-    /// None if it cannot be one.
+    /// `None` if the bytes are no head.
     pub(crate) fn parse(bytes: &[u8]) -> Option<Head> {
         let flags = u32_at(bytes, 60);
         let base = Base { index: LogIndex(u64_at(bytes, 40)), term: Term(u64_at(bytes, 48)), subterm: Subterm(u32_at(bytes, 56)) };
@@ -90,7 +93,7 @@ impl Head {
     }
 }
 
-/// How long each section is, in bytes.
+/// How long each section is, in bytes. An empty one has no chunk in the file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sections {
     /// The configuration; empty until there are any.
@@ -102,7 +105,7 @@ pub struct Sections {
 }
 
 impl Sections {
-    /// Length of a file with these sections; none if there can be no such file.
+    /// Length of a file with these sections, in bytes; `None` if there can be no such file.
     pub(crate) fn file_bytes(&self) -> Option<u64> {
         let sections = [self.configuration, self.sessions, self.machine];
         // A chunk for the head, one for the foot.
@@ -111,7 +114,7 @@ impl Sections {
     }
 }
 
-/// What a snapshot says of itself at its end. Without it, it is none.
+/// What a snapshot says of itself at its end. A file without an intact foot is no snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Foot {
     /// Length of the whole file.
@@ -132,7 +135,7 @@ impl Foot {
         bytes
     }
 
-    /// None if it cannot be one.
+    /// `None` if the bytes are no foot.
     pub(crate) fn parse(bytes: &[u8]) -> Option<Foot> {
         let sections = Sections { configuration: u64_at(bytes, 24), sessions: u64_at(bytes, 32), machine: u64_at(bytes, 40) };
         let foot = Foot { bytes: u64_at(bytes, 0), digest: Digest(u128_at(bytes, 8)), sections };
@@ -142,11 +145,23 @@ impl Foot {
 }
 
 /// A snapshot, as its head and its foot tell of it.
+///
+/// ```
+/// use kontiki_core::{Base, LogIndex, Term};
+/// use kontiki_snapshot::{Head, Part, encode, offline::verify};
+///
+/// let base = Base { index: LogIndex(9), term: Term(2), ..Base::default() };
+/// let file = encode(Head { base, full: true, ..Head::default() }, &[(Part::Machine, &[7; 100_000])]);
+/// let mut rest = &file[..];
+/// let info = verify(|into| std::io::Read::read(&mut rest, into), |_| {}).unwrap();
+/// assert_eq!((info.base(), info.chunks(), info.sections.machine), (base, 4, 100_000));
+/// assert!(info.to_string().starts_with("full snapshot as of entry 9 of term 2, 262144 bytes"));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Info {
     /// Its head.
     pub head: Head,
-    /// Digest of the whole: with it two files are the same, byte by byte.
+    /// Digest of the whole file but its last chunk: two files with the same one are the same, byte by byte.
     pub digest: Digest,
     /// Length of the file, in bytes.
     pub bytes: u64,
@@ -160,7 +175,7 @@ impl Info {
         self.head.base
     }
 
-    /// Chunks in the file.
+    /// Chunks in the file, head and foot included: at least two.
     pub fn chunks(&self) -> u64 {
         self.bytes / CHUNK_BYTES as u64
     }

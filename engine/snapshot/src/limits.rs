@@ -12,14 +12,14 @@ pub const DATA_BYTES: usize = CHUNK_BYTES - CHUNK_HEADER_BYTES;
 pub const RUN_CHUNKS: usize = 8;
 /// Length of such a run, in bytes.
 pub const RUN_BYTES: usize = RUN_CHUNKS * CHUNK_BYTES;
-/// Runs in memory while a snapshot is written or fetched: one is written, one is filled.
+/// Runs in memory while a snapshot is written: one is on its way to the disk, one is filled.
 pub const RUNS: usize = 2;
 /// Runs in memory while a snapshot is fetched: what the source may be asked for at once.
 pub const FETCH_RUNS: usize = 4;
 /// How often in a row a chunk is refused before its source is given up.
 pub const MAX_REFUSALS: u32 = 8;
-/// Written and not flushed, in bytes, before the first flush. It doubles where flushes are quick, and is halved where
-/// they are not: what a fetch loses at most with the power, and what one flush costs the log.
+/// How much is written before the first flush, in bytes. It doubles after a quick flush and is halved after a slow one. It
+/// bounds what a fetch loses with the power, and for how long one flush holds up the log.
 pub const FIRST_SYNC_BYTES: u64 = 4 << 20;
 /// The least of it.
 pub const MIN_SYNC_BYTES: u64 = 1 << 20;
@@ -46,11 +46,11 @@ pub const MAX_OPERATIONS: usize = 2 + MAX_READS;
 pub const MAX_EVENTS: usize = 32;
 /// Space set aside for the next snapshot at least, in bytes.
 pub const MIN_RESERVE_BYTES: u64 = 4 * CHUNK_BYTES as u64;
-/// Space is set aside in so many quarters of what the next snapshot is thought to need.
+/// How much space is set aside, in quarters of what the next snapshot is thought to need: 1.25 times as much.
 pub const RESERVE_QUARTERS: u64 = 5;
 /// What a snapshot grows by at least where its space was too small, in bytes.
 pub const GROW_BYTES: u64 = 4 << 20;
-/// Of the disk's time a snapshot takes one part in so many at least, however busy the log is: so that it ends.
+/// A snapshot takes at least one part in so many of the disk's time, however busy the log is, so that it ends.
 pub const LEAST_SHARE: u64 = 4;
 /// How often a fetched snapshot may turn out damaged on its own disk before the fetch is given up.
 pub const MAX_REWINDS: u32 = 8;

@@ -3,10 +3,10 @@
 use kontiki_core::LogIndex;
 use kontiki_io::Name;
 
-/// The node's own next snapshot while it is written; the space that is set aside for it at other times. No start reads
-/// what is in it.
+/// The node's own next snapshot while that is written. At other times it holds the space for it, and what is in it means
+/// nothing: no start reads it.
 pub const NEW: &str = "snapshot.new";
-/// A snapshot that is being fetched.
+/// A snapshot that is being fetched. A start goes on with it if the same one is offered again.
 pub const PART: &str = "snapshot.part";
 
 /// A name that is known to be short and plain.
@@ -31,6 +31,15 @@ pub fn snapshot(index: LogIndex) -> Name {
 }
 
 /// The index that a file name stands for, if it is exactly the name that [`snapshot`] gives.
+///
+/// ```
+/// use kontiki_core::LogIndex;
+/// use kontiki_io::Name;
+/// use kontiki_snapshot::names::{index, snapshot};
+///
+/// assert_eq!(index(&snapshot(LogIndex(9))), Some(LogIndex(9)));
+/// assert_eq!(index(&Name::new("snapshot-9.ksn").unwrap()), None);
+/// ```
 pub fn index(name: &Name) -> Option<LogIndex> {
     let digits = name.as_str().strip_prefix("snapshot-")?.strip_suffix(".ksn")?;
     let index = LogIndex(u64::from_str_radix(digits, 16).ok()?);

@@ -14,22 +14,35 @@ const AT_CHECKSUM: usize = 4;
 const AT_VERSION: usize = 8;
 
 /// A snapshot that can be fetched. A fetch goes on where it stopped for the very same offer only.
+///
+/// ```
+/// use kontiki_core::{Base, LogIndex, NodeId, Term};
+/// use kontiki_snapshot::limits::CHUNK_BYTES;
+/// use kontiki_snapshot::{Digest, Offer};
+///
+/// let base = Base { index: LogIndex(9), term: Term(2), ..Base::default() };
+/// let offer = Offer { source: NodeId(3), base, digest: Digest(0xab), bytes: 4 * CHUNK_BYTES as u64, ..Offer::default() };
+/// assert_eq!(offer.unfit(), None);
+/// assert_eq!(Offer { bytes: 100, ..offer }.unfit(), Some("length"), "a file is of whole chunks");
+/// assert_eq!(Offer { base: Base::default(), ..offer }.unfit(), Some("entry"));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offer {
     /// The node that offers it.
     pub source: NodeId,
     /// The last entry whose effects it holds.
     pub base: Base,
-    /// The cluster's lineage.
+    /// The cluster's lineage; zero until there are configurations.
     pub lineage: u128,
-    /// Digest of the whole.
+    /// Digest of the whole: see [`Info::digest`](crate::Info::digest).
     pub digest: Digest,
-    /// Length of the file, in bytes.
+    /// Length of the file, in bytes: whole chunks, two at least.
     pub bytes: u64,
 }
 
 impl Offer {
-    /// What is wrong with it, if anything is: a length that no snapshot has, or no entry.
+    /// Why there can be no such snapshot, in a word for [`Refused::Unfit`](crate::Refused::Unfit): its `length`, or its
+    /// `entry`. `None` if there can.
     pub fn unfit(&self) -> Option<&'static str> {
         let chunk = CHUNK_BYTES as u64;
         if self.bytes < 2 * chunk || self.bytes > MAX_BYTES || !self.bytes.is_multiple_of(chunk) {

@@ -5,7 +5,7 @@ use crate::flaw::Flaw;
 use crate::head::Info;
 use crate::limits::{CHUNK_BYTES, RUN_BYTES};
 
-/// Why a file is no snapshot, or could not be looked at.
+/// Why a file is no snapshot, or could not be looked at. `E` is the error of whatever reads the file.
 #[derive(Debug)]
 pub enum OfflineError<E> {
     /// It could not be read.
@@ -35,8 +35,9 @@ impl<E: std::fmt::Display> std::fmt::Display for OfflineError<E> {
 
 impl<E: std::error::Error> std::error::Error for OfflineError<E> {}
 
-/// Checks every byte of a snapshot. `read` fills as much of its buffer as there is from where it stopped, less only at
-/// the end; `seen` is told how far it is.
+/// Checks every byte of a snapshot. `read` yields the next bytes of the file and says how many, as
+/// [`std::io::Read::read`] does: zero at its end. `seen` is told how many bytes are checked, from time to time. Takes
+/// 512 KiB of memory, however long the file is.
 ///
 /// ```
 /// use kontiki_snapshot::{Head, Part, encode, offline::verify};
@@ -48,7 +49,7 @@ impl<E: std::error::Error> std::error::Error for OfflineError<E> {}
 /// ```
 ///
 /// # Errors
-/// What is wrong with it, and where.
+/// [`OfflineError::Read`] as soon as `read` fails; [`OfflineError::Flawed`] says what is wrong, and where that shows.
 pub fn verify<E>(mut read: impl FnMut(&mut [u8]) -> Result<usize, E>, mut seen: impl FnMut(u64)) -> Result<Info, OfflineError<E>> {
     let mut check = Check::new();
     let mut run = vec![0; RUN_BYTES];

@@ -114,7 +114,20 @@ fn check(read: &Read, bytes: &[u8]) -> Result<usize, ReadError> {
     Ok(chunks)
 }
 
-/// The chunks of memory that a read gave back, in their order.
+/// The chunks in the memory that a read gave back ([`StoreEvent::Read`]), in their order: `count` is its result.
+///
+/// ```
+/// use kontiki_io::IoBuf;
+/// use kontiki_mem::Pool;
+/// use kontiki_snapshot::limits::CHUNK_BYTES;
+/// use kontiki_snapshot::{Head, Part, chunks, encode};
+///
+/// let file = encode(Head { full: true, ..Head::default() }, &[(Part::Machine, b"state")]);
+/// let mut buf = Pool::new(1, file.len()).take().expect("a buffer");
+/// buf.bytes_mut().copy_from_slice(&file);
+/// let parts: Vec<Part> = chunks(&IoBuf::Pool(buf), 3).map(|chunk| chunk.part).collect();
+/// assert_eq!(parts, [Part::Head, Part::Machine, Part::Foot]);
+/// ```
 pub fn chunks(buf: &IoBuf, count: usize) -> impl Iterator<Item = Chunk<'_>> {
     buf.bytes().chunks(CHUNK_BYTES).take(count).filter_map(|chunk| Chunk::parse(chunk).ok())
 }

@@ -48,12 +48,12 @@ enum Step {
     SyncDir,
 }
 
-/// What is asked of the source: so many bytes from there on.
+/// What to ask the source for: whole chunks, to be given to [`Store::accept`](crate::Store::accept) one by one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Want {
-    /// Where in the file, in bytes.
+    /// Where in the file the first one begins, in bytes.
     pub offset: u64,
-    /// How many bytes there is room for.
+    /// How many bytes there is room for: a multiple of [`CHUNK_BYTES`].
     pub bytes: u64,
 }
 
@@ -62,11 +62,11 @@ pub struct Want {
 pub struct Progress {
     /// What is fetched.
     pub offer: Offer,
-    /// Bytes that were taken.
+    /// Bytes that were taken, from the beginning of the file.
     pub taken: u64,
-    /// Bytes that a restart goes on behind.
+    /// Of these, bytes that are durable: a restart goes on behind them.
     pub durable: u64,
-    /// How often a chunk was refused, or found damaged on this disk, and fetched again.
+    /// Chunks that are fetched again, as they were refused or turned out damaged on this disk.
     pub again: u32,
 }
 
@@ -81,7 +81,7 @@ pub(crate) struct Receiving {
     block: Pool,
     looked: Option<PoolBuf>,
     attempts: u32,
-    /// Whether what an earlier fetch left is being looked through: where it ends, this one goes on.
+    /// What an earlier fetch left is being checked: this one goes on where that ends.
     scanning: bool,
     runs: Pool,
     filling: Option<PoolBuf>,
@@ -158,7 +158,7 @@ impl Receiving {
         Some((self.whole?, self.file?))
     }
 
-    /// What is to be asked of the source next; none while there is no room, or nothing is lacking.
+    /// What to ask the source for next; `None` while there is no room for it, or all of it is there.
     pub(crate) fn want(&self) -> Option<Want> {
         let going = matches!(self.step, Step::Going | Step::Write | Step::Flush) && !self.scanning;
         if !going || self.foot.is_some() {

@@ -27,7 +27,7 @@ use crate::{Digest, Making, Options, Part, ReadError, Refused, StoreError, names
 pub enum StoreEvent {
     /// The node's own snapshot is durable, under its name.
     Written(Info),
-    /// It is not: the source may be dropped, and nothing has changed.
+    /// The node's own snapshot was not written, and nothing else has changed. The machine's source may be dropped.
     NotWritten {
         /// As of which entry it was.
         base: Base,
@@ -212,9 +212,9 @@ impl Store {
         self.files.iter().filter_map(|kept| Some((kept.name(), *kept.state.as_ref().err()?)))
     }
 
-    /// Up to where the log may be let go of: the entry that the older of the two snapshots holds; of the only one,
-    /// where the older one was given up for want of room. Of the full ones alone where `full_only`: a machine that is not
-    /// durable by itself needs its state in them.
+    /// Up to which entry the log may be released: what the older of the two snapshots holds. If the older one was given up
+    /// for room, what the only one holds. `None` as long as there are not two otherwise. Small ones do not count if
+    /// `full_only`: a machine that is not durable by itself needs its state in them.
     pub fn release_upto(&self, full_only: bool) -> Option<Base> {
         let mut bases = self.snapshots().filter(|info| info.head.full || !full_only).map(Info::base);
         match (bases.next(), bases.nth(KEPT - 2)) {
@@ -239,7 +239,8 @@ impl Store {
         self.space.bytes()
     }
 
-    /// Whether the next snapshot has its space, or none is to be made here: until then nothing else is to take more of the disk.
+    /// Whether the space for the next snapshot is set aside, or none is needed. As long as it is not, nothing else may take
+    /// more of the disk.
     pub fn has_space(&self) -> bool {
         match &self.maker {
             // What is being made has taken it over.
@@ -269,7 +270,7 @@ impl Store {
         self.broken.as_ref()
     }
 
-    /// When [`pump`](Store::pump) is to be called at the latest, even if nothing happens.
+    /// When [`pump`](Store::pump) is to be called at the latest, even if nothing happens. `None`: only after an event.
     pub fn deadline(&self) -> Option<Time> {
         self.deadline
     }
@@ -323,8 +324,8 @@ impl Store {
         self.files.iter().filter(|kept| kept.file.is_some()).count()
     }
 
-    /// Takes bytes of a section, in the order of the sections: how many. Fewer than all if the disk is behind: offer
-    /// the rest again after the next event or completion.
+    /// Takes bytes of a section, and says how many. Sections come in the order of [`Part`]. Fewer than all are taken if the
+    /// disk is behind: offer the rest again after the next event or completion.
     ///
     /// # Panics
     /// If the sections do not come in their order, or the machine's is not in this snapshot.
@@ -335,8 +336,8 @@ impl Store {
         }
     }
 
-    /// Says that this was all. False: the disk is behind, say it again later. [`StoreEvent::Written`] comes once it is
-    /// durable.
+    /// Says that this was all. [`StoreEvent::Written`] comes once the snapshot is durable. False if the disk is behind: say
+    /// it again later.
     pub fn finish(&mut self) -> bool {
         match &mut self.maker {
             Some(Maker::Own(writing)) if self.ending.is_none() => writing.finish(),
@@ -352,8 +353,8 @@ impl Store {
         }
     }
 
-    /// Gives up what is being written or fetched; an event says so. What was fetched stays, for the same offer made
-    /// again. Too late once the file is being named.
+    /// Gives up what is being written or fetched; an event says so. What was fetched stays, in case the same is offered
+    /// again. Once the file gets its name it is too late for that, and the snapshot is made.
     pub fn abandon(&mut self) {
         let named = match &self.maker {
             Some(Maker::Own(writing)) => writing.is_named(),
@@ -370,8 +371,40 @@ impl Store {
 
     /// Begins to fetch what is offered, or goes on where an earlier fetch of the very same offer stopped.
     ///
+    /// ```
+    /// use kontiki_io::Io;
+    /// use kontiki_snapshot::limits::CHUNK_BYTES;
+    /// use kontiki_snapshot::{OWNER, Offer, Store, StoreEvent};
+    ///
+    /// /// Fetches what is offered from its source, and waits for it. Whether it is there now.
+    /// fn fetch(store: &mut Store, offer: Offer, source: impl Fn(u64) -> Vec<u8>, io: &mut dyn Io) -> bool {
+    ///     store.fetch(offer).expect("nothing else is being made");
+    ///     let mut done = Vec::new();
+    ///     loop {
+    ///         if let Some(want) = store.want() {
+    ///             for offset in (want.offset..want.offset + want.bytes).step_by(CHUNK_BYTES) {
+    ///                 if let Err(flaw) = store.accept(offset, &source(offset)) {
+    ///                     println!("chunk at {offset}: {flaw}"); // it is wanted again
+    ///                     break;
+    ///                 }
+    ///             }
+    ///         }
+    ///         store.pump(io, false);
+    ///         io.turn(store.deadline(), &mut done).expect("the backend works");
+    ///         for completion in done.drain(..).filter(|completion| completion.token.0 >> 56 == u64::from(OWNER)) {
+    ///             store.on_completion(completion, io);
+    ///         }
+    ///         match store.next_event() {
+    ///             Some(StoreEvent::Fetched(_)) => return true,
+    ///             Some(StoreEvent::NotFetched { .. }) => return false,
+    ///             _ => {}
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    ///
     /// # Errors
-    /// Why that is not possible now.
+    /// Why that is not possible now. [`Refused::Unfit`] if there can be no such snapshot.
     pub fn fetch(&mut self, offer: Offer) -> Result<(), Refused> {
         self.may_make()?;
         if let Some(what) = offer.unfit() {
@@ -383,8 +416,8 @@ impl Store {
         Ok(())
     }
 
-    /// What an earlier fetch left goes: nobody will go on with it. Space for the node's own snapshots is made of it
-    /// anyhow, and it goes once one of those is written: a node that makes its own lacks none.
+    /// Removes what an earlier fetch left, as nobody will go on with it. (Without this it goes once the node has written a
+    /// snapshot of its own, or as soon as that lacks the space.)
     pub fn forget_fetch(&mut self) {
         if self.part && !matches!(self.maker, Some(Maker::Fetch(_))) && self.broken.is_none() {
             self.part = false;
@@ -392,7 +425,7 @@ impl Store {
         }
     }
 
-    /// What is to be asked of the source; none while nothing is fetched, nothing is lacking, or there is no room.
+    /// What to ask the source for next. `None` while nothing is fetched, all of it is there, or there is no room for more.
     pub fn want(&self) -> Option<Want> {
         match &self.maker {
             Some(Maker::Fetch(receiving)) if self.ending.is_none() => receiving.want(),
@@ -400,10 +433,10 @@ impl Store {
         }
     }
 
-    /// Takes the chunk at `offset` of what is fetched.
+    /// Takes the chunk at `offset`, in bytes, of what is fetched: the next one that [`want`](Store::want) names.
     ///
     /// # Errors
-    /// What is wrong with it. It is wanted again, unless there is no hope: then [`StoreEvent::NotFetched`] says so.
+    /// What is wrong with it. It is wanted again, unless that would be of no use: then [`StoreEvent::NotFetched`] comes.
     pub fn accept(&mut self, offset: u64, chunk: &[u8]) -> Result<(), Flaw> {
         let Some(Maker::Fetch(receiving)) = &mut self.maker else { return Err(Flaw::OtherSnapshot) };
         if self.ending.is_some() {
@@ -434,12 +467,33 @@ impl Store {
 
     // Reading.
 
-    /// Reads chunks of a snapshot, from number `chunk` on, as many as `buf` holds and there are. Each is checked before
-    /// the event gives it out. The memory comes back at once if there is no such snapshot or chunk, or too much is
-    /// being read.
+    /// Reads chunks of a snapshot, from number `chunk` on, as many as `buf` holds and there are. They come with
+    /// [`StoreEvent::Read`] under the same `tag`, each of them checked.
+    ///
+    /// ```
+    /// use kontiki_io::{Io, IoBuf};
+    /// use kontiki_snapshot::{Store, StoreEvent, chunks};
+    ///
+    /// /// Asks for the beginning of the newest snapshot. False if there is none, or too much is being read.
+    /// fn ask(store: &mut Store, buf: IoBuf, io: &mut dyn Io) -> bool {
+    ///     let newest = store.newest_full().map(|info| info.digest);
+    ///     newest.is_some_and(|digest| store.read(1, digest, 0, buf, io).is_ok())
+    /// }
+    ///
+    /// /// Looks at what has come.
+    /// fn look(event: StoreEvent) {
+    ///     if let StoreEvent::Read { tag: 1, buf, result } = event {
+    ///         match result {
+    ///             Ok(count) => chunks(&buf, count).for_each(|chunk| println!("{:?}: {} bytes", chunk.part, chunk.data.len())),
+    ///             Err(error) => println!("{error}"),
+    ///         }
+    ///     }
+    /// }
+    /// ```
     ///
     /// # Errors
-    /// The memory.
+    /// The memory comes back at once if there is no such snapshot or chunk, or [`MAX_READS`](crate::limits::MAX_READS)
+    /// are under way.
     ///
     /// # Panics
     /// If `buf` is not of whole chunks, at least one and at most [`MAX_READ_CHUNKS`](crate::limits::MAX_READ_CHUNKS).

@@ -12,6 +12,7 @@
 pub mod table;
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -33,6 +34,14 @@ impl StateMachine for Recorder {
         }
         Ok(())
     }
+}
+
+/// The files of the snapshots in a directory, oldest first.
+pub fn snapshots(dir: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    found.retain(|path| path.extension().is_some_and(|extension| extension == "ksn"));
+    found.sort();
+    found
 }
 
 /// Free ports, held until the caller is about to use them.

@@ -10,10 +10,7 @@
 
 use kontiki_core::{EntryId, LogIndex, Term};
 
-use crate::wire::{Reader, Writer, next_field};
-
-/// Bytes of a field before its value.
-const FIELD_HEADER_BYTES: usize = 4;
+use crate::wire::{FIELD_HEADER_BYTES, Reader, Writer, next_field};
 
 /// Fields of one number of 32 bits, whose tags count from 1, and the bytes of their values.
 const NUMBERS: usize = 7;

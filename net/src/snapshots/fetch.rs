@@ -16,9 +16,9 @@ use crate::handshake::refusal::Refusal;
 use crate::limits::{MAX_WANTS, RING_RETRY_NS, SNAPSHOT_BUFFERS, SNAPSHOT_CHUNK_BYTES, SNAPSHOT_RECORD_BYTES};
 use crate::net::Net;
 use crate::session::{SendError, peer::Session};
+use crate::snapshots::ends::{Due, RecordIn};
 use crate::snapshots::offer::SnapshotId;
 use crate::snapshots::record::{SnapshotRecord, SnapshotSays, SnapshotWant, SnapshotWireError};
-use crate::snapshots::serve::Due;
 
 #[derive(Clone, Copy, Debug)]
 enum State {
@@ -37,14 +37,11 @@ pub(crate) struct Fetch {
     wants: Deque<SnapshotWant, MAX_WANTS>,
     /// What was asked for and has not all come.
     due: Deque<Due, MAX_WANTS>,
-    /// The next record, as it comes in.
-    small: Option<PoolBuf>,
-    small_len: usize,
+    record: RecordIn,
     /// The chunk that a record has announced, and how much of it is there.
     coming: Option<(SnapshotId, u64)>,
     chunk: Option<PoolBuf>,
     filled: usize,
-    next_in: u64,
     next_out: u64,
     /// When something last came, or was asked for.
     moved: Time,
@@ -59,14 +56,27 @@ pub(crate) struct FetchPause {
     attempts: u32,
     /// Not to be dialled before.
     until: Time,
-    /// The node has not been told yet that the last one is gone: what it asks for now, it would ask for again.
+    /// The node has not been told yet that the last one is gone. It would ask once more for what it asks for now.
     untold: bool,
 }
 
 impl Net {
-    /// Asks a peer for a part of a snapshot; the chunks come as [`NetEvent::SnapshotChunk`], in the order of what was
-    /// asked for. Opens a connection for that, if none is open: after a failure with growing pauses. Everything that was
-    /// asked for is forgotten when it ends ([`NetEvent::SnapshotFetchDown`]).
+    /// Asks a peer for a part of a snapshot. The chunks come as [`NetEvent::SnapshotChunk`], in the order in which they
+    /// were asked for. A connection is opened for that, if none is open; after failures with growing pauses. When it ends
+    /// ([`NetEvent::SnapshotFetchDown`]), everything that was asked for is forgotten.
+    ///
+    /// ```
+    /// use kontiki_core::Time;
+    /// use kontiki_net::{Net, SendError, SnapshotOffer, SnapshotWant};
+    ///
+    /// /// Asks for the next four chunks of what was offered, if that many may be asked for.
+    /// fn ask(net: &mut Net, now: Time, offer: &SnapshotOffer, offset: u64, held: u64) -> Result<(), SendError> {
+    ///     if net.want_room(offer.id.source) == 0 {
+    ///         return Ok(()); // ask again after the next chunk, or once a session is open
+    ///     }
+    ///     net.want_snapshot(now, offer.id.source, SnapshotWant { id: offer.id, offset, chunks: 4, held })
+    /// }
+    /// ```
     ///
     /// # Errors
     /// [`SendError::NoSession`] if no session is open with the peer, or the snapshot is not its own;
@@ -96,7 +106,7 @@ impl Net {
         Ok(())
     }
 
-    /// How many parts may be asked for now; none without a session.
+    /// How many parts may be asked for now, with [`want_snapshot`](Net::want_snapshot); zero without a session.
     pub fn want_room(&self, peer: NodeId) -> usize {
         let peer = self.peer_index(peer).and_then(|p| self.peers.get(p)).filter(|peer| peer.up().is_some());
         let peer = peer.filter(|peer| !peer.fetch_pause.untold);
@@ -173,7 +183,7 @@ impl Net {
                 self.counters.snapshot_channels += 1;
                 if let Some(fetch) = self.fetch_mut(p) {
                     fetch.state = State::Open(slot);
-                    fetch.small = Some(small);
+                    fetch.record.received(small, 0);
                     fetch.moved = now;
                 }
             }
@@ -206,8 +216,7 @@ impl Net {
             fetch.filled += bytes;
             fetch.chunk = Some(buf);
         } else {
-            fetch.small_len += bytes;
-            fetch.small = Some(buf);
+            fetch.record.received(buf, bytes);
         }
     }
 
@@ -272,12 +281,7 @@ impl Net {
             return;
         }
         if fetch.coming.is_none() {
-            if fetch.small_len < SNAPSHOT_RECORD_BYTES
-                && let Some(small) = fetch.small.take()
-            {
-                self.conns.recv(slot, IoBuf::Pool(small), fetch.small_len, SNAPSHOT_RECORD_BYTES - fetch.small_len, io);
-            }
-            return;
+            return fetch.record.receive(slot, &mut self.conns, io);
         }
         match fetch.chunk.take().or_else(|| self.chunks.as_ref()?.take()) {
             Some(chunk) if fetch.filled < SNAPSHOT_CHUNK_BYTES => {
@@ -310,26 +314,22 @@ impl Net {
             }
             return true;
         }
-        if fetch.small_len < SNAPSHOT_RECORD_BYTES {
-            return true;
-        }
-        let Some(bytes) = fetch.small.as_ref().and_then(|small| small.bytes().first_chunk::<SNAPSHOT_RECORD_BYTES>()) else { return true };
-        let reason = match SnapshotRecord::decode(bytes) {
+        let Some(says) = fetch.record.says() else { return true };
+        let reason = match says {
             Err(error) => Err(error),
-            Ok(record) if (record.session, record.sequence) != (fetch.session, fetch.next_in) => Err(SnapshotWireError::Field),
-            Ok(SnapshotRecord { says: SnapshotSays::Chunk { id, offset }, .. }) => match fetch.due.front_mut() {
+            Ok(SnapshotSays::Chunk { id, offset }) => match fetch.due.front_mut() {
                 Some(due) if due.is_next(id, offset) => {
                     if due.took() {
                         fetch.due.pop_front();
                     }
-                    (fetch.coming, fetch.small_len) = (Some((id, offset)), 0);
-                    fetch.next_in += 1;
+                    fetch.coming = Some((id, offset));
+                    fetch.record.took();
                     return true;
                 }
                 _ => Err(SnapshotWireError::NotWanted),
             },
-            Ok(SnapshotRecord { says: SnapshotSays::Refused(refusal), .. }) => Ok(DownReason::SnapshotRefused(refusal)),
-            Ok(record) => Err(SnapshotWireError::Order { kind: record.says.kind() }),
+            Ok(SnapshotSays::Refused(refusal)) => Ok(DownReason::SnapshotRefused(refusal)),
+            Ok(says) => Err(SnapshotWireError::Order { kind: says.kind() }),
         };
         match reason {
             Ok(reason) => self.fetch_down(p, reason, now, io),
@@ -354,12 +354,10 @@ impl Fetch {
             session,
             wants: Deque::new(),
             due: Deque::new(),
-            small: None,
-            small_len: 0,
+            record: RecordIn::new(session, None),
             coming: None,
             chunk: None,
             filled: 0,
-            next_in: 1,
             next_out: 1,
             moved: now,
             retry: None,

@@ -6,7 +6,7 @@
 use kontiki_core::{Base, LogIndex, NodeId, Subterm, Term};
 
 use crate::limits::{MAX_SNAPSHOT_BYTES, SNAPSHOT_CHUNK_BYTES};
-use crate::wire::{Reader, Writer, next_field};
+use crate::wire::{FIELD_HEADER_BYTES, Reader, Writer, next_field};
 
 /// Names one snapshot: two with the same identity are the same, byte by byte. A fetch that was broken off goes on only
 /// with the same.
@@ -23,6 +23,16 @@ pub struct SnapshotId {
 }
 
 /// What a node offers to one that its log cannot serve.
+///
+/// ```
+/// use kontiki_core::{LogIndex, NodeId, Term};
+/// use kontiki_net::limits::SNAPSHOT_CHUNK_BYTES;
+/// use kontiki_net::{SnapshotId, SnapshotOffer};
+///
+/// let id = SnapshotId { source: NodeId(2), index: LogIndex(1000), term: Term(3), digest: 0x1234 };
+/// let offer = SnapshotOffer { id, bytes: 7 * SNAPSHOT_CHUNK_BYTES as u64, ..SnapshotOffer::default() };
+/// assert_eq!(offer.base().to_string(), "entry 1000 of term 3");
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SnapshotOffer {
     /// Which snapshot.
@@ -35,7 +45,6 @@ pub struct SnapshotOffer {
     pub bytes: u64,
 }
 
-const FIELD_HEADER_BYTES: usize = 4;
 const ID: u16 = 1;
 const ID_BYTES: usize = 40;
 const SUBTERM: u16 = 2;

@@ -20,7 +20,7 @@ const VERSION: u8 = PROTOCOL_VERSION as u8;
 const CRC_AT: usize = 12;
 const CHUNK: u64 = SNAPSHOT_CHUNK_BYTES as u64;
 
-/// Which part of a snapshot its receiver wants next.
+/// Which part of a snapshot its receiver wants next: see [`Net::want_snapshot`](crate::Net::want_snapshot).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SnapshotWant {
     /// Of which snapshot.
@@ -29,7 +29,7 @@ pub struct SnapshotWant {
     pub offset: u64,
     /// How many chunks: 1 to [`MAX_WANT_CHUNKS`].
     pub chunks: u32,
-    /// Up to where the receiver holds the file durably, in bytes: it will go on from there after whatever happens.
+    /// Up to where the receiver holds the file durably, in bytes: from there it goes on after a failure of any kind.
     pub held: u64,
 }
 
@@ -83,15 +83,15 @@ impl SnapshotRefusal {
     }
 }
 
-/// What a record says.
+/// What a record says. A receiver, be it a node or a program, sends `Which` and `Want`; a source the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SnapshotSays {
-    /// Which snapshot is there? A program asks that, which was offered none.
+    /// A program asks which snapshot there is, as nobody offers it one.
     Which {
-        /// One is to be made first, of what the node has applied by now.
+        /// Whether one is to be made first, of what the node has applied by now.
         now: bool,
     },
-    /// That one.
+    /// The answer to that.
     This {
         /// Which it is.
         id: SnapshotId,
@@ -100,18 +100,33 @@ pub enum SnapshotSays {
     },
     /// The receiver wants this.
     Want(SnapshotWant),
-    /// A chunk follows.
+    /// A chunk follows, of [`SNAPSHOT_CHUNK_BYTES`].
     Chunk {
         /// Of which snapshot.
         id: SnapshotId,
         /// Where it stands in the file, in bytes.
         offset: u64,
     },
-    /// The source will not send any more.
+    /// The source sends nothing more over this connection.
     Refused(SnapshotRefusal),
 }
 
 /// One record.
+///
+/// ```
+/// use kontiki_core::{LogIndex, NodeId, SessionId, Term};
+/// use kontiki_net::limits::SNAPSHOT_RECORD_BYTES;
+/// use kontiki_net::{SnapshotId, SnapshotRecord, SnapshotSays, SnapshotWant, SnapshotWireError};
+///
+/// let id = SnapshotId { source: NodeId(2), index: LogIndex(1000), term: Term(3), digest: 0x1234 };
+/// let says = SnapshotSays::Want(SnapshotWant { id, offset: 0, chunks: 4, held: 0 });
+/// let record = SnapshotRecord { session: SessionId(8), sequence: 1, says };
+/// let mut bytes = [0; SNAPSHOT_RECORD_BYTES];
+/// record.encode(&mut bytes);
+/// assert_eq!(SnapshotRecord::decode(&bytes), Ok(record));
+/// bytes[40] ^= 1;
+/// assert_eq!(SnapshotRecord::decode(&bytes), Err(SnapshotWireError::Checksum));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SnapshotRecord {
     /// The session that the connection belongs to.
@@ -170,7 +185,7 @@ impl SnapshotSays {
 }
 
 impl SnapshotRecord {
-    /// Writes the record.
+    /// Writes the record. What nobody can mean is written all the same; no receiver takes it.
     pub fn encode(&self, out: &mut [u8; SNAPSHOT_RECORD_BYTES]) {
         let none = SnapshotId::default();
         let (code, length, id, offset, held, count) = match self.says {
@@ -188,10 +203,10 @@ impl SnapshotRecord {
         Writer::seal(out, CRC_AT);
     }
 
-    /// Reads a record.
+    /// Reads a record. Whether it is the next one, and its sender's to say, is for the caller to check.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// What is wrong with it. [`SnapshotWireError::Order`] and [`SnapshotWireError::NotWanted`] are not among it.
     pub fn decode(bytes: &[u8; SNAPSHOT_RECORD_BYTES]) -> Result<SnapshotRecord, SnapshotWireError> {
         let field = SnapshotWireError::Field;
         let mut r = Reader(bytes);
@@ -232,6 +247,19 @@ impl SnapshotRecord {
             && uses(matches!(kind, 2..=4), offset)
             && (matches!(kind, 2..=4) || id == SnapshotId::default());
         if sound { Ok(record) } else { Err(field) }
+    }
+
+    /// What the next record of a direction says: of this session, and with the next sequence number.
+    ///
+    /// # Errors
+    /// As [`SnapshotRecord::decode`]; [`SnapshotWireError::Field`] also if it is not the next one.
+    pub(crate) fn decode_next(
+        bytes: &[u8; SNAPSHOT_RECORD_BYTES],
+        session: SessionId,
+        sequence: u64,
+    ) -> Result<SnapshotSays, SnapshotWireError> {
+        let record = SnapshotRecord::decode(bytes)?;
+        if (record.session, record.sequence) == (session, sequence) { Ok(record.says) } else { Err(SnapshotWireError::Field) }
     }
 }
 

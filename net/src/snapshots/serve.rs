@@ -2,7 +2,7 @@
 
 use heapless::Deque;
 use kontiki_core::{ClusterId, NodeId, SessionId, Time};
-use kontiki_io::{Gather, Io, IoBuf, Piece, tell};
+use kontiki_io::{Gather, Io, Piece, tell};
 use kontiki_mem::{Block, PoolBuf};
 
 use crate::conns::{Purpose, Slot};
@@ -14,6 +14,7 @@ use crate::limits::{CHUNKS_PER_SEND, MAX_WANTS, SERVE_CHUNKS, SNAPSHOT_CHUNK_BYT
 use crate::log_gate::Topic;
 use crate::net::Net;
 use crate::session::SendError;
+use crate::snapshots::ends::{Due, RecordIn};
 use crate::snapshots::offer::SnapshotId;
 use crate::snapshots::record::{SnapshotRecord, SnapshotRefusal, SnapshotSays, SnapshotWant, SnapshotWireError};
 
@@ -26,39 +27,13 @@ pub enum Puller {
     Program,
 }
 
-/// One connection over which somebody pulls a snapshot of this node: never used twice. What is meant for one that is
-/// gone goes nowhere, and never over the next.
+/// One connection over which somebody pulls a snapshot of this node. The next one of the same puller is another `Pull`:
+/// what is meant for a connection that is gone goes nowhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Pull {
     /// Who pulls.
     pub puller: Puller,
     pub(crate) number: u64,
-}
-
-/// Chunks that were asked for and have not all been handed over.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Due {
-    pub(crate) id: SnapshotId,
-    pub(crate) offset: u64,
-    pub(crate) chunks: u32,
-}
-
-impl Due {
-    pub(crate) fn of(want: &SnapshotWant) -> Due {
-        Due { id: want.id, offset: want.offset, chunks: want.chunks }
-    }
-
-    /// Whether this is the next chunk of it.
-    pub(crate) fn is_next(&self, id: SnapshotId, offset: u64) -> bool {
-        (self.id, self.offset) == (id, offset)
-    }
-
-    /// One chunk less; whether that was the last.
-    pub(crate) fn took(&mut self) -> bool {
-        self.offset += SNAPSHOT_CHUNK_BYTES as u64;
-        self.chunks -= 1;
-        self.chunks == 0
-    }
 }
 
 #[derive(Debug)]
@@ -75,13 +50,10 @@ pub(crate) struct Serve {
     number: u64,
     slot: Slot,
     session: SessionId,
-    /// The next record, as it comes in.
-    small: Option<PoolBuf>,
-    small_len: usize,
-    next_in: u64,
+    record: RecordIn,
     next_out: u64,
-    /// A program asked which snapshot there is, and was not told yet: one may have to be made first, and nothing moves here
-    /// until then.
+    /// A program asked which snapshot there is, and was not told yet. One may have to be made first: until then nothing
+    /// moves here, and that is no silence.
     asked: bool,
     /// What was asked for, in the order in which it is to be sent.
     owed: Deque<Due, MAX_WANTS>,
@@ -102,7 +74,8 @@ enum Asked {
 }
 
 impl Net {
-    /// How many chunks would be taken over a connection now; none if it is gone. Worth a look before one is read.
+    /// How many chunks [`send_chunk`](Net::send_chunk) would take for a connection now; zero if that is gone. To be asked
+    /// before chunks are read.
     pub fn snapshot_room(&self, pull: Pull) -> usize {
         let serve = self.serve_index(pull.puller).and_then(|k| self.serves.get(k)?.as_deref());
         serve.filter(|serve| serve.takes(pull)).map_or(0, |serve| SERVE_CHUNKS - serve.queue.len())
@@ -111,6 +84,20 @@ impl Net {
     /// Queues the next chunk of what was asked for over a connection ([`NetEvent::SnapshotWanted`], in that order): the
     /// [`SNAPSHOT_CHUNK_BYTES`] bytes of `block` from `at` on. It goes out with the next [`Net::tick`], from where it
     /// lies.
+    ///
+    /// ```
+    /// use kontiki_mem::Block;
+    /// use kontiki_net::limits::SNAPSHOT_CHUNK_BYTES;
+    /// use kontiki_net::{Net, Pull, SendError, SnapshotWant};
+    ///
+    /// /// Sends what was wanted, once it was read into one block. It is no more than there is room for.
+    /// fn answer(net: &mut Net, pull: Pull, want: SnapshotWant, read: &Block) -> Result<(), SendError> {
+    ///     for at in (0..read.len()).step_by(SNAPSHOT_CHUNK_BYTES) {
+    ///         net.send_chunk(pull, want.id, want.offset + at as u64, read.clone(), at)?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
     ///
     /// # Errors
     /// [`SendError::NoSession`] if the connection is gone, [`SendError::Full`] if too many wait, [`SendError::NotWanted`]
@@ -134,7 +121,8 @@ impl Net {
         Ok(())
     }
 
-    /// Tells a program which snapshot there is ([`NetEvent::SnapshotAsked`]).
+    /// Tells a program which snapshot there is ([`NetEvent::SnapshotAsked`]), and how long its file is, in bytes. Nothing
+    /// happens if the connection is gone.
     pub fn tell_snapshot(&mut self, pull: Pull, id: SnapshotId, bytes: u64) {
         if let Some(serve) = self.serve_mut(pull) {
             serve.asked = false;
@@ -142,8 +130,8 @@ impl Net {
         }
     }
 
-    /// Says over a connection that there is nothing (more) to be had, behind what is queued, and closes it. What was asked
-    /// for besides is forgotten.
+    /// Refuses to send (more) over a connection, and closes it: the chunks that are queued go out first, then the reason.
+    /// What else was asked for is forgotten. Nothing happens if the connection is gone.
     pub fn refuse_snapshot(&mut self, pull: Pull, refusal: SnapshotRefusal) {
         if let Some(serve) = self.serve_mut(pull) {
             serve.asked = false;
@@ -192,9 +180,7 @@ impl Net {
             number: self.counters.snapshot_channels,
             slot,
             session: hello.session,
-            small: Some(small),
-            small_len: 0,
-            next_in: 1,
+            record: RecordIn::new(hello.session, Some(small)),
             next_out: 1,
             asked: false,
             owed: Deque::new(),
@@ -261,8 +247,7 @@ impl Net {
 
     pub(crate) fn serve_received(&mut self, k: usize, buf: PoolBuf, bytes: usize, now: Time) {
         if let Some(serve) = self.serves.get_mut(k).and_then(Option::as_mut) {
-            serve.small = Some(buf);
-            serve.small_len += bytes;
+            serve.record.received(buf, bytes);
             serve.moved = now;
         }
     }
@@ -300,12 +285,8 @@ impl Net {
             serve.sending_since = Some(now);
             self.counters.bytes_out += self.conns.send(serve.slot, gather, io);
         }
-        if serve.small_len < SNAPSHOT_RECORD_BYTES
-            && self.conns.may_receive(serve.slot)
-            && let Some(small) = serve.small.take()
-        {
-            let at = serve.small_len;
-            self.conns.recv(serve.slot, IoBuf::Pool(small), at, SNAPSHOT_RECORD_BYTES - at, io);
+        if self.conns.may_receive(serve.slot) {
+            serve.record.receive(serve.slot, &mut self.conns, io);
         }
     }
 
@@ -313,21 +294,16 @@ impl Net {
     fn digest_wants(&mut self, k: usize, now: Time, io: &mut dyn Io) {
         let puller = self.puller(k);
         let Some(serve) = self.serves.get_mut(k).and_then(Option::as_mut) else { return };
-        if serve.small_len < SNAPSHOT_RECORD_BYTES || serve.owed.is_full() || serve.last_word || self.events.room() == 0 {
+        if serve.owed.is_full() || serve.last_word || self.events.room() == 0 {
             return;
         }
-        let Some(bytes) = serve.small.as_ref().and_then(|small| small.bytes().first_chunk::<SNAPSHOT_RECORD_BYTES>()) else { return };
+        let Some(says) = serve.record.says() else { return };
         let pull = Pull { puller, number: serve.number };
-        let judged = SnapshotRecord::decode(bytes).and_then(|record| {
-            let expected = (serve.session, serve.next_in);
-            let kind = record.says.kind();
-            match record.says {
-                _ if (record.session, record.sequence) != expected => Err(SnapshotWireError::Field),
-                SnapshotSays::Want(want) if want.id.source != self.options.node => Err(SnapshotWireError::Field),
-                SnapshotSays::Want(want) => Ok(Asked::Want(want)),
-                SnapshotSays::Which { now } if puller == Puller::Program && !serve.asked => Ok(Asked::Which { now }),
-                _ => Err(SnapshotWireError::Order { kind }),
-            }
+        let judged = says.and_then(|says| match says {
+            SnapshotSays::Want(want) if want.id.source != self.options.node => Err(SnapshotWireError::Field),
+            SnapshotSays::Want(want) => Ok(Asked::Want(want)),
+            SnapshotSays::Which { now } if puller == Puller::Program && !serve.asked => Ok(Asked::Which { now }),
+            _ => Err(SnapshotWireError::Order { kind: says.kind() }),
         });
         let event = match judged {
             Err(error) => return self.refuse_puller(k, error, now, io),
@@ -341,8 +317,7 @@ impl Net {
                 NetEvent::SnapshotAsked { pull, now }
             }
         };
-        serve.small_len = 0;
-        serve.next_in += 1;
+        serve.record.took();
         self.events.push(event);
     }
 }

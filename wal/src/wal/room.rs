@@ -83,20 +83,19 @@ impl Wal {
     /// Whether a frame of `bytes` can be appended now, and leaves the room alone that is kept: one that holds what callers
     /// propose.
     pub fn can_propose(&self, bytes: usize) -> bool {
-        let here = self.has_place_here(bytes);
-        let next = self.segments.linked.is_empty() || self.segments.prepared.len() > KEPT_SEGMENTS;
-        self.can_append(bytes) && if here { self.is_for_proposals() } else { next }
+        let next = || self.has_next() && (self.segments.linked.is_empty() || self.segments.prepared.len() > KEPT_SEGMENTS);
+        self.takes(bytes) && if self.has_place_here(bytes) { self.is_for_proposals() } else { next() }
     }
 
     /// Whether a frame of `bytes` can be appended now: there is room in the current segment or in a prepared one, and
     /// in the queue.
     pub fn can_append(&self, bytes: usize) -> bool {
-        let here = self.has_place_here(bytes);
-        self.poison.is_none()
-            && self.closing.is_none()
-            && self.appender.has_room()
-            && bytes <= self.options.max_frame_bytes
-            && (here || self.has_next())
+        self.takes(bytes) && (self.has_place_here(bytes) || self.has_next())
+    }
+
+    /// Whether a frame of `bytes` is taken, if there is a place for it.
+    fn takes(&self, bytes: usize) -> bool {
+        self.poison.is_none() && self.closing.is_none() && self.appender.has_room() && bytes <= self.options.max_frame_bytes
     }
 
     /// Whether the segment in use has room for a frame of `bytes`.

@@ -19,7 +19,7 @@ pub(super) struct Part {
     file: File,
     /// What of it is checked, from its beginning.
     check: Check,
-    /// It is a part of what is being copied, and of nothing else.
+    /// What is checked of it is known to be a part of what is being copied.
     known: bool,
 }
 
@@ -35,7 +35,7 @@ pub(super) fn may_write(file: &Path, force: bool) -> Result<(), Error> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(Error::file("cannot write", file)(error)),
         Ok(there) if there.is_dir() => Err(Error::Usage(format!("{} is a directory: name a file", file.display()))),
-        // Its name would be taken from it.
+        // The copy is renamed over what is there: a link or a device would be gone.
         Ok(there) if !there.is_file() => Err(Error::Usage(format!("{} is a link, a pipe or a device: name a file", file.display()))),
         Ok(_) if !force => Err(is_there(file)),
         Ok(_) => Ok(()),
@@ -54,7 +54,7 @@ impl Part {
     pub(super) fn open(file: &Path) -> Result<Part, Error> {
         let path = part_of(file);
         let part = loop {
-            // Nothing but a file is waited for or written through: no pipe, no link.
+            // A pipe is not waited for, and a link is not written through.
             let flags = (OFlags::NONBLOCK | OFlags::NOFOLLOW).bits().cast_signed();
             let part = File::options().read(true).write(true).create(true).truncate(false).custom_flags(flags).open(&path);
             let part = part.map_err(Error::file("cannot write", &path))?;
@@ -62,11 +62,11 @@ impl Part {
             if !opened.is_file() {
                 return Err(Error::Usage(format!("{} is no file: remove it, or name another file", path.display())));
             }
-            // A file system without locks has no say in it.
+            // On a file system without locks nobody keeps two backups apart.
             if let Err(Errno::WOULDBLOCK) = flock(&part, FlockOperation::NonBlockingLockExclusive) {
                 return Err(Error::Finding(format!("another backup is writing {}", path.display())));
             }
-            // Whoever had the lock may have given the file its name by now: it is not to be touched any more.
+            // Whoever had the lock before may have renamed the file by now: then it is a whole copy, and not to be touched.
             let is_it = |named: fs::Metadata| (named.dev(), named.ino()) == (opened.dev(), opened.ino());
             if fs::symlink_metadata(&path).is_ok_and(is_it) {
                 break part;
@@ -90,7 +90,7 @@ impl Part {
         self.known
     }
 
-    /// Begins anew, unless it begins with this chunk.
+    /// Keeps what is there if it begins with this chunk, byte by byte; else begins anew.
     ///
     /// # Errors
     /// It cannot be read.
@@ -103,7 +103,8 @@ impl Part {
         Ok(())
     }
 
-    /// What is not checked goes; the rest comes from now on. What is longer than the snapshot is none of it.
+    /// From now on the rest is taken, of a snapshot of so many bytes. Cuts off what is not checked: all of it, if it is
+    /// longer than that snapshot.
     ///
     /// # Errors
     /// It cannot be written.
@@ -115,7 +116,7 @@ impl Part {
         self.file.set_len(self.offset()).map_err(Error::file("cannot write", &self.path))
     }
 
-    /// Takes the next chunk, if it is that.
+    /// Takes the next chunk, if it is intact and the next.
     ///
     /// # Errors
     /// It cannot be written; within: what is wrong with the chunk.
@@ -133,7 +134,7 @@ impl Part {
     /// What it is, now that all of it has come.
     ///
     /// # Errors
-    /// It is not what the node said; nothing of it is kept.
+    /// It is another snapshot than the node said: nothing of it is kept.
     pub(super) fn whole(&mut self, id: SnapshotId, bytes: u64) -> Result<Info, Error> {
         let is_it = |info: &Info| (info.base().index, info.base().term, info.digest.0, info.bytes) == (id.index, id.term, id.digest, bytes);
         self.check.whole().filter(is_it).ok_or_else(|| {
@@ -142,10 +143,10 @@ impl Part {
         })
     }
 
-    /// Gives the copy its name, once it is durable and was read back, every byte of it.
+    /// Flushes the copy, reads every byte of it back, and gives it its name.
     ///
     /// # Errors
-    /// It has not got it.
+    /// It does not have that name.
     pub(super) fn publish(&mut self, file: &Path, force: bool, info: &Info) -> Result<(), Error> {
         self.file.sync_all().map_err(Error::file("cannot flush", &self.path))?;
         if snapshot_tools::check(&self.path)? != *info {
@@ -164,7 +165,7 @@ impl Part {
         match renameat_with(CWD, &self.path, CWD, file, RenameFlags::NOREPLACE) {
             Ok(()) => Ok(()),
             Err(Errno::EXIST) => Err(is_there(file)),
-            // Not every file system knows how; nobody but another program can have made it meanwhile.
+            // The file system knows no such rename. A file that another program makes just now is replaced.
             Err(Errno::INVAL | Errno::NOSYS) => {
                 may_write(file, false)?;
                 fs::rename(&self.path, file).map_err(failed)
@@ -173,7 +174,7 @@ impl Part {
         }
     }
 
-    /// Leaves nothing behind where nothing has come.
+    /// Removes the part if nothing has come.
     pub(super) fn drop_if_empty(&self) {
         if self.offset() == 0 {
             drop(fs::remove_file(&self.path));
@@ -181,7 +182,7 @@ impl Part {
     }
 }
 
-/// What is intact of a part, from its beginning.
+/// How far a part is intact, from its beginning.
 fn checked(part: &File) -> std::io::Result<Check> {
     let (mut check, mut chunk) = (Check::new(), vec![0; CHUNK as usize]);
     loop {

@@ -42,7 +42,7 @@ use result::Report;
 /// product that links it, or with --clients in processes that speak to it over TCP; the state machine counts. Latency
 /// is from propose to the resolved ticket. The processor time counts all processes.
 ///
-/// With --to, drives a running cluster of `kontiki serve` over TCP: it puts values under 1000 keys that begin
+/// With --to, drives a running cluster of `kontiki serve` over TCP: it puts values under --keys keys that begin
 /// with "bench-".
 ///
 /// With --report, measures the whole grid beside the floor. docs/performance.md says how to read it.
@@ -65,6 +65,9 @@ pub(crate) struct Bench {
     /// Drive a running cluster at these addresses instead
     #[arg(long, value_name = "ADDR", value_delimiter = ',')]
     to: Vec<Target>,
+    /// With --to, how many keys are put, one after the other
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..), requires = "to")]
+    keys: u32,
     /// Measure everything, and write JSON, Markdown and plots into this directory
     #[arg(long, value_name = "DIR", conflicts_with_all = ["to", "floor", "clients", "apply", "json", "entry_bytes", "in_flight", "callers", "rate", "replicas"])]
     report: Option<PathBuf>,
@@ -133,7 +136,7 @@ pub(crate) fn run(command: &Bench) -> Result<(), Error> {
     if let Some(into) = &command.report {
         return report::run(into, &command.extent, command.dir.as_deref(), &command.set, &stop);
     }
-    let report = if command.to.is_empty() { alone(command, &stop)? } else { remote::run(&command.to, &command.load, &stop)? };
+    let report = if command.to.is_empty() { alone(command, &stop)? } else { remote::run(&command.to, &command.load, command.keys, &stop)? };
     if command.json {
         say(report.json());
     } else {

@@ -14,19 +14,16 @@ use crate::signals::StopFlag;
 use crate::status;
 use crate::target::Target;
 
-/// Keys that are put.
-const KEYS: u64 = 1000;
-
 /// Runs the load.
 ///
 /// # Errors
 /// The entries are too small for a put, nobody leads, or nothing was acknowledged.
-pub(crate) fn run(targets: &[Target], wanted: &Wanted, stop: &StopFlag) -> Result<Report, Error> {
+pub(crate) fn run(targets: &[Target], wanted: &Wanted, keys: u32, stop: &StopFlag) -> Result<Report, Error> {
     if wanted.rate.is_some() {
         return Err(Error::Usage("--rate needs a cluster of the bench's own: leave --to out".into()));
     }
     let entry_bytes = wanted.entry_bytes as usize;
-    let smallest = put(0, 0).len();
+    let smallest = put(0, 0, keys).len();
     let value = entry_bytes.checked_sub(smallest).filter(|&v| v <= crate::kv::MAX_VALUE_BYTES).ok_or_else(|| {
         Error::Usage(format!(
             "--entry-bytes {entry_bytes}: with --to it must be {smallest} to {}, the size of a put",
@@ -48,7 +45,7 @@ pub(crate) fn run(targets: &[Target], wanted: &Wanted, stop: &StopFlag) -> Resul
         slots: 1,
         record_from: warmup,
     };
-    let load = Load::start(&plan, &move |_| Box::new(move |number, buffer| buffer.extend(put(number, value))))?;
+    let load = Load::start(&plan, &move |_| Box::new(move |number, buffer| buffer.extend(put(number, value, keys))))?;
     let pulse = load.pulse();
     while pulse.start().elapsed() < warmup + length {
         stop.check()?;
@@ -74,8 +71,8 @@ pub(crate) fn run(targets: &[Target], wanted: &Wanted, stop: &StopFlag) -> Resul
     Ok(Report { apply: None, ..Report::new(&setup, &measured, counted, Vec::new()) })
 }
 
-/// A put with a value of so many bytes; always of one length for one length of value.
-fn put(number: u64, value_bytes: usize) -> Vec<u8> {
-    let key = format!("bench-{:03}", number % KEYS);
+/// A put under one of so many keys, with a value of so many bytes; always of one length for one length of value.
+fn put(number: u64, value_bytes: usize, keys: u32) -> Vec<u8> {
+    let key = format!("bench-{:0width$}", number % u64::from(keys), width = (keys - 1).to_string().len());
     Command::Put { key: key.as_bytes(), value: &vec![b'x'; value_bytes] }.encode().unwrap_or_default()
 }

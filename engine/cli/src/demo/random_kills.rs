@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{ELECTION_LIMIT, Run, SERVE_LIMIT};
+use super::{ELECTION_LIMIT, Run};
 use crate::error::Error;
 use crate::ports;
 use crate::table;
@@ -33,17 +33,7 @@ impl Run<'_> {
         }
         let after = if up.contains(&leader.id) { leader.term } else { 0 };
         let next = self.cluster.wait_leader(after, ELECTION_LIMIT, self.stop)?;
-        let deadline = Instant::now() + SERVE_LIMIT;
-        let pulse = self.pulse();
-        let refused = loop {
-            if let Some(refused) = pulse.watched() {
-                break refused;
-            }
-            if Instant::now() > deadline {
-                return Err(Error::TooSlow(format!("no write was acknowledged within {} s of kill {number}", SERVE_LIMIT.as_secs())));
-            }
-            self.look()?;
-        };
+        let refused = self.wait_write(&format!("kill {number}"))?;
         let gone = away.map_or(String::new(), |id| format!(", node {id} away"));
         self.tell(format_args!(
             "kill {number}: nodes {up:?}{gone}; node {} leads, writes again after {}",

@@ -1,8 +1,8 @@
 //! The pairs of the key-value machine, and their snapshots.
 //!
-//! The map lies in shards that a snapshot shares: nothing is copied when it is asked for. A shard is copied when a key
-//! in it is put while the snapshot still has it, once each, so that the two together hold at most twice the pairs, and
-//! in a bite of one 4096th.
+//! The map lies in shards, which a snapshot shares: nothing is copied when one is asked for. A shard is copied when a key in
+//! it is put while the snapshot still needs it. That happens once a shard and snapshot, so both together hold at most
+//! twice the pairs, and no copy is of more than about one 4096th of them.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
 
-/// Shards, by the checksum of a key.
+/// How many shards there are; a key's checksum says which is its.
 const SHARDS: usize = 4096;
 /// Before each pair in a stream: the lengths of key and value.
 const LENGTHS_BYTES: usize = 4;

@@ -5,6 +5,7 @@
 
 use kontiki_io::Op;
 
+use super::storage::is_heavy_frame;
 use crate::cluster::marks;
 use crate::world::host::LateWrite;
 use crate::world::{Happening, World};
@@ -44,6 +45,8 @@ impl World {
         // Its file may be gone, or the disk full: nobody hears of it.
         if self.write(host, write.file, write.offset, &write.bytes, write.durable).is_ok() {
             self.note_hard_state(host, &write.bytes);
+            // Nobody is left to mark its end, where it is a heavy frame.
+            self.hosts[host].unmarked |= is_heavy_frame(&write.bytes);
             self.marks.add(marks::LATE_WRITE);
             if self.is_current(host, self.hosts[host].boot) {
                 self.counts.add("write of the dead under a living process");

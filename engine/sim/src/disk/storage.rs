@@ -37,6 +37,11 @@ fn says_recovering(bytes: &[u8]) -> Option<bool> {
     Some(flags & 1 != 0)
 }
 
+/// Whether these bytes are of a log, and more than such as are written with zeros behind them at once.
+pub(super) fn is_heavy_frame(bytes: &[u8]) -> bool {
+    is_of_log(bytes) && bytes.len() > LIGHT_FRAME_BYTES
+}
+
 /// Whether a write is one of frames or of a segment's header, and neither zeros nor a hard state: all of those have a
 /// magic number.
 fn is_of_log(bytes: &[u8]) -> bool {
@@ -164,7 +169,7 @@ impl World {
             *unmarked = false;
         } else if is_of_log(bytes) {
             process.logged_at_ns = Some(now_ns);
-            process.is_heavy |= bytes.len() > LIGHT_FRAME_BYTES;
+            process.is_heavy |= is_heavy_frame(bytes);
         }
     }
 

@@ -11,9 +11,9 @@ use super::stream::Stream;
 use super::{ClientError, ClientOptions};
 use crate::handshake::hello::{Channel, Hello};
 use crate::limits::{MAX_WANTS, SNAPSHOT_CHUNK_BYTES, SNAPSHOT_RECORD_BYTES};
+use crate::snapshots::ends::Due;
 use crate::snapshots::offer::SnapshotId;
 use crate::snapshots::record::{SnapshotRecord, SnapshotSays, SnapshotWant, SnapshotWireError};
-use crate::snapshots::serve::Due;
 
 /// A connection over which a program pulls a snapshot of one node, at most one program at a time. Nodes take such from
 /// their own machine alone, unless they are told otherwise.
@@ -146,13 +146,10 @@ impl SnapshotClient {
             self.stream.fill(SNAPSHOT_RECORD_BYTES, deadline)?;
         }
         let Some(bytes) = self.stream.inbox.first_chunk::<SNAPSHOT_RECORD_BYTES>() else { return Err(ClientError::Unexpected) };
-        let record = SnapshotRecord::decode(bytes).map_err(ClientError::SnapshotWire)?;
-        if (record.session, record.sequence) != (self.session, self.next_in) {
-            return Err(ClientError::SnapshotWire(SnapshotWireError::Field));
-        }
+        let says = SnapshotRecord::decode_next(bytes, self.session, self.next_in).map_err(ClientError::SnapshotWire)?;
         self.next_in += 1;
         self.stream.inbox.advance(SNAPSHOT_RECORD_BYTES);
-        Ok(record.says)
+        Ok(says)
     }
 }
 
