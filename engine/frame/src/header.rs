@@ -230,7 +230,7 @@ pub fn parse_header(bytes: &[u8]) -> Result<Header, FrameError> {
         found => return Err(FrameError::Kind { found }),
     };
     let flags = bytes[AT_FLAGS];
-    if flags & !FLAG_SESSIONS != 0 || bytes[AT_RESERVED..].iter().any(|&b| b != 0) {
+    if flags & !FLAG_SESSIONS != 0 || bytes[AT_RESERVED..] != [0; HEADER_BYTES - AT_RESERVED] {
         return Err(FrameError::Reserved);
     }
     let header = Header {
