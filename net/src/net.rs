@@ -187,8 +187,10 @@ impl Net {
         }
         for p in 0..self.peers.end() {
             self.tick_session(p, now, io, ring);
-            self.tick_dial(p, now, io);
-            self.tick_reach(p, now);
+            if self.is_sought(p) {
+                self.tick_dial(p, now, io);
+                self.tick_reach(p, now);
+            }
         }
         if self.moves_snapshots() {
             self.tick_snapshots(now, io);
@@ -222,8 +224,10 @@ impl Net {
         };
         for p in 0..self.peers.end() {
             look(self.session_deadline(p));
-            look(self.dial_deadline(p));
-            look(self.reach_deadline(p));
+            if self.is_sought(p) {
+                look(self.dial_deadline(p));
+                look(self.reach_deadline(p));
+            }
         }
         if self.moves_snapshots() {
             look(self.snapshots_deadline());
@@ -312,6 +316,10 @@ impl Net {
     /// Where a peer listens, for clients that look for the leader.
     pub fn peer_addr(&self, peer: NodeId) -> Option<Address> {
         self.peers.get(self.peer_index(peer)?)?.addr
+    }
+
+    fn is_sought(&self, p: usize) -> bool {
+        self.peers.get(p).is_some_and(Peer::is_sought)
     }
 
     pub(crate) fn peer_index(&self, id: NodeId) -> Option<usize> {

@@ -388,8 +388,15 @@ impl Net {
     }
 
     pub(crate) fn tick_session(&mut self, p: usize, now: Time, io: &mut dyn Io, ring: &mut Ring) {
-        self.digest_control(p, now, io);
-        self.digest_bulk(p, now, io);
+        let Some(session) = self.peers.get(p).and_then(|peer| peer.session.as_ref()) else { return };
+        // What came was digested at once: it is there still where it found no room.
+        let (control, bulk) = (!session.inbox.is_empty(), session.bulk_in.holds_any());
+        if control {
+            self.digest_control(p, now, io);
+        }
+        if bulk {
+            self.digest_bulk(p, now, io);
+        }
         let Some(session) = self.peers.get(p).and_then(|peer| peer.session.as_ref()) else { return };
         let idle_ns = self.options.idle_timeout_ns;
         if now.since(session.heard) >= idle_ns {
@@ -433,7 +440,7 @@ impl Net {
     fn recv_control(&mut self, p: usize, io: &mut dyn Io) {
         let Some(session) = self.peers.get_mut(p).and_then(|peer| peer.session.as_mut()) else { return };
         // Without room for events whole messages may wait in the buffer: it stays here until they are handed over.
-        if self.events.room() < 2 || !self.conns.may_receive(session.control) {
+        if !self.conns.may_receive(session.control) || self.events.room() < 2 {
             return;
         }
         if let Some((buf, at, len)) = session.inbox.lend(CONTROL_MAX_BYTES) {

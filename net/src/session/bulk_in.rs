@@ -72,6 +72,11 @@ impl BulkIn {
         self.lent || self.block.is_some()
     }
 
+    /// Whether what was received of a frame is at hand: not while a receive into it is outstanding.
+    pub(crate) fn holds_any(&self) -> bool {
+        self.block.is_some()
+    }
+
     /// Takes back the memory of a receive, with `received` more bytes in it.
     pub(crate) fn restore(&mut self, buf: IoBuf, received: usize) {
         match buf {

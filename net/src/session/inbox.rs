@@ -20,6 +20,11 @@ impl Inbox {
         self.buf.as_ref().map_or(&[], |buf| &buf.bytes()[self.start..self.end])
     }
 
+    /// Whether all that was received was read.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
     /// Offset of the first unread byte.
     pub(crate) fn start(&self) -> usize {
         self.start

@@ -161,6 +161,11 @@ impl Peer {
         self.session.as_ref().filter(|session| session.parameters.is_some())
     }
 
+    /// Whether the way to it is looked for: there is no session that is up, or one over an address that it has left.
+    pub(crate) fn is_sought(&self) -> bool {
+        self.up().is_none() || self.moved
+    }
+
     /// Whether a process may stand for this peer: not older than one that has a session, or just had one, nor a second
     /// one of the same incarnation.
     pub(crate) fn admits(&self, process: Process, now: Time) -> Result<(), HandshakeRefusal> {
