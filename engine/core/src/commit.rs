@@ -9,7 +9,8 @@ impl Raft {
     /// Moves the commit index as far as it goes and tells the node.
     pub(crate) fn advance_commit(&mut self, fx: &mut Effects) {
         let reached = match self.role {
-            Role::Leader => self.committed_by_quorum(),
+            Role::Leader if core::mem::take(&mut self.leading.durable_news) => self.committed_by_quorum(),
+            Role::Leader => return,
             _ => self.committed_by_leader(),
         };
         if reached > self.commit {

@@ -12,6 +12,8 @@ pub(crate) struct Leading {
     pub(crate) floor: Time,
     /// Its no-op, the first entry of its term; zero until it stands in the log.
     pub(crate) term_start: LogIndex,
+    /// More has become durable, here or at a follower, since the commit index was last moved: nothing else moves it.
+    pub(crate) durable_news: bool,
     /// The no-op asked for and not yet sealed.
     noop: Option<FrameMeta>,
     /// The present round (see `round.rs`).
@@ -20,7 +22,7 @@ pub(crate) struct Leading {
 
 impl Leading {
     pub(crate) fn new(now: Time) -> Leading {
-        Leading { since: now, floor: now, term_start: LogIndex(0), noop: None, round: 0 }
+        Leading { since: now, floor: now, term_start: LogIndex(0), durable_news: false, noop: None, round: 0 }
     }
 
     pub(crate) fn round(&self) -> u64 {

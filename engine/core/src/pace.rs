@@ -118,6 +118,7 @@ impl Raft {
         let (since, before) = (self.log.writing_since(), self.log.writes());
         if self.log.written(write) {
             self.following.acknowledge();
+            self.leading.durable_news = true;
         }
         if let Some(since) = since.filter(|_| self.log.writes() < before) {
             self.pace.logged(since, self.now, &self.config);

@@ -20,16 +20,24 @@ impl Raft {
         if peer.needs_base {
             return self.offer_snapshot(at, fx);
         }
-        let (max_bytes, max_frames) = match progress.mode {
-            Mode::Probe { sent: None } => (self.config.window_bytes, 1),
+        let probes = match progress.mode {
+            Mode::Probe { sent: None } => true,
             Mode::Probe { sent: Some(_) } => return,
             Mode::Behind { .. } => return self.offer_snapshot(at, fx),
-            Mode::Replicate => (
+            Mode::Replicate => false,
+        };
+        if progress.sending.is_some() || progress.next() > last {
+            return;
+        }
+        let (max_bytes, max_frames) = if probes {
+            (self.config.window_bytes, 1)
+        } else {
+            (
                 self.config.window_bytes.saturating_sub(progress.inflight.bytes()),
                 self.config.window_frames.saturating_sub(progress.inflight.frames()),
-            ),
+            )
         };
-        if progress.sending.is_some() || progress.next() > last || max_bytes == 0 || max_frames == 0 {
+        if max_bytes == 0 || max_frames == 0 {
             return;
         }
         let from = progress.next();
@@ -75,9 +83,8 @@ impl Raft {
             return self.refuse();
         }
         let now = self.now;
-        if let Some(progress) = self.progress_of(peer) {
-            progress.accepted(matched, now);
-        }
+        let more = self.progress_of(peer).is_some_and(|progress| progress.accepted(matched, now));
+        self.leading.durable_news |= more;
     }
 
     /// A follower holds everything up to `index` in memory.
