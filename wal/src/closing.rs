@@ -46,7 +46,9 @@ impl Wal {
         }
         if let Some(Closing::Writing) = self.closing {
             if self.poison.is_none() {
-                self.name_chain(io);
+                if self.appender.chain_is_due() {
+                    self.name_chain(io);
+                }
                 self.saver.pump(self.appender.durable(), io);
                 self.appender.pump(self.margin.under_way(), io);
                 if !self.appender.idle() || !self.saver.idle() {

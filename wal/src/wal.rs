@@ -325,7 +325,9 @@ impl Wal {
             return;
         }
         self.try_again(io);
-        self.name_chain(io);
+        if self.appender.chain_is_due() {
+            self.name_chain(io);
+        }
         self.saver.pump(self.appender.durable(), io);
         self.mark_end(io);
         self.appender.pump(self.margin.under_way(), io);
@@ -336,7 +338,11 @@ impl Wal {
 
     /// While no frame waits or is being written: sees to it that the log's end can be recognised.
     fn mark_end(&mut self, io: &mut dyn Io) {
-        if !self.appender.idle() || self.log.end().is_none() || self.options.medium == Medium::Safe || self.short.holds(io.now()) {
+        if !self.appender.idle() || self.log.end().is_none() || self.options.medium == Medium::Safe {
+            return;
+        }
+        let now = io.now();
+        if self.short.holds(now) {
             return;
         }
         if self.fresh {
@@ -349,7 +355,7 @@ impl Wal {
         }
         let (Some(limit), Some(segment)) = (self.log.limit(), self.segments.current()) else { return };
         let (number, file) = (segment.number, segment.file);
-        let Some(zeros) = self.margin.due(self.end, limit, io.now()) else { return };
+        let Some(zeros) = self.margin.due(self.end, limit, now) else { return };
         self.margin.begin(zeros, number);
         if let Some(segment) = self.segments.get_mut(number) {
             segment.readers += 1;

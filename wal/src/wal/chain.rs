@@ -40,12 +40,9 @@ impl Wal {
         self.end = position + BLOCK_BYTES as u64;
     }
 
-    /// Once a new chain's first header is durable: has the hard state say that the log begins there. Then the chain has
-    /// begun, and frames follow.
+    /// A new chain's first header is durable, and the chain is due: has the hard state say that the log begins there. Then
+    /// it has begun, and frames follow.
     pub(crate) fn name_chain(&mut self, io: &mut dyn Io) {
-        if !self.appender.chain_is_due() {
-            return;
-        }
         let Some(number) = self.log.oldest_segment() else { panic!("the chain has its first segment") };
         let named = self.saver.named();
         if named.oldest >= number {
