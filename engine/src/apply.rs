@@ -310,8 +310,13 @@ impl ApplyQueue {
         self.bell_wanted.load(Ordering::Relaxed)
     }
 
+    /// Whether the stage, or what goes with it, has failed.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
     pub(crate) fn failure(&self) -> Option<Failure> {
-        if !self.failed.load(Ordering::Acquire) {
+        if !self.has_failed() {
             return None;
         }
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -195,10 +195,13 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
 
     /// When a turn is due; what is queued is handed over by the turn itself, before it waits.
     pub(crate) fn due(&self) -> Time {
+        if self.is_hungry() { Time(0) } else { self.rests_until() }
+    }
+
+    /// When a turn is due though nothing waits for inline apply.
+    fn rests_until(&self) -> Time {
         match &self.phase {
             Phase::Opening(opening) => opening.deadline(),
-            // Frames wait for inline apply.
-            Phase::Running(_) if self.is_hungry() => Time(0),
             Phase::Running(replica) => replica.deadline(),
             Phase::Closing(replica, began, _) => began.plus_ns(replica.patience_ns()).min(replica.close_deadline()),
             Phase::Ended => Time(u64::MAX),
@@ -302,7 +305,7 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
             return Ok(State::Ended);
         }
         let wait_ns = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
-        let until = if wait_ns == 0 || self.is_hungry() { None } else { Some(self.due().min(self.io.now().plus_ns(wait_ns))) };
+        let until = if wait_ns == 0 || self.is_hungry() { None } else { Some(self.rests_until().min(self.io.now().plus_ns(wait_ns))) };
         self.io.turn(until, &mut self.done).map_err(|e| Failure::Io(e.to_string()))?;
         let submitted = self.io.stats().ops;
         let now = self.io.now();
@@ -338,7 +341,9 @@ impl<I: Io, M: StateMachine> Reactor<I, M> {
                             break;
                         }
                     }
-                    if let Some(failure) = self.queue.failure() {
+                    if self.queue.has_failed()
+                        && let Some(failure) = self.queue.failure()
+                    {
                         return Err(failure.into());
                     }
                     if any {

@@ -461,6 +461,9 @@ impl Resolver {
 
     /// Wakes all whose tickets were resolved since the last flush.
     pub fn flush(&mut self) {
+        if self.wakers.is_empty() {
+            return;
+        }
         for waker in self.wakers.drain(..) {
             quietly(|| waker.wake());
         }

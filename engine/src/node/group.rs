@@ -180,7 +180,7 @@ impl Group {
     /// # Errors
     /// The apply stage has failed.
     pub(super) fn may_go_on(&self) -> Result<(), Failure> {
-        self.queue.failure().map_or(Ok(()), Err)
+        if self.queue.has_failed() { self.queue.failure().map_or(Ok(()), Err) } else { Ok(()) }
     }
 
     /// What follows of a turn's events: what waits is retried and sealed, and the core is flushed. Whether what callers
