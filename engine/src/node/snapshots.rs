@@ -137,8 +137,9 @@ impl Group {
     pub(super) fn snapshot_deadline(&self) -> Time {
         let snapshots = &self.snapshots;
         let asks = snapshots.ask.deadline().filter(|_| matches!(snapshots.step, Step::Taken { full: false, .. }));
-        let own = snapshots.full.deadline().into_iter().chain(snapshots.small.deadline()).chain(self.restore_deadline()).chain(asks);
-        own.chain(self.sending.deadline()).chain(self.fetching.deadline()).min().unwrap_or(Time(u64::MAX))
+        let own = [snapshots.full.deadline(), snapshots.small.deadline(), self.restore_deadline(), asks];
+        let all = own.into_iter().chain([self.sending.deadline(), self.fetching.deadline()]);
+        all.fold(Time(u64::MAX), |first, due| due.map_or(first, |due| first.min(due)))
     }
 
     /// What is sent, fetched or installed goes on.

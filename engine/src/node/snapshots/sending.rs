@@ -141,6 +141,9 @@ impl Sending {
     }
 
     pub(super) fn deadline(&self) -> Option<Time> {
+        if self.is_idle() {
+            return None;
+        }
         let holds = self.held.iter().map(|held| held.advanced.plus_ns(SEND_HOLD_NS));
         self.retry_at.into_iter().chain(holds).chain(self.promised.map(|(_, until)| until)).min()
     }
@@ -406,5 +409,19 @@ impl Group {
                 self.let_go(host, |held| held.puller == pull.puller);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It would be past for ever, and the node turn without a pause: only what goes on sending looks at it.
+    #[test]
+    fn once_nobody_pulls_nothing_is_due() {
+        let mut sending = Sending { retry_at: Some(Time(7)), promised: Some((LogIndex(1), Time(9))), ..Sending::default() };
+        assert_eq!(sending.deadline(), Some(Time(7)));
+        sending.promised = None;
+        assert_eq!(sending.deadline(), None);
     }
 }
