@@ -121,11 +121,9 @@ impl Raft {
 
     /// Tells those that spoke as leaders of an older term of the newer one, once a turn.
     pub(crate) fn tell_outdated(&mut self, fx: &mut Effects) {
-        for at in 0..self.peers.len() {
-            let told = self.peers.get_mut(at).is_some_and(|peer| core::mem::take(&mut peer.outdated));
-            if told {
-                self.answer(at, self.heartbeat_answer(), fx);
-            }
+        while let Some((at, peer)) = self.peers.iter_mut().enumerate().find(|(_, peer)| peer.outdated) {
+            peer.outdated = false;
+            self.answer(at, self.heartbeat_answer(), fx);
         }
     }
 
