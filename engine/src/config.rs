@@ -175,6 +175,11 @@ pub struct Config {
     /// How fast a snapshot is written, or fetched, at most, in bytes per second; zero, the default: as fast as the log
     /// leaves the disk to it.
     pub snapshot_bytes_per_s: u64,
+    /// How long the log of this replica, once it has no room left, is kept for a peer that takes a snapshot of it, in
+    /// seconds: as long as the rest of the snapshot comes within this time at the pace so far. One that is slower begins
+    /// anew with a newer snapshot ([`Event::SnapshotTooSlow`](crate::Event::SnapshotTooSlow)). Zero: it is kept for nobody
+    /// then.
+    pub hold_max_s: u64,
     /// Writes to the log in flight at once.
     pub writes_in_flight: usize,
     /// What the medium may do in a power cut.
@@ -214,6 +219,7 @@ impl Default for Config {
             retention_bytes: 256 << 20,
             snapshot_log_bytes: 0,
             snapshot_bytes_per_s: 0,
+            hold_max_s: limits::DEFAULT_HOLD_S,
             writes_in_flight: 2,
             medium: Medium::default(),
             backend: Backend::default(),
@@ -397,6 +403,7 @@ impl Config {
         let most = (log::MAX_SEGMENTS as u64 - limits::MIN_FREE_SEGMENTS) * self.segment_bytes;
         range("retention_bytes", self.retention_bytes, 0, most)?;
         range("snapshot_log_bytes", self.snapshot_log_bytes, 0, most / limits::SNAPSHOT_SHARE)?;
+        range("hold_max_s", self.hold_max_s, 0, limits::MAX_HOLD_S)?;
         range("writes_in_flight", self.writes_in_flight as u64, 1, 16)?;
         self.check_memory()
     }
@@ -544,6 +551,9 @@ mod tests {
             ("max_in_flight = 0", "max_in_flight"),
             ("window_frames = 0", "window_frames"),
             ("hold_back_ms = 60001", "hold_back_ms"),
+            ("hold_max_s = 86401", "hold_max_s"),
+            ("hold_max_s = -1", "hold_max_s"),
+            ("hold_max_s = 'long'", "hold_max_s"),
             ("medium = 'wet'", "medium"),
             ("admin = 'all'", "admin"),
             ("admin = true", "admin"),

@@ -72,8 +72,10 @@ pub const SEND_BUFFERS: usize = 6;
 /// ns: longer than a restart of it takes.
 pub const SEND_HOLD_NS: u64 = 60_000_000_000;
 /// Where the log has no room left, it is kept for a receiver only if the rest comes within this time at the pace so far, in
-/// ns.
-pub const SEND_REST_NS: u64 = 60_000_000_000;
+/// seconds, unless it is configured.
+pub const DEFAULT_HOLD_S: u64 = 60;
+/// The longest such time that a configuration may set: a day.
+pub const MAX_HOLD_S: u64 = 24 * 60 * 60;
 /// How long the log is kept behind a snapshot that was offered and is not pulled yet, in ns. Offers are repeated more often.
 pub const OFFER_HOLD_NS: u64 = 2_000_000_000;
 /// A fetch that gets on with nothing for so long gives way to another offer, in ns.
@@ -166,6 +168,7 @@ pub const MAX_REPLY_BYTES: usize = 64 << 10;
 
 const _: () = assert!(MIN_FRAME_BYTES.is_multiple_of(BLOCK_BYTES) && MAX_FRAME_BYTES.is_multiple_of(BLOCK_BYTES));
 const _: () = assert!(frame::BLOCK_BYTES == BLOCK_BYTES);
+const _: () = assert!(DEFAULT_HOLD_S <= MAX_HOLD_S);
 const _: () = assert!(SNAPSHOT_RETRY_NS <= MAX_SNAPSHOT_RETRY_NS && ASK_DURABLE_NS <= MAX_ASK_DURABLE_NS);
 const _: () = assert!(MAX_PENDING_BATCHES <= MAX_CACHED_FRAMES);
 const _: () = assert!(MAX_RING_BLOCKS > MAX_CACHED_FRAMES + MAX_APPLY_QUEUE);

@@ -200,6 +200,7 @@ mod tests {
             "retention_bytes",
             "snapshot_log_bytes",
             "snapshot_bytes_per_s",
+            "hold_max_s",
             "writes_in_flight",
             "medium",
             "backend",

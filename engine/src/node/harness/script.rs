@@ -19,7 +19,7 @@
 //! | `frame n2 t=5 commit=0 prev=4@3 a@5 b@5` | n2 sends a frame, its entries after `prev`; `range=6..6`: only that counts; `noop@5` alone is a no-op |
 //! | `ladder n2 3..9` | n2 leads in term 9 and sends frames of one entry, of term 3 at 3 and so on |
 //! | `offer n2 20@2` | n2 offers a snapshot as of that entry, and sends what is wanted of it; `20@2 900000`: with so many bytes of the state machine's in it; `20@2 cut`: too short to be one |
-//! | `pull n2 1` | n2 wants so many chunks of what it was offered last, from its beginning |
+//! | `pull n2 1` | n2 wants so many chunks of what it was offered last, from its beginning; `1 65536`: behind so many bytes that it has |
 //! | `both` + such a command + `/` + another | both happen before anything else does |
 //! | `follow n2` / `unfollow n2` | n2 takes frames and answers heartbeats / does not any more |
 //! | `votes n2` | n2 grants every vote |
@@ -247,7 +247,10 @@ fn command(bench: &mut Bench, line: &str) -> Result<String, String> {
             let cut = words.get(3) == Some(&"cut");
             return Ok(bench.peer(node(word(1)?)?)?.offer(cluster, at, bytes, cut).err().unwrap_or_default());
         }
-        "pull" => return Ok(bench.peer(node(word(1)?)?)?.pull(number(word(2)?)? as u32).err().unwrap_or_default()),
+        "pull" => {
+            let held = words.get(3).map_or(Ok(0), |held| number(held))?;
+            return Ok(bench.peer(node(word(1)?)?)?.pull(number(word(2)?)? as u32, held).err().unwrap_or_default());
+        }
         "ladder" => {
             let (from, to) = word(2)?.split_once("..").ok_or("from..to")?;
             for at in number(from)?..=number(to)? {

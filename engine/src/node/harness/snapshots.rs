@@ -53,11 +53,11 @@ impl Peer {
         }
     }
 
-    /// Wants so many chunks of what it was offered.
-    pub(super) fn pull(&mut self, chunks: u32) -> Result<(), String> {
+    /// Wants so many chunks of what it was offered, and has so many bytes of it.
+    pub(super) fn pull(&mut self, chunks: u32, held: u64) -> Result<(), String> {
         let offer = self.offered.ok_or("it was offered none")?;
         self.spoke = true;
-        let want = SnapshotWant { id: offer.id, offset: 0, chunks, held: 0 };
+        let want = SnapshotWant { id: offer.id, offset: held, chunks, held };
         self.net.want_snapshot(self.io.now(), NodeId(NODE), want).map_err(|error| error.to_string())
     }
 }

@@ -13,7 +13,7 @@ use kontiki_net::{Pull, Puller, SendError, SnapshotId, SnapshotOffer, SnapshotRe
 use kontiki_snapshot::{Digest, Info, ReadError};
 
 use crate::events::Event;
-use crate::limits::{FETCH_PATIENCE_NS, OFFER_HOLD_NS, SEND_BUFFERS, SEND_BYTES, SEND_HOLD_NS, SEND_REST_NS, SNAPSHOT_RETRY_NS};
+use crate::limits::{FETCH_PATIENCE_NS, OFFER_HOLD_NS, SEND_BUFFERS, SEND_BYTES, SEND_HOLD_NS, SNAPSHOT_RETRY_NS};
 use crate::node::group::Group;
 use crate::node::host::Host;
 
@@ -325,11 +325,12 @@ impl Group {
         if host.lacking.is_none() {
             return;
         }
+        let most_ns = host.config.hold_max_s * 1_000_000_000;
         let mut refused = Vec::new();
         for held in self.sending.held.iter_mut().filter(|held| !held.too_slow) {
             let (bytes_per_s, rest_ns) = held.pace(now);
             if let Puller::Peer(peer) = held.puller
-                && rest_ns > SEND_REST_NS
+                && rest_ns > most_ns
                 && now.since(held.began) >= SNAPSHOT_RETRY_NS
             {
                 held.too_slow = true;
