@@ -65,7 +65,7 @@ fn greetings() {
 
 #[test]
 fn requests_and_responses() {
-    run("client", 13, formats::client, |bytes| repair::client(bytes));
+    run("client", 15, formats::client, |bytes| repair::client(bytes));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use kontiki_mem::Ring;
 use kontiki_net::limits::{CONTROL_MAX_BYTES, HELLO_BYTES};
 use kontiki_net::{
     Channel, Control, ControlPayload, HandshakeRefusal, Hello, HelloKind, Parameters, Request, Response, SnapshotId, SnapshotOffer,
-    SnapshotRecord, SnapshotRefusal, SnapshotSays, SnapshotWant, encode_request, encode_response,
+    SnapshotRecord, SnapshotRefusal, SnapshotSays, SnapshotWant, WrittenSnapshot, encode_request, encode_response,
 };
 use kontiki_snapshot::limits::{CHUNK_BYTES, DATA_BYTES};
 use kontiki_snapshot::{Head, Part, encode};
@@ -186,6 +186,7 @@ fn clients() -> Outcome<Seeds> {
         Request::Propose { session: Some((1, 2)), payload: b"a proposal" },
         Request::Query { payload: b"a question" },
         Request::Status,
+        Request::Snapshot,
     ];
     for (n, request) in requests.iter().enumerate() {
         let length = encode_request(7, request, &mut out).ok_or("a request without room")?;
@@ -201,6 +202,7 @@ fn clients() -> Outcome<Seeds> {
         Response::Status(b"leader"),
         Response::Reply(b"an answer"),
         Response::Error { code: 5, text: "no" },
+        Response::Snapshot(WrittenSnapshot { index: 9, term: 2, full: true, bytes: 4 * CHUNK_BYTES as u64, digest: 0x1234_5678 }),
     ];
     for (n, response) in responses.iter().enumerate() {
         let length = encode_response(7, response, &mut out).ok_or("a response without room")?;
