@@ -58,6 +58,7 @@ impl Raft {
         let id = speaker.id;
         if term < self.hard.term {
             speaker.outdated = true;
+            self.any_outdated = true;
             return false;
         }
         let rival = term == self.hard.term && (self.role == Role::Leader || self.leader.is_some_and(|leader| leader != id));
@@ -121,9 +122,14 @@ impl Raft {
 
     /// Tells those that spoke as leaders of an older term of the newer one, once a turn.
     pub(crate) fn tell_outdated(&mut self, fx: &mut Effects) {
-        while let Some((at, peer)) = self.peers.iter_mut().enumerate().find(|(_, peer)| peer.outdated) {
-            peer.outdated = false;
-            self.answer(at, self.heartbeat_answer(), fx);
+        if !core::mem::take(&mut self.any_outdated) {
+            return;
+        }
+        for at in 0..self.peers.len() {
+            let told = self.peers.get_mut(at).is_some_and(|peer| core::mem::take(&mut peer.outdated));
+            if told {
+                self.answer(at, self.heartbeat_answer(), fx);
+            }
         }
     }
 

@@ -94,6 +94,8 @@ pub struct Raft {
     pub(crate) rng: Rng,
     pub(crate) pace: Pace,
     pub(crate) belief: Belief,
+    /// Some peer spoke as the leader of an older term, and was not told so yet.
+    pub(crate) any_outdated: bool,
     /// How often a leader says that it lives: the configuration's, or less if a follower needs it.
     pub(crate) heartbeat_ns: u64,
     last_write: WriteId,
@@ -148,6 +150,7 @@ impl Raft {
             sticky_until: now.plus_ns(config.election_min_ns),
             excused: false,
             rng: Rng::new(config.seed, config.id.0),
+            any_outdated: false,
             heartbeat_ns: config.heartbeat_ns,
             last_write: WriteId(0),
             refusals: 0,

@@ -20,24 +20,20 @@ impl Raft {
         if peer.needs_base {
             return self.offer_snapshot(at, fx);
         }
-        let probes = match progress.mode {
-            Mode::Probe { sent: None } => true,
-            Mode::Probe { sent: Some(_) } => return,
-            Mode::Behind { .. } => return self.offer_snapshot(at, fx),
-            Mode::Replicate => false,
-        };
-        if progress.sending.is_some() || progress.next() > last {
+        // As mostly: it lacks nothing. (One that is behind does: what it needs next lies before the log's first entry.)
+        if progress.next() > last {
             return;
         }
-        let (max_bytes, max_frames) = if probes {
-            (self.config.window_bytes, 1)
-        } else {
-            (
+        let (max_bytes, max_frames) = match progress.mode {
+            Mode::Probe { sent: None } => (self.config.window_bytes, 1),
+            Mode::Probe { sent: Some(_) } => return,
+            Mode::Behind { .. } => return self.offer_snapshot(at, fx),
+            Mode::Replicate => (
                 self.config.window_bytes.saturating_sub(progress.inflight.bytes()),
                 self.config.window_frames.saturating_sub(progress.inflight.frames()),
-            )
+            ),
         };
-        if max_bytes == 0 || max_frames == 0 {
+        if progress.sending.is_some() || max_bytes == 0 || max_frames == 0 {
             return;
         }
         let from = progress.next();
