@@ -161,7 +161,7 @@ impl Raft {
         if !self.credible_term(term) {
             return;
         }
-        let free = !self.is_sticky() && !self.is_awaiting_an_election(peer) && !self.hard.recovering && !self.needs_base;
+        let free = !self.is_sticky() && !self.is_awaiting_an_election(peer) && !self.hard.recovering;
         let granted = free && term >= self.hard.term && self.could_vote(peer, term, last_index, last_term);
         let reply = Message::PreVoteReply {
             // A refusal tells a node that is behind the term to ask in (hazard H09).
@@ -216,8 +216,10 @@ impl Raft {
         if heard && term > self.hard.term {
             self.follow(term, None, fx);
         }
-        let granted =
-            heard && !self.needs_base && (!self.hard.recovering || all_answered) && self.could_vote(peer, term, last_index, last_term);
+        // A vote rests on term, vote and where the log ends. Nothing of that is lost with what the log presupposes, unless it is in
+        // doubt as well: a majority whose snapshots are gone elects whoever has one.
+        let settled = !self.hard.recovering || all_answered && !self.needs_base;
+        let granted = heard && settled && self.could_vote(peer, term, last_index, last_term);
         if granted && let Some(candidate) = self.peers.get(peer) {
             self.hard.vote_for(candidate.id);
             self.wait_for_election();

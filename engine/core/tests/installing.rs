@@ -233,9 +233,10 @@ fn h56_a_candidate_that_is_given_a_snapshot_steps_down() {
     }
 }
 
-/// Votes and pre-votes, in a term that is new or its own, of a node that recovers or not; frames and elections.
+/// Votes and pre-votes, in a term that is new or its own; frames and elections. A node that recovers as well votes for
+/// nobody; of another one term, vote and the end of the log are what they were, and votes rest on nothing else.
 #[test]
-fn without_a_base_nobody_gets_a_vote() {
+fn without_a_base_nothing_is_acknowledged_and_nobody_stands() {
     for recovering in [false, true] {
         let start = || {
             let baseless =
@@ -248,14 +249,18 @@ fn without_a_base_nobody_gets_a_vote() {
             sends(effects, |m| matches!(m, Message::VoteReply { granted: true, .. } | Message::PreVoteReply { granted: true, .. }))
         };
         let harmless = |effects: &Effects| sends(effects, |m| matches!(m, Message::PreVoteReply { recovering: true, .. }));
+        // In term 3 it follows node 2.
         for term in [3, 4] {
             let (term, last_index, last_term) = (Term(term), LogIndex(100), Term(3));
             let mut one = start();
             let effects = one.hear(3, Message::PreVote { term, last_index, last_term });
-            assert!(!granted(&effects) && !harmless(&effects), "it may have acknowledged what it lacks: {effects:?}");
+            assert_eq!(granted(&effects), !recovering && term > Term(3), "{effects:?}");
+            assert!(!harmless(&effects), "it may have acknowledged what it lacks: {effects:?}");
+            let effects = one.hear(3, Message::PreVote { term: Term(9), last_index: LogIndex(8), last_term: Term(2) });
+            assert!(!granted(&effects), "that log ends before this one: {effects:?}");
             for all_answered in [false, true] {
-                let effects = one.hear(3, Message::Vote { term, last_index, last_term, all_answered });
-                assert!(!granted(&effects), "{effects:?}");
+                let effects = start().hear(3, Message::Vote { term, last_index, last_term, all_answered });
+                assert_eq!(granted(&effects), !recovering && term > Term(3), "{effects:?}");
             }
         }
         let mut one = start();

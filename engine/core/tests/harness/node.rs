@@ -342,7 +342,7 @@ impl Node {
                     queue.push_back((Event::Sealed { frame, bytes: 4096 }, vec![Entry { frame, value: String::new() }]));
                 }
                 Effect::Send { to, session, message, after } => {
-                    oracle.says(self.id(), &message, self.raft.as_ref().is_some_and(|raft| !raft.needs_base()));
+                    oracle.says(self.id(), &message, self.raft.as_ref());
                     match after.filter(|after| *after > self.disk.hard_durable()) {
                         Some(after) => self.waiting.push(Waiting { after, to, session, message }),
                         None => self.transmit(to, session, message, net, oracle),

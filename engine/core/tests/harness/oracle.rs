@@ -129,13 +129,17 @@ impl Oracle {
         assert!(self.forged, "n{} has applied {applied} where the log has term {term}: nobody did anything wrong", node.id());
     }
 
-    /// A message is to leave, perhaps once something is durable: a node that lacks what its log presupposes promises nothing.
-    pub(crate) fn says(&self, from: NodeId, message: &Message, takes_part: bool) {
-        let promise = matches!(
-            message,
-            Message::VoteReply { granted: true, .. } | Message::PreVoteReply { granted: true, .. } | Message::Accepted { .. }
-        );
-        assert!(takes_part || !promise, "n{from} needs a base and says {message:?}");
+    /// A message is to leave, perhaps once something is durable: a node that lacks what its log presupposes acknowledges
+    /// nothing, and votes only where nothing of the log itself is in doubt.
+    pub(crate) fn says(&self, from: NodeId, message: &Message, raft: Option<&Raft>) {
+        if !raft.is_some_and(Raft::needs_base) {
+            return;
+        }
+        let promise = match message {
+            Message::VoteReply { granted: true, .. } | Message::PreVoteReply { granted: true, .. } => raft.is_some_and(Raft::recovering),
+            message => matches!(message, Message::Accepted { .. }),
+        };
+        assert!(!promise, "n{from} needs a base and says {message:?}");
     }
 
     /// A message leaves: its promise must already be on the disk.
