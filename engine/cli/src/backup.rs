@@ -37,11 +37,12 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Copy the state of a running replica into a file: a snapshot, made now
 ///
 /// The replica goes on meanwhile. The copy is checked as it comes, and whole at the end, as `kontiki snapshot verify` does;
-/// only then does it get its name. Until then it is FILE.part.
+/// only then does it get its name. Until then it is FILE.part. What an earlier copy left there is written over; anything else
+/// of that name is not, unless --force is given.
 ///
 /// Replicas take this from programs on their own machine alone, unless their configuration says admin = "any".
 ///
-/// Exit codes: 0 it is there, whole and durable; 1 it is not.
+/// Exit codes: 0 it is there, whole and durable; 1 it is not; 2 bad arguments: FILE or FILE.part is there already, for example.
 #[derive(Args, Debug)]
 pub(crate) struct Backup {
     /// The file to write
@@ -53,7 +54,7 @@ pub(crate) struct Backup {
     /// part of it
     #[arg(long)]
     newest: bool,
-    /// Replace FILE if it is there. It stays as it is until the copy is whole
+    /// Replace FILE if it is there, and FILE.part, whatever it holds. FILE stays as it is until the copy is whole
     #[arg(long)]
     force: bool,
     /// How long to wait for the snapshot to be made, in milliseconds
@@ -89,7 +90,7 @@ struct Source {
 pub(crate) fn run(command: &Backup) -> Result<(), Error> {
     signals::errors_are_errors()?;
     part::may_write(&command.file, command.force)?;
-    let mut part = Part::open(&command.file)?;
+    let mut part = Part::open(&command.file, command.newest, command.force)?;
     match copy(command, &mut part) {
         Ok(info) => {
             say(format_args!("{}: {info}", command.file.display()));

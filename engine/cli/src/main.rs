@@ -8,6 +8,7 @@ mod cluster;
 mod connection;
 mod demo;
 mod error;
+mod kind_of_file;
 mod kv;
 mod load;
 mod log;

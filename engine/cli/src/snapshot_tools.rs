@@ -1,17 +1,15 @@
 //! `kontiki snapshot`: has snapshots made, or looks into a snapshot's file, and changes nothing there.
 
-use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use kontiki_snapshot::offline::{OfflineError, verify};
 use kontiki_snapshot::{Head, Info};
-use rustix::fs::OFlags;
 
 use crate::error::Error;
+use crate::kind_of_file::open_file;
 use crate::output::say;
 use crate::table::count;
 use crate::take_snapshot::{self, Take};
@@ -79,12 +77,7 @@ fn verify_file(file: &Path) -> Result<(), Error> {
 /// # Errors
 /// What it is instead.
 pub(crate) fn check(path: &Path) -> Result<Info, Error> {
-    // A pipe in its place would make an ordinary open wait for somebody at its other end.
-    let mut file = File::options()
-        .read(true)
-        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
-        .open(path)
-        .map_err(Error::file("cannot open", path))?;
+    let mut file = open_file(path)?;
     let bytes = file.metadata().map_err(Error::file("cannot read", path))?.len();
     let style = ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}");
     let bar = ProgressBar::new(bytes).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));

@@ -17,6 +17,7 @@ use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 
 use crate::error::Error;
+use crate::kind_of_file::named;
 use crate::output::say;
 use crate::snapshot_tools;
 use crate::table::{self, count};
@@ -57,6 +58,15 @@ pub(crate) fn run(command: &Wal) -> Result<(), Error> {
         WalCommand::Verify(Dir { dir }) => (dir, false),
         WalCommand::Dump(Dir { dir }) => (dir, true),
     };
+    if let Ok(there) = fs::metadata(dir)
+        && !there.is_dir()
+    {
+        return Err(Error::Finding(format!(
+            "cannot read {}: it is {}, and a directory is needed",
+            dir.display(),
+            named(there.file_type())
+        )));
+    }
     let _lock = lock(dir)?;
     let files = list(dir)?;
     let mut open = HashMap::new();

@@ -127,12 +127,65 @@ fn a_copy_is_whole_and_takes_the_place_of_nothing_unless_it_is_told_to() {
     let link = servers.dir.path().join("link.ksn");
     std::os::unix::fs::symlink(&file, part(&link)).unwrap();
     let before = fs::read(&file).unwrap();
-    assert!(bad(&backup(&servers.to(), &link, &[]), 1).contains("link.ksn.part"));
+    let line = bad(&backup(&servers.to(), &link, &[]), 2);
+    assert!(line.contains("link.ksn.part is a symbolic link: remove it"), "{line}");
     assert!(fs::read(&file).unwrap() == before, "nothing is written through a link");
     let nowhere = servers.dir.path().join("missing").join("copy.ksn");
     assert!(bad(&backup(&servers.to(), &nowhere, &[]), 1).contains("missing"));
     assert!(bad(&backup("127.0.0.1:1", &part(&file), &[]), 1).contains("127.0.0.1:1"));
     assert!(!part(&part(&file)).exists(), "nothing is left of what never began");
+}
+
+/// What somebody else keeps under the part's name is not written over, whatever it is, nor removed; --force does both.
+#[test]
+fn what_is_there_under_the_parts_name_and_is_none_stays() {
+    let servers = filled();
+    let file = servers.dir.path().join("copy.ksn");
+    let others = part(&file);
+    let whole = servers.dir.path().join("other.ksn");
+    good(&backup(&servers.to(), &whole, &[]));
+    put(&servers, "more");
+    good(&run(&["snapshot", "--to", &servers.to()]));
+    for (held, what, newest) in [
+        (b"my notes".to_vec(), "no part of a snapshot", false),
+        (b"my notes".repeat(20_000), "no part of a snapshot", true),
+        (fs::read(&whole).unwrap(), "a whole snapshot", false),
+        (fs::read(&whole).unwrap(), "a whole snapshot", true),
+    ] {
+        fs::write(&others, &held).unwrap();
+        let more: &[&str] = if newest { &["--newest"] } else { &[] };
+        let line = bad(&backup(&servers.to(), &file, more), 2);
+        assert!(line.contains(what) && line.contains("copy.ksn.part") && line.contains("--force"), "{line}");
+        bad(&backup("127.0.0.1:1", &file, &["--force"]), 1);
+        assert!(fs::read(&others).unwrap() == held && !file.exists(), "it is as it was: {what}");
+    }
+    good(&backup(&servers.to(), &file, &["--force"]));
+    assert!(!others.exists());
+    verified(&file);
+}
+
+/// Whatever stands in the way of the part is named by its kind, and so is what to do.
+#[test]
+fn what_is_no_file_under_the_parts_name_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("copy.ksn");
+    let check = |what: &str| {
+        let line = bad(&backup("127.0.0.1:1", &file, &["--force"]), 2);
+        assert!(line.contains(&format!("copy.ksn.part is {what}: remove it, or name another file")), "{line}");
+    };
+    std::os::unix::fs::symlink("nowhere", part(&file)).unwrap();
+    check("a symbolic link");
+    fs::remove_file(part(&file)).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, part(&file), rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+    check("a pipe");
+    fs::remove_file(part(&file)).unwrap();
+    drop(std::os::unix::net::UnixListener::bind(part(&file)).unwrap());
+    check("a socket");
+    fs::remove_file(part(&file)).unwrap();
+    fs::create_dir(part(&file)).unwrap();
+    check("a directory");
+    let line = bad(&backup("127.0.0.1:1", Path::new("-"), &[]), 2);
+    assert!(line.contains("standard output"), "{line}");
 }
 
 /// One at a time: the second is told so; and a replica that has none does not make one up.

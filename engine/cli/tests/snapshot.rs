@@ -67,5 +67,12 @@ fn what_is_none_or_is_not_there_is_said() {
     let text = dir.path().join("text");
     std::fs::write(&text, "no snapshot at all\n".repeat(10_000)).unwrap();
     assert!(bad(&verify(&text), 1).contains("no snapshot"));
-    assert!(bad(&verify(dir.path()), 1).contains("cannot"), "a directory");
+    assert!(bad(&verify(dir.path()), 1).contains("it is a directory, and a file is needed"));
+    assert!(bad(&verify(Path::new("/dev/zero")), 1).contains("it is a device"));
+    let pipe = dir.path().join("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+    assert!(bad(&verify(&pipe), 1).contains("it is a pipe"));
+    let socket = dir.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    assert!(bad(&verify(&socket), 1).contains("it is a socket"));
 }

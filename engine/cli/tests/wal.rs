@@ -96,6 +96,11 @@ fn what_is_no_log_and_what_is_in_use_is_refused() {
     let empty = tempfile::tempdir().unwrap();
     assert!(bad(&wal("verify", empty.path()), 1).contains("not a log"));
     assert!(bad(&wal("verify", &empty.path().join("missing")), 1).contains("missing"));
+    let pipe = empty.path().join("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+    for (path, what) in [(pipe.as_path(), "a pipe"), (Path::new("/dev/null"), "a device"), (Path::new("/etc/hostname"), "a file")] {
+        assert!(bad(&wal("verify", path), 1).contains(&format!("it is {what}, and a directory is needed")));
+    }
     let servers = Servers::start(1);
     assert!(bad(&wal("verify", &servers.data(1)), 1).contains("in use"));
 }

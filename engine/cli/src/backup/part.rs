@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 
 use kontiki_net::SnapshotId;
 use kontiki_snapshot::{Check, Flaw, Info};
-use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, renameat_with};
+use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, fstatvfs, renameat_with};
 use rustix::io::Errno;
 
 use super::{CHUNK, part_of};
 use crate::error::Error;
+use crate::kind_of_file::named;
 use crate::snapshot_tools;
+use crate::table::count;
 
 /// The part, locked: nobody else writes it.
 pub(super) struct Part {
@@ -21,6 +23,8 @@ pub(super) struct Part {
     check: Check,
     /// What is checked of it is known to be a part of what is being copied.
     known: bool,
+    /// It was whole when it was opened, and is not to be replaced: somebody's copy has this name.
+    keep: bool,
 }
 
 /// Whether a copy may get this name.
@@ -28,15 +32,17 @@ pub(super) struct Part {
 /// # Errors
 /// Something is there already, and is not to be replaced, or cannot be.
 pub(super) fn may_write(file: &Path, force: bool) -> Result<(), Error> {
+    if file.as_os_str() == "-" {
+        return Err(Error::Usage("a copy is a file, not written to standard output: name one (./- is a file called -)".into()));
+    }
     if file.file_name().is_none() {
         return Err(Error::Usage(format!("{:?} names no file", file.display().to_string())));
     }
     match fs::symlink_metadata(file) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(Error::file("cannot write", file)(error)),
-        Ok(there) if there.is_dir() => Err(Error::Usage(format!("{} is a directory: name a file", file.display()))),
         // The copy is renamed over what is there: a link or a device would be gone.
-        Ok(there) if !there.is_file() => Err(Error::Usage(format!("{} is a link, a pipe or a device: name a file", file.display()))),
+        Ok(there) if !there.is_file() => Err(Error::Usage(format!("{} is {}: name a file", file.display(), named(there.file_type())))),
         Ok(_) if !force => Err(is_there(file)),
         Ok(_) => Ok(()),
     }
@@ -47,20 +53,26 @@ fn is_there(file: &Path) -> Error {
 }
 
 impl Part {
-    /// Opens what an earlier copy left, or a new one; checks what is there.
+    /// Opens what an earlier copy left, or a new one; checks what is there. With `force`, whatever is there is replaced; without,
+    /// only what is part of a snapshot, and with `newest` a whole one that turns out to be the one that is copied.
     ///
     /// # Errors
-    /// It cannot be written, or somebody writes it.
-    pub(super) fn open(file: &Path) -> Result<Part, Error> {
+    /// It cannot be written, somebody writes it, or it is something else of somebody's.
+    pub(super) fn open(file: &Path, newest: bool, force: bool) -> Result<Part, Error> {
         let path = part_of(file);
         let part = loop {
+            if let Ok(there) = fs::symlink_metadata(&path)
+                && !there.is_file()
+            {
+                return Err(no_file(&path, there.file_type()));
+            }
             // A pipe is not waited for, and a link is not written through.
             let flags = (OFlags::NONBLOCK | OFlags::NOFOLLOW).bits().cast_signed();
             let part = File::options().read(true).write(true).create(true).truncate(false).custom_flags(flags).open(&path);
             let part = part.map_err(Error::file("cannot write", &path))?;
             let opened = part.metadata().map_err(Error::file("cannot write", &path))?;
             if !opened.is_file() {
-                return Err(Error::Usage(format!("{} is no file: remove it, or name another file", path.display())));
+                return Err(no_file(&path, opened.file_type()));
             }
             // On a file system without locks nobody keeps two backups apart.
             if let Err(Errno::WOULDBLOCK) = flock(&part, FlockOperation::NonBlockingLockExclusive) {
@@ -73,7 +85,18 @@ impl Part {
             }
         };
         let check = checked(&part).map_err(Error::file("cannot read", &path))?;
-        Ok(Part { path, file: part, check, known: false })
+        let there = part.metadata().map_err(Error::file("cannot read", &path))?.len() > 0;
+        let whole = check.whole().is_some();
+        if !force && there && check.offset() == 0 {
+            return Err(Error::Usage(format!(
+                "{} is there, and is no part of a snapshot; the copy would be written over it: move it away, name another file, or replace it with --force",
+                path.display()
+            )));
+        }
+        if !force && whole && !newest {
+            return Err(is_whole(&path));
+        }
+        Ok(Part { path, file: part, check, known: false, keep: whole && !force })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -98,6 +121,9 @@ impl Part {
         let mut ours = vec![0; CHUNK as usize];
         self.file.read_exact_at(&mut ours, 0).map_err(Error::file("cannot read", &self.path))?;
         if ours != head {
+            if self.keep {
+                return Err(is_whole(&self.path));
+            }
             self.check = Check::new();
         }
         Ok(())
@@ -107,13 +133,34 @@ impl Part {
     /// longer than that snapshot.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// It cannot be written, or its file system has no room for the rest: that is known before any of it comes.
     pub(super) fn begin(&mut self, bytes: u64) -> Result<(), Error> {
         if self.offset() > bytes {
             self.check = Check::new();
         }
         self.known = true;
-        self.file.set_len(self.offset()).map_err(Error::file("cannot write", &self.path))
+        self.keep = false;
+        self.file.set_len(self.offset()).map_err(Error::file("cannot write", &self.path))?;
+        let rest = bytes - self.offset();
+        match fstatvfs(&self.file).map(|there| there.f_bavail.saturating_mul(there.f_frsize)) {
+            Ok(free) if free < rest => Err(Error::Finding(format!(
+                "{}: no room: {} bytes are to come, and the file system has {} free. Make room, or name a file elsewhere{}",
+                self.path.display(),
+                count(rest),
+                count(free),
+                self.holds()
+            ))),
+            // A file system that does not say so fails the writes.
+            _ => Ok(()),
+        }
+    }
+
+    /// Where what has come stays, for an error; nothing if nothing has.
+    pub(super) fn holds(&self) -> String {
+        match self.offset() {
+            0 => String::new(),
+            bytes => format!("; {} holds the first {} bytes, and may be removed", self.path.display(), count(bytes)),
+        }
     }
 
     /// Takes the next chunk, if it is intact and the next.
@@ -126,7 +173,9 @@ impl Part {
         if let Err(flaw) = next.take(chunk) {
             return Ok(Err(flaw));
         }
-        self.file.write_all_at(chunk, at).map_err(Error::file("cannot write", &self.path))?;
+        self.file
+            .write_all_at(chunk, at)
+            .map_err(|error| Error::Finding(format!("cannot write {}: {error}{}", self.path.display(), self.holds())))?;
         self.check = next;
         Ok(Ok(()))
     }
@@ -174,12 +223,24 @@ impl Part {
         }
     }
 
-    /// Removes the part if nothing has come.
+    /// Removes the part if nothing has come, and nothing was there.
     pub(super) fn drop_if_empty(&self) {
-        if self.offset() == 0 {
+        let empty = self.known || self.file.metadata().is_ok_and(|there| there.len() == 0);
+        if self.offset() == 0 && empty {
             drop(fs::remove_file(&self.path));
         }
     }
+}
+
+fn no_file(path: &Path, kind: fs::FileType) -> Error {
+    Error::Usage(format!("{} is {}: remove it, or name another file", path.display(), named(kind)))
+}
+
+fn is_whole(path: &Path) -> Error {
+    Error::Usage(format!(
+        "{} is a whole snapshot, and would be written over: give it another name, name another file, or replace it with --force",
+        path.display()
+    ))
 }
 
 /// How far a part is intact, from its beginning.
