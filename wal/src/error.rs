@@ -240,12 +240,15 @@ pub enum WalError {
         /// Update number of the second copy.
         second: u64,
     },
-    /// Segments, but no hard state.
+    /// Segments or snapshots, but no hard state.
     #[error(
-        "there are log segments but no hard state: term and vote are lost. This node may not vote again under this id: leave it \
-         off and keep the directory; the others go on while they are a majority"
+        "there is {name} but no hard state: term and vote are lost. This node may not vote again under this id: leave it off and keep the directory; \
+         the others go on while they are a majority. (A snapshot that was put into an empty directory starts no replica.)"
     )]
-    HardStateMissing,
+    HardStateMissing {
+        /// A file of an earlier start.
+        name: Name,
+    },
     /// The log was written by a later start than the hard state knows of: an old copy of the hard state.
     #[error(
         "the log was written by boot {found}, but the hard state knows of {known} only: it is an old copy. This node may not vote again under this id: leave it \

@@ -34,6 +34,13 @@ pub fn segment_number(name: &Name) -> Option<u64> {
     (segment(number) == *name).then_some(number)
 }
 
+/// Whether a file is one that only a node with a hard state leaves: of its log, or of its snapshots, which lie beside it.
+pub(crate) fn is_of_an_earlier_start(name: &Name) -> bool {
+    let text = name.as_str();
+    let of_snapshots = text.strip_prefix("snapshot").is_some_and(|rest| rest.starts_with(['-', '.']));
+    segment_number(name).is_some() || text == SEGMENT_NEW || of_snapshots && [".ksn", ".new", ".part"].iter().any(|end| text.ends_with(end))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

@@ -444,8 +444,8 @@ impl Opening {
             return Ok(Then::Op(Step::OpenHardState, Op::Open { dir, name: names::plain(names::HARD_STATE), create: false }));
         }
         // The hard state is the first thing that a first start makes durable.
-        if !self.listed.is_empty() {
-            return Err(WalError::HardStateMissing);
+        if let Some((name, _)) = listing.iter().find(|(name, _)| names::is_of_an_earlier_start(name)) {
+            return Err(WalError::HardStateMissing { name: name.clone() });
         }
         let name = names::plain(names::HARD_STATE_NEW);
         Ok(if has(names::HARD_STATE_NEW) {

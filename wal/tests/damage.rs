@@ -5,6 +5,7 @@ mod support;
 
 use kontiki_core::{Incarnation, LogIndex};
 use kontiki_frame::{DiskStamp, Header, parse_header, seal};
+use kontiki_io::Name;
 use kontiki_io::{IoErrorKind, Op};
 use kontiki_wal::limits::{HARD_STATE_COPY_OFFSET, MAX_SEGMENTS};
 use kontiki_wal::{Cause, Medium, Options, ReadError, Space, WalError};
@@ -403,7 +404,21 @@ fn hard_states_of_another_time_or_place() {
     let (disk, _) = log();
     let mut missing = disk.clone();
     missing.remove(HARD_STATE);
-    assert_eq!(Node::try_open(missing, options()).err(), Some(WalError::HardStateMissing));
+    assert!(matches!(Node::try_open(missing, options()).err(), Some(WalError::HardStateMissing { .. })));
+    // Whatever only a node that has started leaves shows that one was here: it has voted.
+    for left in ["snapshot-000000000000001f.ksn", "snapshot.new", "snapshot.part", "segment.new", "log-0000000000000007.seg"] {
+        let mut disk = Disk::default();
+        let name = Name::new(left).unwrap();
+        disk.open(&name, true).unwrap();
+        disk.sync_dir();
+        assert_eq!(Node::try_open(disk, options()).err(), Some(WalError::HardStateMissing { name }));
+    }
+    for others in ["snapshots", "snapshot.txt", "notes", "kontiki.lock", "log-7.seg"] {
+        let mut disk = Disk::default();
+        disk.open(&Name::new(others).unwrap(), true).unwrap();
+        disk.sync_dir();
+        assert!(Node::try_open(disk, options()).is_ok(), "{others}");
+    }
 
     let old = disk.contents(HARD_STATE);
     let mut node = Node::open(disk.clone());
