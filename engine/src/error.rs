@@ -1,6 +1,7 @@
 //! What can go wrong, as a user of the library meets it.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use kontiki_core::{LogIndex, NodeId};
 use kontiki_net::Address;
@@ -86,6 +87,15 @@ pub enum Lost {
     },
 }
 
+/// How a sole replica is brought back whose snapshots are gone, where its log begins at `first`.
+fn put_in(first: u64) -> String {
+    format!(
+        "Put a backup of this replica, as of entry {} or a later one, into its data directory, under the name that `kontiki snapshot verify FILE` says, \
+         and start it again; or, where the state machine keeps its state itself, give it back a state that new. Leave all else in the directory as it is",
+        first.saturating_sub(1)
+    )
+}
+
 fn hint(leader: &Option<LeaderHint>) -> String {
     leader.map_or(String::new(), |l| {
         let tag = if l.tag.is_empty() { String::new() } else { format!(" ({})", l.tag) };
@@ -120,10 +130,11 @@ pub enum StartError {
     /// The node stopped before it was up.
     #[error("the node stopped before it was up: {0}")]
     Stopped(String),
-    /// The state machine's state begins after entries this log no longer holds.
+    /// The state machine's state ends before the log begins, and no intact snapshot holds what is between; nor is there
+    /// another member that could send one.
     #[error(
-        "the state machine has applied {applied}, but the log begins at {first}: this node's log no longer holds what is between. Give the state \
-         machine a newer state, copied from another replica's, and leave the data directory as it is"
+        "the state machine has applied {applied}, but the log begins at {first}, and no intact snapshot here holds what is between: those that did are \
+         lost or damaged. {}", put_in(*.first)
     )]
     StateBehindLog {
         /// What the machine said.
@@ -138,8 +149,13 @@ pub enum StartError {
     #[error("the state machine: {0}")]
     StateMachine(String),
     /// The snapshots in the data directory could not be looked at, or are another cluster's.
-    #[error("snapshots: {0}")]
-    Snapshots(#[from] kontiki_snapshot::StoreError),
+    #[error("snapshots in {}: {source}", .dir.display())]
+    Snapshots {
+        /// The data directory.
+        dir: PathBuf,
+        /// What is wrong, and with which file.
+        source: kontiki_snapshot::StoreError,
+    },
     /// A thread could not be started.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
@@ -160,8 +176,7 @@ pub enum Failure {
     ApplyPanic(String),
     /// The snapshots are damaged, and the log no longer holds what they held.
     #[error(
-        "every snapshot of this node is damaged, and its log begins at {first}: what is before is nowhere here. Give the state machine a newer state, \
-         copied from another replica's, and leave the data directory as it is"
+        "every snapshot of this node is damaged, and its log begins at {first}: what is before is nowhere here. {}", put_in(*.first)
     )]
     Restore {
         /// First index of the log.

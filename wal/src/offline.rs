@@ -3,7 +3,7 @@
 //! The same recovery as at a start, over files that the caller reads; nothing is changed. A log of a running node must
 //! not be examined: take its lock file first.
 
-use kontiki_core::{Base, Incarnation, LogIndex, NodeId};
+use kontiki_core::{Base, ClusterId, GroupId, Incarnation, LogIndex, NodeId};
 use kontiki_frame::{BLOCK_BYTES, DiskStamp, Header};
 use kontiki_io::Name;
 
@@ -76,7 +76,11 @@ pub enum CopyInfo {
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// The node whose log it is.
+    /// The cluster whose log it is.
+    pub cluster: ClusterId,
+    /// The group.
+    pub group: GroupId,
+    /// The node.
     pub node: NodeId,
     /// Both copies of the hard state.
     pub hard_state: [CopyInfo; 2],
@@ -289,7 +293,8 @@ pub fn examine<E>(
         ..recovered.report()
     };
     let place = known.place;
-    Ok(Verdict { node: identity.node, hard_state: [first, second], hard_state_error, place, reaches, segments, report })
+    let Identity { cluster, group, node } = identity;
+    Ok(Verdict { cluster, group, node, hard_state: [first, second], hard_state_error, place, reaches, segments, report })
 }
 
 /// Whose log it is, and how long its segments are: from the first intact block that says so.

@@ -156,7 +156,7 @@ fn ask(command: &Backup) -> Result<(SnapshotClient, Source), Error> {
         let told = node.which(!command.newest);
         spinner.finish_and_clear();
         let (id, bytes) = told.map_err(|error| match error {
-            ClientError::NoSnapshot(refusal) => Error::Refused { addr, reason: refusal.to_string() },
+            ClientError::NoSnapshot(refusal) => Error::Refused { addr, reason: why(refusal, addr) },
             ClientError::Timeout(_) => Error::TooSlow(format!(
                 "{addr} did not say within {} ms which snapshot there is: --timeout-ms sets how long one may take to be made",
                 command.timeout_ms
@@ -170,6 +170,21 @@ fn ask(command: &Backup) -> Result<(SnapshotClient, Source), Error> {
 
 fn connect(addr: SocketAddr, node: Option<NodeId>) -> Result<SnapshotClient, ClientError> {
     SnapshotClient::connect(addr, ClientOptions { timeout: CONNECT, node, ..ClientOptions::default() })
+}
+
+/// Why there is no copy, and what to do.
+fn why(refusal: SnapshotRefusal, addr: SocketAddr) -> String {
+    match refusal {
+        SnapshotRefusal::NotMade => {
+            format!(
+                "the node could not make a snapshot: `kontiki snapshot --to {addr}` says why; --newest takes the one that it has, if it has one"
+            )
+        }
+        SnapshotRefusal::Unreadable => {
+            format!("{refusal}, and takes it for damaged from now on: the same command, given again, copies another")
+        }
+        other => other.to_string(),
+    }
 }
 
 fn refused(addr: SocketAddr, refusal: &HandshakeRefusal) -> Error {
@@ -223,7 +238,7 @@ fn pull(node: &mut SnapshotClient, source: Source, part: &mut Part, bar: &Progre
 fn stop(node: &SnapshotClient, error: ClientError) -> Stop {
     match error {
         ClientError::NoSnapshot(refusal @ SnapshotRefusal::Busy) => Stop::Broken(refusal.to_string()),
-        ClientError::NoSnapshot(refusal) => Stop::Ended(Error::Refused { addr: node.addr(), reason: refusal.to_string() }),
+        ClientError::NoSnapshot(refusal) => Stop::Ended(Error::Refused { addr: node.addr(), reason: why(refusal, node.addr()) }),
         error => Stop::Broken(error.to_string()),
     }
 }

@@ -49,7 +49,7 @@ const SLOTS: u32 = 250;
 /// told: each acknowledged write must be there exactly once, in one order on all replicas; one that was
 /// refused must not be there; one whose outcome nobody knew is not repeated and may be there once.
 ///
-/// Exit codes: 0 all of that holds, 1 it does not (the directory is kept), 2 bad arguments.
+/// Exit codes: 0 all of that holds, 1 it does not (the directory is kept), 2 bad arguments, 130 interrupted.
 #[derive(Args, Debug)]
 pub(crate) struct Demo {
     /// Replicas, 1 to 9. With 1 or 2 the cluster cannot write until the killed one is back

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use kontiki_snapshot::offline::{OfflineError, verify};
-use kontiki_snapshot::{Head, Info};
+use kontiki_snapshot::{Head, Info, names};
 
 use crate::error::Error;
 use crate::kind_of_file::open_file;
 use crate::output::say;
 use crate::table::count;
 use crate::take_snapshot::{self, Take};
+use time::OffsetDateTime;
 
 /// Snapshots: the state as of one entry, in one file. Have running replicas make one now, or check a file
 ///
@@ -37,7 +38,7 @@ enum SnapshotCommand {
     ///
     /// The file may be a replica's own, while that runs, or a copy. Nothing is changed.
     ///
-    /// Exit codes: 0 intact, 1 damaged or not readable.
+    /// Exit codes: 0 intact, 1 damaged or not readable, 2 bad arguments.
     Verify {
         /// The file: `snapshot-....ksn` in a replica's data directory, or a backup
         file: PathBuf,
@@ -68,6 +69,7 @@ fn verify_file(file: &Path) -> Result<(), Error> {
         count(parts.machine)
     ));
     say(format_args!("digest {}", info.digest));
+    say(format_args!("a replica takes it under the name {}", names::snapshot(info.base().index)));
     say("intact");
     Ok(())
 }
@@ -100,10 +102,18 @@ pub(crate) fn check(path: &Path) -> Result<Info, Error> {
     })
 }
 
+/// A point in time, in ns since 1970, as a date in UTC.
+fn date(ns: u64) -> String {
+    match OffsetDateTime::from_unix_timestamp_nanos(ns.into()) {
+        Ok(at) => format!("{} {:02}:{:02}:{:02} UTC", at.date(), at.hour(), at.minute(), at.second()),
+        Err(_) => format!("{ns} ns since 1970"),
+    }
+}
+
 fn describe(head: &Head) {
     let kind = if head.full { "full: the machine's state is in it" } else { "small: the machine keeps its own state" };
     say(format_args!("snapshot as of {}, {kind}", head.base));
     say(format_args!("cluster {:032x}, group {}", head.cluster.0, head.group));
     let made = head.made;
-    say(format_args!("made by node {}, start number {}, at {} ns since 1970 by its clock", made.node, made.incarnation, made.wall_ns));
+    say(format_args!("made by node {}, start number {}, at {} by its clock", made.node, made.incarnation, date(made.wall_ns)));
 }

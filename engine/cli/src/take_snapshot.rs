@@ -1,5 +1,6 @@
 //! `kontiki snapshot --to`: has running replicas make a snapshot each.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
@@ -74,7 +75,7 @@ fn ask(target: &Target, limit: Duration) -> Result<(NodeId, WrittenSnapshot), St
     for addr in target.addresses()? {
         match Connection::open(addr, limit.min(CONNECT)) {
             Ok(mut connection) => return connection.snapshot(limit).map_err(|error| reason(&error)),
-            Err(error) => last = error.to_string(),
+            Err(error) => last = reason(&error),
         }
     }
     Err(last)
@@ -83,6 +84,11 @@ fn ask(target: &Target, limit: Duration) -> Result<(NodeId, WrittenSnapshot), St
 /// Why there is none, as far as is known.
 fn reason(error: &ClientError) -> String {
     match error {
+        // Whoever asks for more than the status in a place that is kept for that is the first to be sent away.
+        ClientError::Io { source, .. } if source.kind() == ErrorKind::UnexpectedEof => format!(
+            "{error}: it stopped, or is busy, with as many clients as it takes (max_clients); try again. Where it had begun one, that may have been \
+             made all the same: `snapshot` in `kontiki status --full` is the newest"
+        ),
         ClientError::Timeout(_) | ClientError::Io { .. } => {
             format!("{error}; it may have been made all the same: `snapshot` in `kontiki status --full` is the newest")
         }

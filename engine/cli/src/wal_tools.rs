@@ -1,5 +1,7 @@
 //! `kontiki wal`: reads a log whose replica is not running, and changes nothing.
 
+mod found;
+
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -19,8 +21,8 @@ use rustix::io::Errno;
 use crate::error::Error;
 use crate::kind_of_file::named;
 use crate::output::say;
-use crate::snapshot_tools;
 use crate::table::{self, count};
+use found::snapshots;
 
 /// Read the log in a data directory, without a replica.
 ///
@@ -35,11 +37,11 @@ pub(crate) struct Wal {
 enum WalCommand {
     /// Check every frame of the log, and the snapshots; name each segment, and the first damage if there is any
     ///
-    /// Exit codes: 0 intact, 1 damaged or not readable.
+    /// Exit codes: 0 intact, 1 damaged, not readable, or nothing that every replica starts on, 2 bad arguments.
     Verify(Dir),
     /// Print every frame of the log, then what `verify` prints
     ///
-    /// Exit codes: 0 intact, 1 damaged or not readable.
+    /// Exit codes: 0 intact, 1 damaged, not readable, or nothing that every replica starts on, 2 bad arguments.
     Dump(Dir),
 }
 
@@ -72,9 +74,8 @@ pub(crate) fn run(command: &Wal) -> Result<(), Error> {
     let mut open = HashMap::new();
     let mut read = |name: &Name, offset: u64, buffer: &mut [u8]| read_at(dir, &mut open, name, offset, buffer);
     let mut seen = Seen { dump, ..Seen::default() };
-    let snapshots = snapshots(dir, &files);
-    let bases: Vec<_> =
-        snapshots.iter().filter_map(|(_, found)| found.as_ref().ok().filter(|info| info.head.full).map(Info::base)).collect();
+    let snapshots = snapshots(dir)?;
+    let bases: Vec<_> = snapshots.intact().filter(|info| info.head.full).map(Info::base).collect();
     let verdict = offline::examine(&files, &bases, &mut read, &mut |frame| seen.frame(&frame))
         .map_err(|error| Error::Finding(format!("{}: {error}", dir.display())))?;
     if dump {
@@ -84,29 +85,16 @@ pub(crate) fn run(command: &Wal) -> Result<(), Error> {
     for (which, copy) in ["first", "second"].iter().zip(&verdict.hard_state) {
         say(format_args!("hard state, {which} copy: {}", describe(copy)));
     }
-    for (name, found) in &snapshots {
-        match found {
-            Ok(info) => say(format_args!("{name}: of {}, {} bytes, digest {}", info.base(), count(info.bytes), info.digest)),
-            Err(error) => say(error),
-        }
-    }
+    snapshots.describe();
     say(format_args!("node {}: {}", verdict.node, verdict.report));
     if let Some(told) = reaches(&verdict) {
         say(told);
     }
     // What cannot be found out is unknown.
     judge(dir, &verdict, &Identity::of(dir).unwrap_or_default())?;
-    let damaged = snapshots.into_iter().find_map(|(_, found)| found.err());
-    damaged.map_or(Ok(()), Err)?;
+    snapshots.judge(dir, &verdict)?;
     say("intact");
     Ok(())
-}
-
-/// The snapshots in the directory, oldest first, and what each is.
-fn snapshots(dir: &Path, files: &[(Name, u64)]) -> Vec<(Name, Result<Info, Error>)> {
-    let mut names: Vec<_> = files.iter().filter_map(|(name, _)| Some((kontiki_snapshot::names::index(name)?, name))).collect();
-    names.sort();
-    names.into_iter().map(|(_, name)| (name.clone(), snapshot_tools::check(&dir.join(name.as_str())))).collect()
 }
 
 /// What a log rests on that does not begin with the first entry.
@@ -118,7 +106,7 @@ fn reaches(verdict: &Verdict) -> Option<String> {
         Reach::Snapshot(snapshot) => Some(format!("the log goes on behind {base}, and the snapshot of {snapshot} has that")),
         Reach::Machine | Reach::Nothing => Some(format!(
             "the log goes on behind {base}, and no full snapshot here has that: it is of use to a state machine alone that has applied that entry, and \
-             keeps its state by itself. Any other is given a snapshot by the other replicas"
+             keeps its state by itself"
         )),
     }
 }
@@ -129,7 +117,8 @@ fn judge(dir: &Path, verdict: &Verdict, here: &Identity) -> Result<(), Error> {
     if let Some(damage) = verdict.damage() {
         let entries = format!("entries after {} are not readable", verdict.report.last);
         return Err(Error::Finding(format!(
-            "{dir}: {damage}; {entries}. In a cluster, start the replica: it fetches them from the others. A single replica needs a backup"
+            "{dir}: {damage}; {entries}. In a cluster, start the replica: it fetches them from the others. A single replica does not start on this, and no \
+             command starts one from a backup alone yet: if a file was moved or is missing, put it back as it was"
         )));
     }
     if let Some(error) = &verdict.hard_state_error {

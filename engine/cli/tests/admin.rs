@@ -164,6 +164,33 @@ fn what_is_there_under_the_parts_name_and_is_none_stays() {
     verified(&file);
 }
 
+/// Where there is no room for the copy, that is said before any of it comes; what a failing disk has taken is named, so that
+/// it can be removed.
+#[test]
+fn a_copy_without_room_is_told_so_and_what_has_come_is_named() {
+    let servers = filled();
+    let file = servers.dir.path().join("copy.ksn");
+    let program = format!("{} backup --to {} ", env!("CARGO_BIN_EXE_kontiki"), servers.to());
+    let sh = |script: String| std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+    // In units of 512 or 1024 bytes, as the shell has it: one chunk, or three, of five.
+    let line = bad(&sh(format!("ulimit -f 200; exec {program}{}", file.display())), 1);
+    let had = fs::metadata(part(&file)).unwrap().len();
+    assert!(had >= CHUNK, "{line}");
+    assert!(line.contains("cannot write") && line.contains("copy.ksn.part holds the first ") && line.contains("may be removed"), "{line}");
+
+    let small = servers.dir.path().join("small");
+    fs::create_dir(&small).unwrap();
+    let mounted =
+        format!("unshare -Urm sh -c 'mount -t tmpfs -o size=128k none {0} || exit 77; {program}{0}/copy.ksn; code=$?;", small.display());
+    let output = sh(format!("{mounted} ls {}; exit $code'", small.display()));
+    assert!(stdout(&output).is_empty(), "nothing is left there: {}", stdout(&output));
+    if !common::stderr(&output).contains("kontiki: ") {
+        return println!("skipped in part: nothing can be mounted here: {}", common::stderr(&output));
+    }
+    let line = bad(&output, 1);
+    assert!(line.contains("no room: ") && line.contains("131,072 free") && line.contains("copy.ksn.part"), "{line}");
+}
+
 /// Whatever stands in the way of the part is named by its kind, and so is what to do.
 #[test]
 fn what_is_no_file_under_the_parts_name_is_named() {

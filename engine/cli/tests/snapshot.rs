@@ -28,7 +28,15 @@ fn a_good_one_is_intact_and_says_of_what() {
     let dir = tempfile::tempdir().unwrap();
     let (file, bytes) = snapshot(dir.path());
     let text = good(&verify(&file));
-    for part in ["entry 1000 of term 3", "000000000000000000000000000000c1", "196,000", "digest ", "full"] {
+    for part in [
+        "under the name snapshot-00000000000003e8.ksn\n",
+        "at 1970-01-01 00:00:00 UTC",
+        "entry 1000 of term 3",
+        "000000000000000000000000000000c1",
+        "196,000",
+        "digest ",
+        "full",
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
     assert!(text.ends_with("intact\n"), "{text}");

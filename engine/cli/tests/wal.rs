@@ -7,8 +7,8 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use common::{Servers, bad, good, run, stdout};
-use kontiki_core::{Base, LogIndex, Term};
+use common::{CLUSTER, Servers, bad, good, run, stdout};
+use kontiki_core::{Base, ClusterId, LogIndex, Term};
 use kontiki_snapshot::{Head, Part, encode, names};
 use rustix::process::Signal;
 
@@ -51,7 +51,7 @@ fn a_good_log_is_intact_and_every_frame_is_named() {
 fn snapshots_are_looked_at_too() {
     let (_servers, data) = log();
     let base = Base { index: LogIndex(5), term: Term(1), ..Base::default() };
-    let head = Head { base, full: true, ..Head::default() };
+    let head = Head { cluster: ClusterId(u128::from_str_radix(CLUSTER, 16).unwrap()), base, full: true, ..Head::default() };
     let file = data.join(names::snapshot(LogIndex(5)).as_str());
     std::fs::write(&file, encode(head, &[(Part::Machine, b"state")])).unwrap();
     let text = good(&wal("verify", &data));
@@ -59,6 +59,77 @@ fn snapshots_are_looked_at_too() {
     flip(&file, 100);
     let line = bad(&wal("verify", &data), 1);
     assert!(line.contains("snapshot-0000000000000005.ksn"), "{line}");
+}
+
+/// What keeps a replica from starting, or is no use to it, is told by who reads the directory for it.
+#[test]
+fn what_a_start_refuses_or_passes_over_is_told() {
+    let (mut servers, data) = log();
+    let base = Base { index: LogIndex(5), term: Term(1), ..Base::default() };
+    let ours = Head { cluster: ClusterId(u128::from_str_radix(CLUSTER, 16).unwrap()), base, full: true, ..Head::default() };
+    let bytes = encode(ours, &[(Part::Machine, b"state")]);
+    let put = |name: &str, bytes: &[u8]| std::fs::write(data.join(name), bytes).unwrap();
+    put("backup.ksn", &bytes);
+    let text = good(&wal("verify", &data));
+    assert!(text.contains("backup.ksn is passed over: a replica takes it under the name snapshot-0000000000000005.ksn"), "{text}");
+    put("snapshot-0000000000000006.ksn", &bytes);
+    let line = bad(&wal("verify", &data), 1);
+    assert!(line.contains("snapshot-0000000000000006.ksn") && line.contains("index"), "{line}");
+    std::fs::remove_file(data.join("snapshot-0000000000000006.ksn")).unwrap();
+    std::fs::create_dir(data.join("snapshot-0000000000000006.ksn")).unwrap();
+    let line = bad(&wal("verify", &data), 1);
+    assert!(line.contains("snapshot-0000000000000006.ksn is a directory"), "{line}");
+
+    put("snapshot-0000000000000005.ksn", &encode(Head { cluster: ClusterId(1), ..ours }, &[(Part::Machine, b"state")]));
+    let line = bad(&wal("verify", &data), 1);
+    let told = "snapshot-0000000000000005.ksn belongs to another cluster or group";
+    assert!(line.contains(told) && line.contains("does not start"), "{line}");
+    servers.spawn(1);
+    assert_eq!(servers.wait_ended(1), Some(1));
+    let log = servers.log(1);
+    assert!(log.contains(told) && log.contains("move it to another directory") && log.contains(&data.display().to_string()), "{log}");
+}
+
+/// A sole replica whose snapshots are gone: reader and start say what brings it back, and that does.
+#[test]
+fn a_sole_replica_without_its_snapshots_comes_back_with_a_backup() {
+    let mut servers = Servers::start_with(1, "retention_bytes = 4194304\n");
+    let (to, value) = (servers.to(), "v".repeat(4000));
+    let dir = servers.dir.path().to_path_buf();
+    let hex = |index: u64| format!("snapshot-{index:016x}.ksn");
+    common::until("the log has forgotten its beginning", || {
+        good(&run(&["bench", "--to", &to, "--entry-bytes", "4000", "--seconds", "0.3", "--warmup", "0.1"]));
+        good(&run(&["snapshot", "--to", &to]));
+        !servers.data(1).join("log-0000000000000001.seg").exists()
+    });
+    good(&run(&["put", "last", &value, "--to", &to]));
+    let backup = dir.join("backup");
+    good(&run(&["backup", "--to", &to, backup.to_str().unwrap()]));
+    servers.signal(1, Signal::TERM);
+    assert_eq!(servers.wait_ended(1), Some(0), "{}", servers.log(1));
+    let data = servers.data(1);
+    for entry in std::fs::read_dir(&data).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "ksn") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    let line = bad(&wal("verify", &data), 1);
+    assert!(line.contains("no intact snapshot here") && line.contains("kontiki snapshot verify"), "{line}");
+    servers.spawn(1);
+    assert_eq!(servers.wait_ended(1), Some(1));
+    assert!(servers.log(1).contains("Put a backup of this replica, as of entry "), "{}", servers.log(1));
+
+    let text = good(&run(&["snapshot", "verify", backup.to_str().unwrap()]));
+    let name = text.lines().find_map(|line| line.strip_prefix("a replica takes it under the name ")).unwrap();
+    let index = text.split("entry ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert_eq!(name, hex(index));
+    std::fs::copy(&backup, data.join(name)).unwrap();
+    assert!(good(&wal("verify", &data)).ends_with("intact\n"));
+    servers.spawn(1);
+    assert!(servers.wait_answering(1));
+    servers.wait_leader();
+    assert!(good(&run(&["get", "last", "--to", &to])).contains(&value));
 }
 
 #[test]

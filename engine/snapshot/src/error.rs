@@ -48,7 +48,10 @@ pub enum StoreError {
         source: IoError,
     },
     /// A snapshot is another cluster's or group's.
-    #[error("{name} belongs to another cluster or group; it was left as it is")]
+    #[error(
+        "{name} belongs to another cluster or group, and was left as it is. If it does not belong here, move it to another directory; if the others \
+         here are of that cluster too, this is not the node's data directory"
+    )]
     Foreign {
         /// The file.
         name: Name,

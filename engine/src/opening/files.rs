@@ -75,7 +75,7 @@ impl Files {
             }
         }
         match (self.failed.take(), self.ended.take()) {
-            (Some(error), _) => Found::Failed(StartError::Snapshots(error)),
+            (Some(source), _) => Found::Failed(StartError::Snapshots { dir: self.looked_for.dir.clone(), source }),
             (None, Some(WalError::Stopped) | None) => Found::Stopped,
             (None, Some(error)) => Found::Failed(StartError::Log(error)),
         }

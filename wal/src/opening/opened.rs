@@ -97,7 +97,7 @@ impl Opening {
             fresh,
             blank_to,
         });
-        tell!(info, boot = self.record.incarnation.0, report = %self.report, "log open");
+        tell!(info, boot = self.record.incarnation.0, "log open");
         Opened { wal, hard_state: state, incarnation: self.record.incarnation, restored, reaches, report: self.report.clone() }
     }
 }

@@ -12,7 +12,7 @@ pub(crate) const DEFAULT_RUN: u32 = 64;
 /// The load.
 #[derive(Args, Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Load {
-    /// Size of an entry, in bytes
+    /// Size of an entry, in bytes; with --to of a put with its key, from about 12 to about 4100
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub(crate) entry_bytes: u32,
     /// Proposals in flight, over all callers; with --rate at most so many
@@ -31,7 +31,7 @@ pub(crate) struct Load {
     #[arg(long, value_name = "N", default_value_t = DEFAULT_RUN, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) run: u32,
     /// Propose so many entries per second, over all callers, instead of one for each that is answered. Latency is then
-    /// from when an entry was due, so that a stall counts for all that it held up
+    /// from when an entry was due, so that a stall counts for all that it held up. Not with --to
     #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub(crate) rate: Option<u64>,
 }
