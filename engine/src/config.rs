@@ -172,8 +172,9 @@ pub struct Config {
     /// ([`StateMachine::snapshot`](crate::StateMachine::snapshot)), or a small one, where the machine is durable by
     /// itself. The log forgets what two of them hold. Zero, the default: a quarter of `retention_bytes`, or a segment where that is more.
     pub snapshot_log_bytes: u64,
-    /// How fast a snapshot is written, or fetched, at most, in bytes per second; zero, the default: as fast as the log
-    /// leaves the disk to it.
+    /// How fast a snapshot is written, or fetched, at most, in bytes per second, at least 262144; zero, the default: as fast
+    /// as the log leaves the disk to it. Where a snapshot takes longer than the log needs to grow by what is retained, the log
+    /// grows beyond that: the replica says so.
     pub snapshot_bytes_per_s: u64,
     /// How long the log of this replica, once it has no room left, is kept for a peer that takes a snapshot of it, in
     /// seconds: as long as the rest of the snapshot comes within this time at the pace so far. One that is slower begins
@@ -404,6 +405,11 @@ impl Config {
         range("retention_bytes", self.retention_bytes, 0, most)?;
         range("snapshot_log_bytes", self.snapshot_log_bytes, 0, most / limits::SNAPSHOT_SHARE)?;
         range("hold_max_s", self.hold_max_s, 0, limits::MAX_HOLD_S)?;
+        let least = limits::MIN_SNAPSHOT_BYTES_PER_S;
+        if (1..least).contains(&self.snapshot_bytes_per_s) {
+            let must = format!("must be 0, for no cap, or at least {least}: the log would grow faster than a snapshot is written");
+            return Err(ConfigError::Value { name: "snapshot_bytes_per_s", value: self.snapshot_bytes_per_s.to_string(), must });
+        }
         range("writes_in_flight", self.writes_in_flight as u64, 1, 16)?;
         self.check_memory()
     }
@@ -531,6 +537,14 @@ mod tests {
         assert!(small.ring_bytes < Config::default().ring_bytes);
     }
 
+    /// No cap, or one at which a snapshot comes to an end.
+    #[test]
+    fn snapshots_may_be_capped_but_not_to_a_trickle() {
+        for bytes_per_s in [0, limits::MIN_SNAPSHOT_BYTES_PER_S, u64::MAX >> 1] {
+            Config::from_toml(&format!("snapshot_bytes_per_s = {bytes_per_s}\n{GOOD}")).unwrap();
+        }
+    }
+
     #[test]
     fn every_bad_value_is_named() {
         for (line, name) in [
@@ -547,6 +561,8 @@ mod tests {
             ("max_in_flight = 1048576\nreply_bytes = 65536", "reply_bytes"),
             ("max_clients = 1024\nreply_bytes = 65536", "max_clients"),
             ("segment_bytes = 4096", "segment_bytes"),
+            ("snapshot_bytes_per_s = 1", "snapshot_bytes_per_s"),
+            ("snapshot_bytes_per_s = 262143", "snapshot_bytes_per_s"),
             ("writes_in_flight = 0", "writes_in_flight"),
             ("max_in_flight = 0", "max_in_flight"),
             ("window_frames = 0", "window_frames"),

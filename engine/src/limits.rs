@@ -86,6 +86,9 @@ pub const FETCH_LIMIT_NS: u64 = 60_000_000_000;
 pub const MAX_SNAPSHOT_ASKERS: usize = 16;
 /// Longest reason why there is none that they are told, in characters: it is the state machine's, and may be of any length.
 pub const MAX_REASON_CHARS: usize = 500;
+/// Least that a configuration may cap snapshots to, in bytes per second: what is slower than a trickle of writes never ends
+/// before the log is full.
+pub const MIN_SNAPSHOT_BYTES_PER_S: u64 = 256 << 10;
 /// Log since the last snapshot, as a share of the retention, that brings about the next, unless it is configured.
 pub const SNAPSHOT_SHARE: u64 = 4;
 /// Operations outstanding at once, at least: writes, reads, segment preparation, two connections a peer each way,

@@ -209,6 +209,7 @@ impl Opening {
         } else {
             tell!(info, %recovery, "log recovered");
         }
+        tell_damaged(&store);
         let start = self.queue.applied();
         let restore = restoring::at_start(store.snapshots(), restored.base.next(), start);
         // A crash while it was installed, or a log that lost more than its machine: the log takes what it lacks.
@@ -252,7 +253,14 @@ impl Opening {
                 }),
             ));
         }
-        if applied > restored.last {
+        if applied > restored.last && install.is_some() {
+            tell!(
+                warn,
+                applied = applied.0,
+                last = restored.last.0,
+                "the log ends before what its snapshot holds: it goes on behind the snapshot, and the others send what came after"
+            );
+        } else if applied > restored.last {
             tell!(
                 error,
                 applied = applied.0,
@@ -335,6 +343,23 @@ fn lacks(restored: &Restored, reaches: Reach, base: Base) -> bool {
 fn lost_small(restored: &Restored, store: &Store) -> bool {
     let goes_on = store.snapshots().any(|info| info.base().index >= restored.base.index);
     !goes_on && store.damaged().next().is_some()
+}
+
+/// Each snapshot that is no use, by name and flaw, and what serves in its place.
+fn tell_damaged(store: &Store) {
+    for (name, flaw) in store.damaged() {
+        match store.snapshots().next() {
+            Some(serves) => tell!(
+                warn, %name, %flaw, %serves,
+                "a snapshot is damaged, and counts as none: another serves in its place. It is removed once there are two again"
+            ),
+            None => tell!(
+                warn, %name, %flaw,
+                "a snapshot is damaged, and counts as none, and there is no other: what the log and the state machine hold must do. It is removed once \
+                 there are two again"
+            ),
+        }
+    }
 }
 
 /// Position of the log where the newest snapshot was taken, about, where the log holds so many bytes.

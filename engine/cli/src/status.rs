@@ -1,5 +1,7 @@
 //! `kontiki status`: what each replica says of itself.
 
+mod remarks;
+
 use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
@@ -7,6 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Deserialize;
 
+use self::remarks::{notes_of, remarks_of};
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::output::{complain, say};
@@ -67,6 +70,23 @@ pub(crate) struct View {
     /// Whether elections wait longer than configured, as its disk is slow.
     #[serde(default)]
     pub(crate) disk_slow: bool,
+    /// Whether it has lost what its log goes on from, and takes no part before it has been given a snapshot.
+    #[serde(default)]
+    needs_base: bool,
+    /// Whether its state machine is getting its state from a snapshot.
+    #[serde(default)]
+    restoring: bool,
+    /// The snapshot that it fetches: as of which entry, from whom, how many bytes of how many it has.
+    snapshot_fetching: Option<u64>,
+    #[serde(default)]
+    snapshot_fetching_from: u64,
+    #[serde(default)]
+    snapshot_fetched_bytes: u64,
+    #[serde(default)]
+    snapshot_fetching_bytes: u64,
+    /// What is not as it should be with its snapshots.
+    #[serde(default)]
+    snapshot_troubles: Vec<SnapshotTrouble>,
     /// The backend for input and output.
     #[serde(default)]
     pub(crate) backend: String,
@@ -110,8 +130,21 @@ pub(crate) struct Peer {
     /// Whether it needs what the leader's log does not hold any more.
     #[serde(default)]
     pub(crate) behind: bool,
+    /// The snapshot that is sent to it: as of which entry, how many bytes of how many it has said to have.
+    snapshot: Option<u64>,
+    #[serde(default)]
+    snapshot_held_bytes: u64,
+    #[serde(default)]
+    snapshot_bytes: u64,
     /// Why it cannot be reached.
     pub(crate) unreached: Option<String>,
+}
+
+/// What is not as it should be with a replica's snapshots, as long as it lasts.
+#[derive(Clone, Debug, Deserialize)]
+struct SnapshotTrouble {
+    kind: String,
+    reason: String,
 }
 
 /// One kind of refusal.
@@ -258,53 +291,8 @@ fn object(target: &Target, addr: SocketAddr, text: &str) -> serde_json::Value {
     }
 }
 
-/// For how long a refusal that was met no more is still told, where it keeps nobody away now.
-const RECENT_MS: u64 = 60_000;
-
-/// What one replica says of those around it that is not as it should be.
-fn remarks_of(view: &View) -> Vec<String> {
-    let mut lines = Vec::new();
-    let me = format!("node {}", view.id);
-    if let Some(shortage) = &view.shortage {
-        lines.push(format!("{me}: its log's next segment cannot be made: {shortage}"));
-    }
-    for peer in &view.peers {
-        match &peer.unreached {
-            Some(why) => lines.push(format!("{me} cannot reach node {}: {why}", peer.id)),
-            None if !peer.connected => lines.push(format!("{me} has no session with node {} yet", peer.id)),
-            None => {}
-        }
-        if peer.behind {
-            lines.push(format!("node {} needs entries that the log of {me}, which leads, no longer holds", peer.id));
-        }
-    }
-    let away = |id: u64| view.peers.iter().any(|peer| peer.id == id && !peer.connected);
-    // (Who only looks whether the port is open is no news, as those who watch services do all the time.)
-    let news = |refused: &&Refused| refused.kind != "looked" && (refused.ago_ms <= RECENT_MS || refused.peer.is_some_and(away));
-    for refused in view.refused.iter().filter(news) {
-        let Refused { remote, reason, count, ago_ms, .. } = refused;
-        let who = match (refused.by_peer, refused.peer) {
-            (true, Some(peer)) => format!("node {peer} ({remote}) refuses {me}"),
-            (true, None) => format!("{remote} refuses {me}"),
-            (false, Some(peer)) => format!("{me} refuses node {peer} ({remote})"),
-            (false, None) => format!("{me} refuses {remote}"),
-        };
-        let times = if *count == 1 { "once".into() } else { format!("{} times, the last", table::count(*count)) };
-        lines.push(format!("{who}: {reason} ({times} {} ago)", table::duration(Duration::from_millis(*ago_ms))));
-    }
-    lines
-}
-
 fn row(addr: SocketAddr, view: &View) -> [String; 11] {
     let connected = view.peers.iter().filter(|p| p.connected).count();
-    let notes = [
-        (view.recovering, "recovering"),
-        (view.disk_full, "disk full"),
-        (view.log_full, "log full"),
-        (view.shortage.is_some(), "shortage"),
-        (view.disk_slow, "disk slow"),
-    ];
-    let notes: Vec<&str> = notes.iter().filter(|n| n.0).map(|n| n.1).collect();
     [
         view.id.to_string(),
         addr.to_string(),
@@ -316,7 +304,7 @@ fn row(addr: SocketAddr, view: &View) -> [String; 11] {
         table::count(view.commit),
         table::count(view.applied),
         format!("{connected}/{}", view.peers.len()),
-        notes.join(", "),
+        notes_of(view).join(", "),
     ]
 }
 

@@ -375,8 +375,9 @@ impl Group {
                 if host.net.admits_lines(1, Some(peer), "a follower is behind the log", now) {
                     tell!(
                         warn, %peer, %needs, %first,
-                        "a follower needs entries that are no longer in this log: it needs a snapshot, and does not count towards a majority before it \
-                         has one. A larger retention_bytes on all members keeps more for one that is away"
+                        "a follower needs entries that are no longer in this log: it is offered a snapshot, and does not count towards a majority before \
+                         it has one. If that does not come to an end, its own messages say why (no room on its disk, say). If it was away for longer than \
+                         the log is kept, a larger retention_bytes on all members keeps more for the next that is"
                     );
                 }
             }

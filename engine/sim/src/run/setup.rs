@@ -208,7 +208,7 @@ pub(super) fn draw_snapshots(seed: u64, config: Config) -> Config {
     Config {
         retention_bytes: if little { random.below(4) * config.segment_bytes } else { config.retention_bytes },
         snapshot_log_bytes: if often { segments * config.segment_bytes } else { 0 },
-        snapshot_bytes_per_s: if slow { random.between(64 << 10, 4 << 20) } else { 0 },
+        snapshot_bytes_per_s: if slow { random.between(64 << 10, 4 << 20).max(kontiki::limits::MIN_SNAPSHOT_BYTES_PER_S) } else { 0 },
         ..config
     }
 }
