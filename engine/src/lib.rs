@@ -42,7 +42,7 @@ pub use kontiki_net::{Address, AddressError, Unreached};
 pub use launch::{AnyIo, Builder};
 pub use reactor::{Reactor, State, TurnError};
 pub use state_machine::{ApplyError, Entries, Entry, Replies, Restore, SnapshotError, SnapshotSource, StateMachine};
-pub use status::{Counters, Fetching, Latency, PeerStatus, Refused, Sent, Status};
+pub use status::{Counters, Fetching, Latency, PeerStatus, Refused, Sent, SnapshotTrouble, Status};
 pub use tag::{Tag, TagError};
 pub use ticket::{Applied, Ticket};
 

@@ -89,6 +89,10 @@ pub const MAX_REASON_CHARS: usize = 500;
 /// Least that a configuration may cap snapshots to, in bytes per second: what is slower than a trickle of writes never ends
 /// before the log is full.
 pub const MIN_SNAPSHOT_BYTES_PER_S: u64 = 256 << 10;
+/// How often what goes wrong with snapshots is told at most, as long as it lasts, in ns.
+pub const TROUBLE_REPEAT_NS: u64 = 300_000_000_000;
+/// Longest reason for that, in characters.
+pub const MAX_TROUBLE_CHARS: usize = 160;
 /// Log since the last snapshot, as a share of the retention, that brings about the next, unless it is configured.
 pub const SNAPSHOT_SHARE: u64 = 4;
 /// Operations outstanding at once, at least: writes, reads, segment preparation, two connections a peer each way,

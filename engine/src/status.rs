@@ -169,6 +169,15 @@ pub struct Sent {
     pub bytes: u64,
 }
 
+/// Something that is not as it should be with a replica's snapshots, as long as it lasts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotTrouble {
+    /// The kind, in a few words.
+    pub kind: &'static str,
+    /// What it is, for how long, and what to do, for people.
+    pub reason: String,
+}
+
 /// What one replica knows of itself and its cluster. A copy, taken at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
@@ -234,6 +243,8 @@ pub struct Status {
     /// Who refuses whom and why, as far as this replica takes part in it: the newest of each kind, at most
     /// [`MAX_REFUSED`](crate::limits::MAX_REFUSED), the newest first.
     pub refused: Vec<Refused>,
+    /// What is not as it should be with its snapshots: none can be made, or fetched; one is damaged.
+    pub snapshot_troubles: Vec<SnapshotTrouble>,
     /// Counts since start.
     pub counters: Counters,
     /// From a write's submission to its durability.
@@ -325,6 +336,9 @@ impl fmt::Display for Status {
                 writeln!(f, "unreached = {:?}", why.to_string())?;
             }
         }
+        for SnapshotTrouble { kind, reason } in &self.snapshot_troubles {
+            writeln!(f, "\n[[snapshot_troubles]]\nkind = {kind:?}\nreason = {reason:?}")?;
+        }
         for r in &self.refused {
             writeln!(f, "\n[[refused]]\nby_peer = {}", r.by_peer)?;
             if let Some(peer) = r.peer {
@@ -352,6 +366,9 @@ impl Status {
             if self.refused.pop().is_none() {
                 let longest = if self.recovery.len() > self.backend.len() { &mut self.recovery } else { &mut self.backend };
                 if longest.is_empty() {
+                    if self.snapshot_troubles.pop().is_some() {
+                        continue;
+                    }
                     return text;
                 }
                 let half = (0..=longest.len() / 2).rev().find(|&at| longest.is_char_boundary(at));
@@ -441,6 +458,7 @@ mod tests {
             disk_slow: false,
             peers: (0..most).map(peer).collect(),
             refused: (0..crate::limits::MAX_REFUSED as u64).map(refused).collect(),
+            snapshot_troubles: vec![SnapshotTrouble { kind: "no snapshot fetched", reason: "why ".repeat(80) }; 5],
             counters,
             flush_latency: Latency::default(),
             commit_latency: Latency::default(),
@@ -455,7 +473,7 @@ mod tests {
             assert!(text.ends_with('\n') && text.contains("takes_frame_bytes"));
         }
         let mut less = status;
-        (less.recovery, less.peers) = ("short".into(), Vec::new());
+        (less.recovery, less.peers, less.snapshot_troubles) = ("short".into(), Vec::new(), Vec::new());
         let text = less.within(crate::limits::STATUS_BYTES);
         assert!(text.contains("recovery = \"short\"") && text.matches("[[refused]]").count() > 8, "the newest stay: {text}");
     }

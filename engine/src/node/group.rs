@@ -18,11 +18,11 @@ use kontiki_wal::{HardState, ReadError, WalEvent};
 use super::gather::Gather;
 use super::host::Host;
 use super::neighbours::Neighbours;
-use super::snapshots::Snapshots;
 use super::snapshots::asked::Asker;
 use super::snapshots::fetching::Fetching;
 use super::snapshots::installing::Installing;
 use super::snapshots::sending::Sending;
+use super::snapshots::{Snapshots, Troubles};
 use crate::apply::ApplyQueue;
 use crate::cache::{Cached, FrameCache};
 use crate::catchup::CatchUp;
@@ -75,6 +75,8 @@ pub(super) struct Group {
     pub(super) shared: Hold<Shared>,
     pub(super) queue: Arc<ApplyQueue>,
     pub(super) snapshots: Snapshots,
+    /// What goes wrong with them.
+    pub(super) troubles: Troubles,
     pub(super) sending: Sending,
     pub(super) fetching: Fetching,
     pub(super) installing: Option<Installing>,
@@ -138,6 +140,7 @@ impl Group {
             shared,
             queue,
             snapshots: Snapshots::new(mark),
+            troubles: Troubles::default(),
             sending: Sending::default(),
             fetching: Fetching::default(),
             installing: None,

@@ -10,6 +10,7 @@ mod pause;
 pub(crate) mod restoring;
 pub(super) mod sending;
 mod small;
+mod trouble;
 
 use std::collections::VecDeque;
 
@@ -21,6 +22,8 @@ use kontiki_snapshot::{Expected, Info, Making, Part, Refused, StoreEvent};
 use self::asked::Askers;
 use self::pause::Pause;
 use self::restoring::{Restoring, TAG};
+use self::trouble::Kind;
+pub(super) use self::trouble::Troubles;
 use super::group::Group;
 use super::host::Host;
 use crate::apply::{Answer, Task};
@@ -264,6 +267,7 @@ impl Group {
             }
         }
         self.write_snapshot(host);
+        self.watch_snapshots(host, now);
         host.store_stirred |= !matches!(self.snapshots.step, Step::Idle);
         self.restore_on(host, now, io)
     }
@@ -379,8 +383,8 @@ impl Group {
         }
         self.snapshots.pause_of(full).again(now);
         self.counters.snapshots_failed += 1;
-        if host.net.admits_lines(1, None, "no snapshot", now) {
-            tell!(warn, %error, "no snapshot: tried again, after pauses that grow while that comes to nothing");
+        if self.queue.applied() > LogIndex(0) {
+            self.meets(Kind::NotMade, &error.to_string(), now);
         }
         self.shared.events.tell(Event::SnapshotFailed);
         self.answer_snapshot(host, &Err(error), now);
@@ -409,6 +413,7 @@ impl Group {
                 self.queue.put_first(Task::Forget);
                 self.snapshots.step = Step::Idle;
                 self.snapshots.mark = self.snapshots.taking;
+                self.is_over(Kind::NotMade, now);
                 let info = host.store.snapshots().find(|info| info.base() == newest).copied();
                 let outcome = info.ok_or_else(|| SnapshotError::Failed("a newer one is there no more".into()));
                 self.answer_snapshot(host, &outcome, now);
@@ -497,6 +502,7 @@ impl Group {
             tell!(info, snapshot = %info, "small snapshot written");
         }
         self.snapshots.step = Step::Idle;
+        self.is_over(Kind::NotMade, now);
         if info.head.full {
             self.sending.made_one(now);
         }

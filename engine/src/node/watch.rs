@@ -184,6 +184,7 @@ impl Group {
             disk_slow: self.raft.is_disk_slow(),
             peers,
             refused,
+            snapshot_troubles: self.snapshot_troubles(host, now),
             counters,
             flush_latency: self.flush_latency.clone(),
             commit_latency: self.commit_latency.clone(),

@@ -449,6 +449,9 @@ fn status(bench: &Bench) -> String {
         status.flush_latency.max_ns / 1_000,
         status.commit_latency.max_ns / 1_000,
     );
+    for trouble in status.snapshot_troubles {
+        out += &format!("{}: {}\n", trouble.kind, trouble.reason);
+    }
     for peer in status.peers {
         let up = if peer.connected { "connected" } else { "away" };
         let mode = if peer.probing { "probe" } else { "replicate" };

@@ -6,6 +6,7 @@ use kontiki_mem::PoolBuf;
 use kontiki_net::{DownReason, SnapshotId, SnapshotOffer, SnapshotRefusal, SnapshotWant};
 use kontiki_snapshot::{Digest, Info, Offer, Refused, StoreError};
 
+use super::trouble::Kind;
 use super::{Step, Writing};
 use crate::apply::Task;
 use crate::error::Failure;
@@ -137,11 +138,7 @@ impl Group {
             Err(Refused::Busy) => return,
             // Nothing but a start helps, and without the snapshot it is of no use.
             Err(Refused::Broken(error)) => self.queue.fail(Failure::Snapshots(error.to_string())),
-            Err(refused) => {
-                if host.net.admits_lines(1, Some(peer), "no snapshot fetched", now) {
-                    tell!(warn, %peer, %refused, "a snapshot that is needed cannot be fetched");
-                }
-            }
+            Err(refused) => self.meets(Kind::NotFetched, &format!("node {peer} offers one: {refused}"), now),
         }
         self.fetching.next = None;
     }
@@ -218,14 +215,16 @@ impl Group {
     pub(super) fn fetched(&mut self, host: &mut Host, info: Info, now: Time, io: &mut dyn Io) {
         let from = self.fetch_over(host, now, io);
         tell!(info, from = from.map(|from| from.0), snapshot = %info, "a snapshot is fetched whole, and durable");
+        self.is_over(Kind::NotFetched, now);
         self.counters.snapshots_fetched += 1;
         self.install(info);
     }
 
     pub(super) fn not_fetched(&mut self, host: &mut Host, error: &StoreError, now: Time, io: &mut dyn Io) {
         let peer = self.fetch_over(host, now, io);
-        if *error != StoreError::Abandoned && host.net.admits_lines(1, peer, "a fetch has failed", now) {
-            tell!(warn, peer = peer.map(|peer| peer.0), %error, "a snapshot was not fetched: it is offered again before long");
+        if *error != StoreError::Abandoned {
+            let from = peer.map_or(String::new(), |peer| format!("from node {peer}: "));
+            self.meets(Kind::NotFetched, &format!("{from}{error}"), now);
         }
         self.shared.events.tell(Event::SnapshotFailed);
     }
