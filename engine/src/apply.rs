@@ -3,6 +3,7 @@
 mod stage;
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -12,7 +13,7 @@ use kontiki_io::IoBuf;
 use kontiki_mem::{Batch, Block, PoolBuf};
 
 use crate::error::Failure;
-use crate::limits::MAX_APPLY_QUEUE;
+use crate::limits::{FILL_BYTES, MAX_APPLY_QUEUE};
 use crate::state_machine::SnapshotError;
 
 pub(crate) use stage::ApplyStage;
@@ -52,8 +53,8 @@ pub(crate) enum Task {
 pub(crate) enum Piece {
     /// As of this entry; the machine's stream has so many bytes.
     Begin(EntryId, u64),
-    /// So many chunks of its file.
-    Chunks(IoBuf, usize),
+    /// Chunks of its file: these of those that the memory holds.
+    Chunks(IoBuf, Range<usize>),
     /// As of this entry.
     End(EntryId),
 }
@@ -77,9 +78,11 @@ pub(crate) enum Answer {
 
 #[derive(Debug)]
 struct Inbox {
-    /// Bites of a snapshot's work, in order, before everything else.
+    /// Bites of a snapshot's work, in order.
     bites: VecDeque<Task>,
     tasks: VecDeque<Task>,
+    /// How much of the tasks comes before the next bite, in bytes of frames.
+    turn: usize,
     /// Frames among them, and their memory.
     frames: usize,
     bytes: usize,
@@ -125,6 +128,7 @@ impl ApplyQueue {
             inbox: Mutex::new(Inbox {
                 bites: VecDeque::new(),
                 tasks: VecDeque::with_capacity(MAX_APPLY_QUEUE + 1),
+                turn: 0,
                 frames: 0,
                 bytes: 0,
                 asked: false,
@@ -173,16 +177,31 @@ impl ApplyQueue {
         }
     }
 
+    /// What is next: by turns a bite of a snapshot, and as much of what waits in frames as such a bite has, one at least. A
+    /// source may be slow, and give pieces for as long as it likes; and a log that is always busy lets a snapshot end.
     fn pop(&self) -> Option<Task> {
         let mut inbox = self.inbox();
-        let task = inbox.bites.pop_front().or_else(|| inbox.tasks.pop_front())?;
+        let task = if inbox.turn > 0 { inbox.tasks.pop_front() } else { None };
+        let task = match task {
+            Some(task) => task,
+            None => match inbox.bites.pop_front() {
+                Some(bite) => {
+                    inbox.turn = FILL_BYTES;
+                    bite
+                }
+                None => inbox.tasks.pop_front()?,
+            },
+        };
         match &task {
             Task::Frame(work) => {
+                let bytes = work.block.len();
                 inbox.frames -= 1;
-                inbox.bytes -= work.block.len();
+                inbox.bytes -= bytes;
+                inbox.turn = inbox.turn.saturating_sub(bytes);
             }
             Task::Durable => inbox.asked = false,
-            Task::Look | Task::Snapshot { .. } | Task::Fill(_) | Task::Forget | Task::Restore(_) => {}
+            Task::Restore(_) => inbox.turn = 0,
+            Task::Look | Task::Snapshot { .. } | Task::Fill(_) | Task::Forget => {}
         }
         Some(task)
     }
@@ -208,18 +227,26 @@ impl ApplyQueue {
         self.announce();
     }
 
-    /// Has a bite of a snapshot's work done behind those before it, and before the frames that wait: they are many, and it
-    /// is short. In order: what is to be dropped of one snapshot must not be the next. Bounded by
-    /// whoever asks: one at a time, or as many as there is memory for.
+    /// Has a bite of a snapshot's work done behind those before it, and by turns with the frames that wait. In order: what is
+    /// to be dropped of one snapshot must not be the next. Bounded by whoever asks: one at a time, or as many as there is
+    /// memory for.
     pub(crate) fn put_first(&self, task: Task) {
         self.inbox().bites.push_back(task);
         self.announce();
     }
 
-    /// Has a bite of a snapshot's work done behind what else is to be done.
+    /// Has a piece of a snapshot restored behind what else is to be done.
     pub(crate) fn put_last(&self, task: Task) {
         self.inbox().tasks.push_back(task);
         self.announce();
+    }
+
+    /// What is left of a task, before all others. Dropped if no more work is to be done.
+    fn put_back(&self, task: Task) {
+        let mut inbox = self.inbox();
+        if !inbox.closed {
+            inbox.tasks.push_front(task);
+        }
     }
 
     /// What the stage says of a snapshot, if it has said anything.

@@ -332,8 +332,6 @@ impl Group {
                 let full = writing.is_full;
                 host.store.abandon();
                 self.snapshots.step = Step::Ending { full };
-                // Who has given one away does make some.
-                let error = if error == SnapshotError::NotSupported { SnapshotError::Failed(error.to_string()) } else { error };
                 self.no_snapshot(host, full, error, now);
             }
             (Answer::Chunks(buf), step) => {

@@ -101,7 +101,7 @@ impl Group {
             Ok(count) => {
                 restoring.next += count as u64;
                 self.snapshots.given += 1;
-                self.queue.put_last(Task::Restore(Piece::Chunks(buf, count)));
+                self.queue.put_last(Task::Restore(Piece::Chunks(buf, 0..count)));
                 Ok(())
             }
             Err(error) => {
