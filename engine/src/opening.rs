@@ -204,10 +204,13 @@ impl Opening {
         if hard_state.recovering {
             recovery = format!("{recovery}; recovering, to be settled by others: {}", what_settles(&config));
         }
+        // (What is damaged the log has told already; the status says it with the rest.)
+        let told = kontiki_wal::RecoveryReport { damage: None, ..report.clone() };
+        let told = recovery.replace(&report.to_string(), &told.to_string());
         if hard_state.recovering {
-            tell!(warn, %recovery, "log recovered with losses: this replica refetches from its peers and does not vote until it has what it lost");
+            tell!(warn, recovery = %told, "log recovered with losses: this replica refetches from its peers and does not vote until it has what it lost");
         } else {
-            tell!(info, %recovery, "log recovered");
+            tell!(info, recovery = %told, "log recovered");
         }
         tell_damaged(&store);
         let start = self.queue.applied();

@@ -266,3 +266,15 @@ fn part_of(file: &Path) -> PathBuf {
     name.push(".part");
     PathBuf::from(name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_what_to_do() {
+        let addr = ([127, 0, 0, 1], 7000).into();
+        assert!(why(SnapshotRefusal::NotMade, addr).contains("`kontiki snapshot --to 127.0.0.1:7000` says why"));
+        assert!(why(SnapshotRefusal::Unreadable, addr).contains("given again, copies another"));
+    }
+}

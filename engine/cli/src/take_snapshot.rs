@@ -17,6 +17,8 @@ use crate::serve::read_config;
 use crate::table::count;
 use crate::target::Target;
 
+/// How a connection fails that the other end has closed.
+const CLOSED: [ErrorKind; 3] = [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset, ErrorKind::BrokenPipe];
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -85,7 +87,7 @@ fn ask(target: &Target, limit: Duration) -> Result<(NodeId, WrittenSnapshot), St
 fn reason(error: &ClientError) -> String {
     match error {
         // Whoever asks for more than the status in a place that is kept for that is the first to be sent away.
-        ClientError::Io { source, .. } if source.kind() == ErrorKind::UnexpectedEof => format!(
+        ClientError::Io { source, .. } if CLOSED.contains(&source.kind()) => format!(
             "{error}: it stopped, or is busy, with as many clients as it takes (max_clients); try again. Where it had begun one, that may have been \
              made all the same: `snapshot` in `kontiki status --full` is the newest"
         ),
@@ -93,5 +95,22 @@ fn reason(error: &ClientError) -> String {
             format!("{error}; it may have been made all the same: `snapshot` in `kontiki status --full` is the newest")
         }
         error => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where too many ask at once, some are sent away without a word: they are told what that means.
+    #[test]
+    fn a_place_that_was_taken_back_is_told_as_busy() {
+        let addr = ([127, 0, 0, 1], 7000).into();
+        for kind in CLOSED {
+            let closed = reason(&ClientError::Io { addr, source: kind.into() });
+            assert!(closed.contains("busy") && closed.contains("max_clients") && closed.contains("try again"), "{closed}");
+        }
+        let refused = reason(&ClientError::Io { addr, source: ErrorKind::ConnectionRefused.into() });
+        assert!(!refused.contains("max_clients"), "{refused}");
     }
 }

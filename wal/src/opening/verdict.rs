@@ -41,7 +41,7 @@ impl Opening {
             let what = if self.place.boot == 0 { "which boot of the machine this is" } else { "which medium the data directory is on" };
             tell!(
                 warn,
-                "it cannot be known here {what}: a killed process is taken for a power cut, and on a lossy medium its node may then need the others to say what                  it wrote last"
+                "it cannot be known here {what}: a killed process is taken for a power cut, and on a lossy medium its node may then need the others to say what it wrote last"
             );
         }
         if let Some(damage) = recovered.damage {

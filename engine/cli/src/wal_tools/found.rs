@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use kontiki_io::Name;
+use kontiki_snapshot::limits::KEPT;
 use kontiki_snapshot::{Flaw, Info, StoreError, names};
 use kontiki_wal::Reach;
 use kontiki_wal::offline::Verdict;
@@ -78,8 +79,10 @@ impl Found {
     pub(super) fn judge(self, dir: &Path, verdict: &Verdict) -> Result<(), Error> {
         let finding = |what: String| Err(Error::Finding(format!("{}: {what}", dir.display())));
         let foreign = |info: &Info| (info.head.cluster, info.head.group) != (verdict.cluster, verdict.group);
-        let of = |(name, found): &(Name, Result<Info, Error>)| found.as_ref().is_ok_and(foreign).then(|| name.clone());
-        if let Some(name) = self.named.iter().find_map(of) {
+        // A start looks at them from the newest, until it has as many as are kept.
+        let intact = self.named.iter().rev().filter_map(|(name, found)| Some((name, found.as_ref().ok()?)));
+        if let Some((name, _)) = intact.take(KEPT).find(|(_, info)| foreign(info)) {
+            let name = name.clone();
             return finding(format!("a replica does not start here: {}", StoreError::Foreign { name }));
         }
         let base = verdict.report.base;
