@@ -101,6 +101,15 @@ impl Group {
             (fetch.taken, fetch.advanced) = (progress.taken, now);
         }
         if now.since(fetch.advanced) >= FETCH_LIMIT_NS {
+            let (peer, taken) = (fetch.peer, fetch.taken);
+            // Where it waits for this disk, that is told already.
+            if host.store.lacking().is_none() {
+                let reason = format!(
+                    "nothing more of it has come from node {peer} for {} s, {taken} bytes are here",
+                    FETCH_LIMIT_NS / 1_000_000_000
+                );
+                self.meets(Kind::NotFetched, &reason, now);
+            }
             return self.give_up_fetch(host);
         }
         let Some(want) = host.store.want() else { return };
