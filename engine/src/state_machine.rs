@@ -292,7 +292,8 @@ pub trait StateMachine: Send + 'static {
     }
 
     /// How long the stream of a snapshot would be about now, in bytes: so much space is set aside before it is needed.
-    /// Zero, the default: unknown; then it goes by the last one. Asked before each.
+    /// Zero, the default: unknown; then it goes by the last one. Asked before each. It counts up to a quarter of what is free on
+    /// the disk, or as much as the last one had.
     fn snapshot_bytes(&self) -> u64 {
         0
     }

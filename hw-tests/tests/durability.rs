@@ -14,7 +14,7 @@ use std::time::Duration;
 use kontiki::{ApplyError, Config, Entries, Medium, Member, ProposeError, Reactor, Replies, Role, StateMachine, Ticket};
 use kontiki_core::{Message, Time};
 use kontiki_frame::{DiskStamp, parse_header};
-use kontiki_io::{Backend, Completion, Io, IoData, IoError, IoStats, Op, Options, Output, Piece, Token, Wake};
+use kontiki_io::{Backend, Completion, Handle, Io, IoData, IoError, IoStats, Op, Options, Output, Piece, Token, Wake};
 use kontiki_net::{Control, ControlPayload};
 use kontiki_sim::{Observer, Recording};
 
@@ -179,6 +179,10 @@ impl<I: Io> Io for Liar<I> {
     fn wall_ns(&self) -> u64 {
         self.inner.wall_ns()
     }
+    fn free_bytes(&mut self, dir: Handle) -> Option<u64> {
+        self.inner.free_bytes(dir)
+    }
+
     fn submit(&mut self, token: Token, op: Op) {
         match op {
             Op::Write { durable: true, data: IoData::Span(span), file, offset } if *self.on.borrow() => {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use kontiki::{ApplyError, Config, Entries, Failure, Lost, Member, ProposeError, Reactor, Replies, State, StateMachine, TurnError};
 use kontiki_core::Time;
-use kontiki_io::{Backend, Completion, Io, IoData, IoError, IoErrorKind, IoStats, Op, Options, Token, Wake};
+use kontiki_io::{Backend, Completion, Handle, Io, IoData, IoError, IoErrorKind, IoStats, Op, Options, Token, Wake};
 
 /// Fails log writes with EIO while `fail` is set: the write itself is done, its completion says otherwise.
 struct Failing {
@@ -24,6 +24,10 @@ impl Io for Failing {
     fn wall_ns(&self) -> u64 {
         self.inner.wall_ns()
     }
+    fn free_bytes(&mut self, dir: Handle) -> Option<u64> {
+        self.inner.free_bytes(dir)
+    }
+
     fn submit(&mut self, token: Token, op: Op) {
         if self.fail.get() && matches!(&op, Op::Write { data: IoData::Span(_), .. }) {
             self.doomed.push(token);

@@ -58,6 +58,9 @@ impl kontiki_io::Io for Later {
     fn wall_ns(&self) -> u64 {
         0
     }
+    fn free_bytes(&mut self, _: kontiki_io::Handle) -> Option<u64> {
+        None
+    }
     fn submit(&mut self, token: kontiki_io::Token, op: kontiki_io::Op) {
         assert!(self.ops.len() < self.ops.capacity());
         self.ops.push((token, op));

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use kontiki_core::Time;
-use kontiki_io::{Completion, Io, IoError, IoStats, Op, Token, Wake};
+use kontiki_io::{Completion, Handle, Io, IoError, IoStats, Op, Token, Wake};
 
 /// The names of the two functions below, and of none else, as callgrind is told them.
 pub(crate) const PATTERN: &str = "*instructions_toggled_*";
@@ -63,6 +63,11 @@ impl<I: Io> Io for Apart<I> {
     fn wall_ns(&self) -> u64 {
         self.meter.leave_out(|| self.io.wall_ns())
     }
+    fn free_bytes(&mut self, dir: Handle) -> Option<u64> {
+        let io = &mut self.io;
+        self.meter.leave_out(|| io.free_bytes(dir))
+    }
+
     fn submit(&mut self, token: Token, op: Op) {
         let io = &mut self.io;
         self.meter.leave_out(|| io.submit(token, op));

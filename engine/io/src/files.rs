@@ -172,6 +172,19 @@ fn honours_dsync(dir: &File) -> bool {
     !failed && KNOWN.contains(&(stat.f_type as u32))
 }
 
+/// How much of its file system is free for this process, in bytes. `None`: it does not say.
+pub(crate) fn free_bytes(dir: &File) -> Option<u64> {
+    let mut stat = std::mem::MaybeUninit::<libc::statvfs64>::zeroed();
+    // SAFETY: the descriptor is open and `stat` has room for the answer.
+    let failed = unsafe { libc::fstatvfs64(dir.as_raw_fd(), stat.as_mut_ptr()) } != 0;
+    // SAFETY: all zeros is a valid statvfs, and so is what the call wrote.
+    let stat = unsafe { stat.assume_init() };
+    // The types of both differ between targets.
+    #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
+    let (blocks, bytes) = (stat.f_bavail as u64, stat.f_frsize as u64);
+    (!failed).then(|| blocks.saturating_mul(bytes))
+}
+
 /// Plain files and their lengths. Whatever could not be one of ours (by its name or kind) is left out.
 pub(crate) fn list(dir: &File) -> Result<Vec<(Name, u64)>, i32> {
     // A descriptor of its own: reading moves its position, and `fdopendir` takes it over.

@@ -384,6 +384,10 @@ pub trait Io {
     /// Nanoseconds since the Unix epoch by the wall clock: for stamps that people read, never for decisions.
     fn wall_ns(&self) -> u64;
 
+    /// How much of the file system of this open directory is free for this process, in bytes: of now, and others take of it.
+    /// `None`: nobody knows.
+    fn free_bytes(&mut self, dir: Handle) -> Option<u64>;
+
     /// Queues an operation. At most [`Io::capacity`] may be outstanding: one more is a bug of the caller and panics.
     fn submit(&mut self, token: Token, op: Op);
 
@@ -422,6 +426,9 @@ impl<T: Io + ?Sized> Io for Box<T> {
     }
     fn wall_ns(&self) -> u64 {
         (**self).wall_ns()
+    }
+    fn free_bytes(&mut self, dir: Handle) -> Option<u64> {
+        (**self).free_bytes(dir)
     }
     fn submit(&mut self, token: Token, op: Op) {
         (**self).submit(token, op);

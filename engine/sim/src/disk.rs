@@ -138,6 +138,11 @@ impl Disk {
         named.filter_map(|file| self.files.get(file)).map(Inode::length).sum()
     }
 
+    /// How much is left, in bytes.
+    pub(crate) fn free_bytes(&self) -> u64 {
+        self.capacity_bytes.saturating_sub(self.used_bytes())
+    }
+
     /// Length of a file in bytes, as seen; zero if it is not there.
     pub(crate) fn length(&self, file: FileId) -> u64 {
         self.files.get(&file).map_or(0, Inode::length)

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use kontiki_core::Time;
-use kontiki_io::{Completion, Io, IoError, IoStats, Op, Token, Wake};
+use kontiki_io::{Completion, Handle, Io, IoError, IoStats, Op, Token, Wake};
 
 /// Sees what goes through a [`Recording`].
 pub trait Observer {
@@ -65,6 +65,10 @@ impl<I: Io, O: Observer> Io for Recording<I, O> {
 
     fn wall_ns(&self) -> u64 {
         self.inner.wall_ns()
+    }
+
+    fn free_bytes(&mut self, dir: Handle) -> Option<u64> {
+        self.inner.free_bytes(dir)
     }
 
     fn submit(&mut self, token: Token, op: Op) {

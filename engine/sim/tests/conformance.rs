@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use kontiki_core::Time;
 use kontiki_hw_tests::conformance::{CHECKS, World};
-use kontiki_io::{Completion, HostName, Io, IoError, IoStats, Op, Region, Token, Wake};
+use kontiki_io::{Completion, Handle, HostName, Io, IoError, IoStats, Op, Region, Token, Wake};
 use kontiki_sim::{Conditions, Host, Random, Sim, SimIo};
 
 /// A `SimIo` that waits, as a real one does: it moves the world on itself until its turn has something to show.
@@ -24,6 +24,10 @@ impl Io for Waiting {
 
     fn wall_ns(&self) -> u64 {
         self.io.wall_ns()
+    }
+
+    fn free_bytes(&mut self, dir: Handle) -> Option<u64> {
+        self.io.free_bytes(dir)
     }
 
     fn submit(&mut self, token: Token, op: Op) {

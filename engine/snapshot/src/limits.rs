@@ -48,6 +48,9 @@ pub const MAX_EVENTS: usize = 32;
 pub const MIN_RESERVE_BYTES: u64 = 4 * CHUNK_BYTES as u64;
 /// How much space is set aside, in quarters of what the next snapshot is thought to need: 1.25 times as much.
 pub const RESERVE_QUARTERS: u64 = 5;
+/// What a state machine thinks that its snapshot will need counts up to one part in so many of what is free on the disk:
+/// others live there too, and it may be wrong. What the last one had counts in full.
+pub const HINT_SHARE: u64 = 4;
 /// What a snapshot grows by at least where its space was too small, in bytes.
 pub const GROW_BYTES: u64 = 4 << 20;
 /// A snapshot takes at least one part in so many of the disk's time, however busy the log is, so that it ends.

@@ -1,8 +1,8 @@
 //! Space for the next snapshot, set aside before anything else can take it.
 
-use kontiki_io::{Handle, IoError, IoErrorKind, Op, Output};
+use kontiki_io::{Handle, Io, IoError, IoErrorKind, Op, Output};
 
-use crate::limits::{CHUNK_BYTES, DATA_BYTES, MAX_BYTES, MIN_RESERVE_BYTES, RESERVE_QUARTERS};
+use crate::limits::{CHUNK_BYTES, DATA_BYTES, HINT_SHARE, MAX_BYTES, MIN_RESERVE_BYTES, RESERVE_QUARTERS};
 use crate::names;
 use crate::work::{Done, Kind, failed};
 
@@ -19,7 +19,8 @@ enum Step {
 /// What the next snapshot will be: by that it is measured how much space is set aside for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {
-    /// A full one. The machine thinks that its part will have so many bytes; the last one tells too.
+    /// A full one. The machine thinks that its part will have so many bytes, which counts up to a share of what is free on the
+    /// disk ([`HINT_SHARE`](crate::limits::HINT_SHARE)); the last one tells too.
     Full(u64),
     /// A small one, of a machine that is durable by itself.
     Small,
@@ -31,16 +32,18 @@ pub(crate) struct Space {
     file: Option<(Handle, u64)>,
     /// None: no snapshots are made here.
     expected: Option<Expected>,
+    /// How much of what the machine thinks counts, in bytes; none: the disk was not looked at yet.
+    most: Option<u64>,
     step: Step,
 }
 
 impl Space {
     pub(crate) fn new(file: Option<(Handle, u64)>) -> Space {
-        Space { file, expected: None, step: Step::Idle }
+        Space { file, expected: None, most: None, step: Step::Idle }
     }
 
     pub(crate) fn expect(&mut self, expected: Option<Expected>) {
-        self.expected = expected;
+        (self.expected, self.most) = (expected, None);
     }
 
     pub(crate) fn expected(&self) -> Option<Expected> {
@@ -60,9 +63,17 @@ impl Space {
         self.file = file;
     }
 
+    /// Looks how much of the disk there is for what the machine thinks, once for each time that it has said that. Where nobody
+    /// knows, it goes by the last snapshot alone.
+    pub(crate) fn measure(&mut self, dir: Handle, io: &mut dyn Io) {
+        if self.most.is_none() && matches!(self.expected, Some(Expected::Full(_))) {
+            self.most = Some(io.free_bytes(dir).map_or(0, |free| free.saturating_add(self.bytes()) / HINT_SHARE));
+        }
+    }
+
     /// How much is to be set aside, where the last snapshot had so many bytes.
     pub(crate) fn target(&self, last: u64) -> Option<u64> {
-        let machine_bytes = if let Expected::Full(bytes) = self.expected? { bytes } else { 0 };
+        let machine_bytes = if let Expected::Full(bytes) = self.expected? { bytes.min(self.most.unwrap_or(MAX_BYTES)) } else { 0 };
         let chunks = machine_bytes.div_ceil(DATA_BYTES as u64).saturating_add(2);
         let expected = chunks.saturating_mul(CHUNK_BYTES as u64).min(MAX_BYTES);
         let most = (expected.max(last) / 4).saturating_mul(RESERVE_QUARTERS);

@@ -253,6 +253,28 @@ fn space_for_the_next_one_is_set_aside_and_written_into() {
     assert_eq!(node.store.reserved_bytes(), after, "it is there at the next start");
 }
 
+/// A machine that thinks that it needs more than there is, or most of it, leaves the others theirs.
+#[test]
+fn what_a_machine_thinks_takes_no_more_than_a_share_of_the_disk() {
+    for hint in [900_000_000, 1 << 40, u64::MAX] {
+        let mut node = Node::open(Disk::default());
+        node.world.disk.capacity = Some(800_000_000);
+        node.world.plan.patient = false;
+        node.store.expect(Some(Expected::Full(hint)));
+        node.run();
+        assert_eq!((node.store.lacking(), node.store.has_space()), (None, true), "{hint}");
+        let reserved = node.store.reserved_bytes();
+        assert!((200_000_000..260_000_000).contains(&reserved), "{hint}: {reserved}");
+        // It says so before each, and what is set aside does not grow with that.
+        for index in [10, 20, 30] {
+            node.write(index, 100_000).unwrap();
+            node.store.expect(Some(Expected::Full(hint)));
+            node.run();
+            assert!(node.store.has_space() && node.store.reserved_bytes() < 260_000_000, "{hint}: {}", node.store.reserved_bytes());
+        }
+    }
+}
+
 /// However long the full ones are that are made in between for others.
 #[test]
 fn little_space_is_set_aside_for_a_small_one() {
@@ -344,9 +366,10 @@ fn a_source_that_gives_up_leaves_nothing() {
 #[test]
 fn a_full_disk_while_space_is_set_aside_is_waited_for() {
     let mut node = Node::open(Disk::default());
-    node.world.disk.capacity = Some(1_000_000);
+    let last = node.write(10, 2_000_000).unwrap();
+    node.world.disk.capacity = Some(last.bytes + 1_000_000);
     node.world.plan.patient = false;
-    node.store.expect(Some(Expected::Full(2_000_000)));
+    node.store.expect(Some(Expected::Full(0)));
     node.run();
     assert_eq!(node.store.lacking().map(|error| error.kind), Some(IoErrorKind::Full));
     node.world.disk.capacity = None;

@@ -466,6 +466,10 @@ impl Io for TestIo {
         0
     }
 
+    fn free_bytes(&mut self, _: Handle) -> Option<u64> {
+        None
+    }
+
     fn submit(&mut self, token: Token, op: Op) {
         let pending = match op {
             Op::Listen { addr } => Pending::Listen(addr),

@@ -284,6 +284,10 @@ impl Io for World {
     fn wall_ns(&self) -> u64 {
         0
     }
+    fn free_bytes(&mut self, _: Handle) -> Option<u64> {
+        let used: u64 = self.disk.list().iter().map(|(_, bytes)| bytes).sum();
+        Some(self.disk.capacity.unwrap_or(1 << 40).saturating_sub(used))
+    }
     fn submit(&mut self, token: Token, op: Op) {
         assert!(self.outstanding() < 64, "more operations than the log says");
         self.queue.push((token, op));

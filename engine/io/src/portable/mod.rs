@@ -491,6 +491,10 @@ impl Io for Portable {
         clock::wall_ns()
     }
 
+    fn free_bytes(&mut self, dir: Handle) -> Option<u64> {
+        files::free_bytes(&self.handles.dir(dir).ok()?.file)
+    }
+
     fn submit(&mut self, token: Token, op: Op) {
         op.assert_valid();
         self.stats.ops += 1;

@@ -136,6 +136,10 @@ impl Io for Uring {
         clock::wall_ns()
     }
 
+    fn free_bytes(&mut self, dir: crate::Handle) -> Option<u64> {
+        crate::files::free_bytes(&self.handles.dir(dir).ok()?.file)
+    }
+
     fn submit(&mut self, token: Token, op: Op) {
         op.assert_valid();
         self.stats.ops += 1;

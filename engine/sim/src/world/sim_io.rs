@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use kontiki_core::Time;
-use kontiki_io::{Completion, Io, IoError, IoErrorKind, IoStats, Op, Token, Wake};
+use kontiki_io::{Completion, Handle, Io, IoError, IoErrorKind, IoStats, Op, Token, Wake};
 
 use crate::conditions::SECOND;
 use crate::world::World;
@@ -63,6 +63,10 @@ impl Io for SimIo {
         let world = self.world.borrow();
         let offset_ns = world.hosts[self.host].clock.wall_offset_ns;
         (EPOCH_S * SECOND).saturating_add(world.now_ns).saturating_add_signed(offset_ns)
+    }
+
+    fn free_bytes(&mut self, _: Handle) -> Option<u64> {
+        Some(self.world.borrow().hosts[self.host].disk.free_bytes())
     }
 
     /// After a crash of this process, operations vanish.

@@ -56,6 +56,7 @@ impl Store {
             return;
         }
         let last = self.last_bytes();
+        self.space.measure(dir, io);
         match self.space.op(dir, last) {
             Some(op) => self.submit(Active::Reserving, op, io),
             // What was waited for is not wanted any more.

@@ -429,6 +429,10 @@ impl Io for Endpoint {
         0
     }
 
+    fn free_bytes(&mut self, _: Handle) -> Option<u64> {
+        Some(1 << 40)
+    }
+
     fn submit(&mut self, token: Token, op: Op) {
         self.world.borrow_mut().submit(self.host, token, op);
     }
