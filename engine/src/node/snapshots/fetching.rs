@@ -56,10 +56,11 @@ fn as_stored(offer: &SnapshotOffer) -> Offer {
 }
 
 impl Group {
-    /// Whether log or state machine lacks anything of what a snapshot of `base` holds, as far as the log cannot give it to the
-    /// machine. (One that needs a base is such a machine.)
+    /// Whether this node lacks anything of what a snapshot of `base` holds: the log, or the state machine, as far as the log
+    /// cannot give it that. One that needs a base lacks it, even where its machine is durable by itself and ahead.
     fn lacks(&self, host: &Host, base: kontiki_core::Base, log: bool) -> bool {
-        log || self.next_apply <= base.index && self.next_apply < host.wal.first_index()
+        let machine = self.next_apply <= base.index && self.next_apply < host.wal.first_index();
+        log || machine || self.raft.needs_base()
     }
 
     /// A peer offers a snapshot.
