@@ -4,13 +4,13 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use kontiki::{Config, Event, Medium, Member, Node, ProposeError, Ticket};
+use kontiki::{Config, Event, Medium, Member, Node};
 use support::table::{Mood, Table};
-use support::{LONG, free_addrs};
+use support::{LONG, free_addrs, snapshots, write_all};
 
 const SEGMENT_BYTES: u64 = 68 << 10;
 /// Of a small snapshot's file: a chunk for what it is of, one for its end.
@@ -36,26 +36,7 @@ fn machine(mood: Mood) -> Table {
 }
 
 fn write(node: &Node, count: u64) {
-    let mut tickets: Vec<Ticket> = Vec::new();
-    for n in 0..count {
-        let payload = vec![n as u8; 14 << 10];
-        loop {
-            match node.propose(&payload) {
-                Ok(ticket) => break tickets.push(ticket),
-                Err(ProposeError::Busy) => tickets.drain(..).for_each(|ticket| assert!(ticket.wait().is_ok())),
-                Err(ProposeError::NotLeader { .. }) => std::thread::yield_now(),
-                Err(error) => panic!("{error}: {}", node.status().unwrap()),
-            }
-        }
-    }
-    tickets.into_iter().for_each(|ticket| assert!(ticket.wait().is_ok()));
-}
-
-fn snapshots(dir: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
-    found.retain(|path| path.extension().is_some_and(|extension| extension == "ksn"));
-    found.sort();
-    found
+    write_all(node, (0..count).map(|n| vec![n as u8; 14 << 10]));
 }
 
 /// The log is let go of up to the older of two small ones, never further, and so again after each start. The machine is never

@@ -9,9 +9,9 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use kontiki::{ApplyOn, Config, EntryId, Event, Failure, Medium, Member, Node, ProposeError, SnapshotError, Ticket};
-use support::snapshots;
+use kontiki::{ApplyOn, Config, EntryId, Event, Failure, Medium, Member, Node, SnapshotError};
 use support::table::{Mood, Table};
+use support::{snapshots, write_all};
 
 const LONG: Duration = Duration::from_secs(120);
 const SEGMENT_BYTES: u64 = 68 << 10;
@@ -36,20 +36,12 @@ fn start(dir: &Path, apply_on: ApplyOn) -> (Node, Table) {
 
 /// Writes so many entries, one after another in each of 32 places.
 fn write(node: &Node, count: u64) {
-    let mut tickets: Vec<Ticket> = Vec::new();
-    for n in 0..count {
+    let payload = |n: u64| {
         let mut payload = vec![n as u8; 14 << 10];
         payload[0] = (n % 32) as u8;
-        loop {
-            match node.propose(&payload) {
-                Ok(ticket) => break tickets.push(ticket),
-                Err(ProposeError::Busy) => tickets.drain(..).for_each(|ticket| assert!(ticket.wait().is_ok())),
-                Err(ProposeError::NotLeader { .. }) => std::thread::yield_now(),
-                Err(error) => panic!("{error}: {}", node.status().unwrap()),
-            }
-        }
-    }
-    tickets.into_iter().for_each(|ticket| assert!(ticket.wait().is_ok()));
+        payload
+    };
+    write_all(node, (0..count).map(payload));
 }
 
 fn until(node: &Node, what: &str, mut holds: impl FnMut() -> bool) {

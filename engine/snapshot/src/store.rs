@@ -265,6 +265,11 @@ impl Store {
         self.backoff.error()
     }
 
+    /// Whether a snapshot is being written or fetched.
+    pub fn is_making(&self) -> bool {
+        self.maker.is_some()
+    }
+
     /// Why no more snapshots are made until the next start, if that is so.
     pub fn broken(&self) -> Option<&StoreError> {
         self.broken.as_ref()

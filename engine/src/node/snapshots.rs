@@ -267,7 +267,10 @@ impl Group {
             }
         }
         self.write_snapshot(host);
-        self.watch_snapshots(host, now);
+        // Mostly there is nothing to watch, and a turn looks no further.
+        if host.store.is_making() || self.troubles.any() {
+            self.watch_snapshots(host, now);
+        }
         host.store_stirred |= !matches!(self.snapshots.step, Step::Idle);
         self.restore_on(host, now, io)
     }

@@ -36,6 +36,22 @@ impl StateMachine for Recorder {
     }
 }
 
+/// Proposes all of these to a node that is to lead, and waits until each is applied.
+pub fn write_all(node: &Node, payloads: impl Iterator<Item = Vec<u8>>) {
+    let mut tickets: Vec<Ticket> = Vec::new();
+    for payload in payloads {
+        loop {
+            match node.propose(&payload) {
+                Ok(ticket) => break tickets.push(ticket),
+                Err(ProposeError::Busy) => tickets.drain(..).for_each(|ticket| assert!(ticket.wait().is_ok())),
+                Err(ProposeError::NotLeader { .. }) => std::thread::yield_now(),
+                Err(error) => panic!("{error}: {}", node.status().unwrap()),
+            }
+        }
+    }
+    tickets.into_iter().for_each(|ticket| assert!(ticket.wait().is_ok()));
+}
+
 /// The files of the snapshots in a directory, oldest first.
 pub fn snapshots(dir: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();

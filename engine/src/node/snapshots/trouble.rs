@@ -82,6 +82,11 @@ impl Troubles {
         self.0.get_mut(kind as usize).and_then(Option::take)
     }
 
+    /// Whether any lasts.
+    pub(super) fn any(&self) -> bool {
+        self.0.iter().any(Option::is_some)
+    }
+
     fn get(&self, kind: Kind) -> Option<&Lasting> {
         self.0.get(kind as usize).and_then(Option::as_ref)
     }
